@@ -1,0 +1,175 @@
+"""The recipe: every setting of a pruning run, in one frozen dataclass.
+
+The command line, ``--config recipe.toml`` and :func:`onnxprune.prune` all fill this class; the
+report stores it, so a run can be repeated from its report alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnxprune.errors import UsageError
+
+SCHEMA_VERSION = 1
+CRITERIA = ("obs", "wanda", "magnitude")
+ALLOCATIONS = ("sensitivity", "error", "uniform")
+FORMATS = ("packed", "dense", "sparse-initializer")
+VALUES = ("same", "fp16")
+SOLVES = ("sequential", "one-shot")
+SOLVERS = ("admm", "sweep")
+LAYOUTS = ("auto", "nchw", "nhwc")
+_PATTERN = re.compile(r"^(unstructured|(?P<n>\d+):(?P<m>\d+)|block:(?P<r>\d+)x(?P<c>\d+))$")
+
+
+def _option(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
+    """Declare a field together with the help text and the choices that the command line shows."""
+    metadata = {"help": text, "choices": choices}
+    if isinstance(default, tuple):
+        return field(default_factory=lambda: default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of one pruning run. Each field is a command-line option of the same name.
+
+    Raises:
+        UsageError: on construction, when a value is out of range or not one of the choices.
+    """
+
+    sparsity: float | None = _option(
+        None, "Share of the prunable weights to set to zero, 0 <= s < 1 (default: 0.7; N:M: 1 - N/M)."
+    )
+    pattern: str = _option("unstructured", "unstructured, N:M (such as 2:4) or block:RxC (such as block:4x1).")
+    criterion: str = _option("obs", "How weights are chosen and repaired.", CRITERIA)
+    allocation: str = _option("sensitivity", "How the sparsity is shared among the layers.", ALLOCATIONS)
+    solve: str = _option(
+        "sequential", "obs only: walk the layers on the already pruned prefix, or all at once.", SOLVES
+    )
+    solver: str = _option("admm", "obs only: ADMM over the whole layer, or the SparseGPT column sweep.", SOLVERS)
+    refit: bool = _option(True, "Re-fit weights that stay dense (and biases) to the dense model's outputs.")
+    damping: float = _option(0.01, "Ridge added to the Hessian, as a share of its mean diagonal.")
+    include: tuple[str, ...] = _option((), "Only prune weights whose name or node matches this glob (repeatable).")
+    exclude: tuple[str, ...] = _option((), "Never prune weights whose name or node matches this glob (repeatable).")
+    min_size: int = _option(256, "Leave weights with fewer elements than this alone.")
+    format: str = _option("packed", "How pruned weights are stored.", FORMATS)
+    values: str = _option("same", "Type of the packed values: as in the model, or fp16.", VALUES)
+    data: str | None = _option(
+        None, "Calibration inputs: .npz, folder, images, text, test_data_set_*, FILE.py:function."
+    )
+    samples: int = _option(256, "Calibration samples to use at most.")
+    batch_size: int | None = _option(None, "Samples per forward pass (default: chosen from the input size).")
+    mean: tuple[float, ...] = _option((), "Images: mean per channel, on the 0..255 scale unless all values are <= 1.")
+    std: tuple[float, ...] = _option((), "Images: standard deviation per channel, on the scale of --mean.")
+    resize: int | None = _option(None, "Images: resize the shorter side to this before the centre crop.")
+    layout: str = _option("auto", "Images: channel order of the model's input.", LAYOUTS)
+    tokenizer: str | None = _option(None, "Text: tokenizer.json of the model.")
+    max_length: int = _option(128, "Text: longest sequence in tokens.")
+    eval: str | None = _option(None, "FILE.py:function that gets an ORT-like session and returns the task metric.")
+    seed: int = _option(0, "Seed of everything random.")
+    threads: int | None = _option(None, "Threads of ONNX Runtime and of the solvers (default: all).")
+    max_memory: float = _option(1.0, "GiB of activations to hold in memory before they go to disk.")
+    allow_external: bool = _option(False, "Trust external data outside the model's own folder.")
+    cache: bool = _option(True, "Keep sensitivity measurements in the user's cache for the next run.")
+
+    def __post_init__(self) -> None:
+        if self.sparsity is not None and not 0.0 <= self.sparsity < 1.0:
+            raise UsageError(
+                f"--sparsity is {self.sparsity:g}, wanted a share from 0 to below 1", "write 0.7 for 70 %"
+            )
+        for item in dataclasses.fields(self):
+            choices, value = item.metadata["choices"], getattr(self, item.name)
+            if choices and value not in choices:
+                raise UsageError(f"--{item.name} is {value!r}, wanted one of {', '.join(choices)}")
+        self._check_pattern()
+        for name in ("samples", "min_size", "max_length", "batch_size", "threads", "resize"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} is {value}, wanted at least 1")
+        if not 0.0 < self.damping < 10.0:
+            raise UsageError(f"--damping is {self.damping:g}, wanted a share above 0 and below 10", "try 0.01")
+        if self.max_memory <= 0:
+            raise UsageError(f"--max-memory is {self.max_memory:g} GiB, wanted more than 0")
+
+    def _check_pattern(self) -> None:
+        match = _PATTERN.match(self.pattern)
+        if not match:
+            raise UsageError(f"--pattern is {self.pattern!r}, wanted unstructured, N:M or block:RxC")
+        if match["n"] and not 0 < int(match["n"]) < int(match["m"]):
+            raise UsageError(f"--pattern {self.pattern} keeps N of every M weights and needs 0 < N < M")
+        if match["n"] and self.sparsity is not None and self.sparsity > 1 - int(match["n"]) / int(match["m"]) + 1e-9:
+            raise UsageError(
+                f"--sparsity {self.sparsity:g} is more than pattern {self.pattern} can give "
+                f"({1 - int(match['n']) / int(match['m']):g})"
+            )
+        if match["r"] and int(match["r"]) * int(match["c"]) < 1:
+            raise UsageError(f"--pattern {self.pattern} needs blocks of at least 1x1")
+
+    @property
+    def target_sparsity(self) -> float:
+        """Share of zeros wanted over all prunable weights."""
+        if self.sparsity is not None:
+            return self.sparsity
+        match = _PATTERN.match(self.pattern)
+        assert match is not None  # checked on construction
+        return 1 - int(match["n"]) / int(match["m"]) if match["n"] else 0.7
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON or TOML, with the schema version."""
+        return {"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """Build a recipe from plain values.
+
+        Raises:
+            UsageError: for an unknown key, a value of the wrong type or a newer schema.
+        """
+        values = dict(values)
+        version = values.pop("schema_version", SCHEMA_VERSION)
+        if version != SCHEMA_VERSION:
+            raise UsageError(f"recipe has schema_version {version!r}, this onnxprune reads {SCHEMA_VERSION}")
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        values = {key.replace("-", "_"): value for key, value in values.items()}
+        for key, value in values.items():
+            if key not in fields:
+                raise UsageError(f"recipe has an unknown key {key!r}", f"known keys: {', '.join(fields)}")
+            values[key] = _coerce(key, value, str(fields[key].type))
+        return cls(**values)
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> dict[str, Any]:
+        """Read the values of a TOML file (the whole file, or its ``[tool.onnxprune]`` table)."""
+        try:
+            document = tomllib.loads(Path(path).read_text(encoding="utf8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise UsageError(f"cannot read recipe {path}: {error}") from error
+        table: dict[str, Any] = document.get("tool", {}).get("onnxprune", document)
+        return table
+
+
+def _coerce(key: str, value: Any, kind: str) -> Any:
+    """Turn a TOML or JSON value into the field's type, or say what was wanted."""
+    if value is None and "None" in kind:
+        return None
+    if kind.startswith("tuple"):
+        element: type = float if "float" in kind else str
+        items = list(value) if isinstance(value, list | tuple) else [value]
+        return tuple(_scalar(key, item, element) for item in items)
+    for name, scalar in (("bool", bool), ("int", int), ("float", float), ("str", str)):
+        if kind.startswith(name):
+            return _scalar(key, value, scalar)
+    raise UsageError(f"recipe key {key!r} cannot be set from a file")
+
+
+def _scalar(key: str, value: Any, kind: type) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    raise UsageError(f"{key!r} is {value!r}, wanted a value of type {kind.__name__}")
