@@ -1,0 +1,117 @@
+"""Collect the statistics of the layers that share one input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.calibration.mask import apply_row_mask
+from onnxprune.calibration.rows import input_rows, output_rows, row_count
+from onnxprune.calibration.stats import Moments
+from onnxprune.calibration.streams import DENSE, PRUNED, Streams
+from onnxprune.layers import Layer
+from onnxprune.model import Model
+
+# Rows per input feature that the second moments are estimated from. More did not change the accuracy of
+# EfficientNet-Lite0 or MiniLM at 70 %; maps of 112 x 112 pixels would otherwise give millions of rows.
+ROWS_PER_FEATURE = 64
+MIN_ROWS = 16384
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Layers whose matrices multiply the same rows, so that they share one Hessian.
+
+    Attributes:
+        value: the activation they read.
+        layers: in graph order.
+        site: which of the layers' sites this is (tied weights have several).
+    """
+
+    value: str
+    layers: tuple[Layer, ...]
+    site: int = 0
+
+
+def find_stages(model: Model, layers: Iterable[Layer], site: int = 0) -> tuple[Stage, ...]:
+    """Group layers by the rows they read, ordered so that a stage never depends on a later one."""
+    found: dict[tuple[object, ...], list[Layer]] = {}
+    for layer in layers:
+        if len(layer.sites) > site:
+            window = layer.window if layer.kind == "conv" else None
+            value = layer.sites[site].input
+            key = (value, layer.kind, window, layer.transposed_input, layer.groups, layer.view.matrix[2])
+            found.setdefault(key, []).append(layer)
+    stages = [Stage(str(key[0]), tuple(members), site) for key, members in found.items()]
+    # An input can only depend on layers that produce it, and those read values produced earlier.
+    return tuple(sorted(stages, key=lambda stage: model.index.producer.get(stage.value, -1)))
+
+
+def row_positions(
+    layer: Layer, x: NDArray[np.generic], mask: NDArray[np.bool_] | None, limit: int, seed: int
+) -> NDArray[np.int64] | None:
+    """Return which rows of ``x`` count: real tokens only, at most ``limit`` drawn at random; None for all."""
+    count = row_count(layer, x)
+    keep = None
+    if mask is not None and layer.window is None and not layer.transposed_input and layer.groups == 1:
+        real = apply_row_mask(x, mask)
+        keep = None if real is None else np.flatnonzero(real)
+    available = count if keep is None else len(keep)
+    if available <= limit:
+        return keep
+    chosen = np.sort(np.random.default_rng(seed).choice(available, limit, replace=False))
+    return chosen if keep is None else keep[chosen]
+
+
+def collect(
+    streams: Streams,
+    stage: Stage,
+    masks: Sequence[NDArray[np.bool_] | None],
+    *,
+    batches: Sequence[int],
+    seed: int,
+    residuals: bool = False,
+) -> Moments:
+    """Sum the statistics of a stage over ``batches`` (numbers into the streams).
+
+    Args:
+        streams: already advanced to the stage's value (and its residual values).
+        stage: what to collect for.
+        masks: per batch, True for real tokens.
+        batches: which batches to use.
+        seed: of the choice of rows.
+        residuals: also collect what the residual branches have to make up for.
+    """
+    first = stage.layers[0]
+    moments = Moments.zeros(first.groups, first.view.matrix[2])
+    limit = max(MIN_ROWS, ROWS_PER_FEATURE * first.view.matrix[2]) // max(len(batches), 1)
+    for number in batches:
+        dense = streams.value(stage.value, number, DENSE)
+        pruned = streams.value(stage.value, number, PRUNED)
+        positions = row_positions(first, pruned, masks[number], max(limit, 1), seed + number)
+        rows_p = input_rows(first, pruned, positions)
+        rows_d = rows_p if dense is pruned else input_rows(first, dense, positions)
+        moments.add(rows_d, rows_p)
+        for layer in stage.layers if residuals else ():
+            skip = layer.sites[stage.site].residual
+            if skip and streams.differs(skip):
+                difference = output_rows(layer, streams.value(skip, number, DENSE), positions)
+                difference = difference - output_rows(layer, streams.value(skip, number, PRUNED), positions)
+                if difference.shape[1] == rows_p.shape[1] and difference.shape[2] == layer.view.matrix[1]:
+                    moments.add_residual(layer.name, difference, rows_p)
+    return moments
+
+
+def token_counts(streams: Streams, stage: Stage, masks: Sequence[NDArray[np.bool_] | None]) -> NDArray[np.int64]:
+    """Return how often each row of an embedding table is looked up: (table rows,)."""
+    table = stage.layers[0].view.stored[0]
+    counts = np.zeros(table, dtype=np.int64)
+    for number in range(streams.size):
+        ids = streams.value(stage.value, number, DENSE)
+        mask = masks[number]
+        chosen = ids[mask] if mask is not None and mask.shape == ids.shape else ids.ravel()
+        counts += np.bincount(chosen.astype(np.int64) % table, minlength=table)
+    return counts

@@ -1,0 +1,116 @@
+"""Turn an activation into the rows that a layer's matrix multiplies: ``output_row = W @ row``."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from onnxprune.layers import Layer, Window
+
+Floats = NDArray[np.float32]
+
+
+def input_rows(layer: Layer, x: NDArray[np.generic], positions: NDArray[np.int64] | None = None) -> Floats:
+    """Return the rows of ``x`` as (groups, rows, in_features) float32.
+
+    Args:
+        layer: whose input ``x`` is.
+        x: activation as the graph computes it.
+        positions: indices into the rows to return, sorted; None for all.
+    """
+    if layer.kind == "conv":
+        return _conv_rows(layer, x, positions)
+    if layer.kind == "conv_transpose":
+        return _channel_rows(x, layer.groups, positions)
+    if layer.transposed_input:
+        x = np.swapaxes(x, -1, -2)
+    if layer.groups == 1:
+        flat = x.reshape(1, -1, x.shape[-1])
+    else:
+        batch = layer.view.stored[:-2]
+        full = np.broadcast_to(x, np.broadcast_shapes(x.shape[:-2], batch) + x.shape[-2:])
+        flat = full.reshape(-1, layer.groups, *x.shape[-2:]).transpose(1, 0, 2, 3)
+        flat = flat.reshape(layer.groups, -1, x.shape[-1])
+    if positions is not None:
+        flat = flat[:, positions]
+    return np.ascontiguousarray(flat, dtype=np.float32)
+
+
+def output_rows(layer: Layer, y: NDArray[np.generic], positions: NDArray[np.int64] | None = None) -> Floats:
+    """Return an output-shaped value as (groups, rows, out_features) float32, rows as :func:`input_rows` orders them."""
+    if layer.kind in ("conv", "conv_transpose"):
+        return _channel_rows(y, layer.groups, positions)
+    if layer.transposed_input and layer.kind == "matmul":
+        y = np.swapaxes(y, -1, -2)
+    flat = y.reshape(1, -1, y.shape[-1])
+    return np.ascontiguousarray(flat if positions is None else flat[:, positions], dtype=np.float32)
+
+
+def row_count(layer: Layer, x: NDArray[np.generic]) -> int:
+    """Return how many rows :func:`input_rows` finds in ``x``."""
+    if layer.kind == "conv":
+        assert layer.window is not None
+        return int(x.shape[0] * np.prod(_output_size(layer.window, x.shape[2:])))
+    if layer.kind == "conv_transpose":
+        return int(x.shape[0] * np.prod(x.shape[2:]))
+    features = x.shape[-2] if layer.transposed_input else x.shape[-1]
+    batch = int(np.prod(np.broadcast_shapes(x.shape[:-2], layer.view.stored[:-2]))) if layer.groups > 1 else 0
+    return batch // layer.groups * (x.shape[-2] * x.shape[-1] // features) if batch else x.size // features
+
+
+def _channel_rows(x: NDArray[np.generic], groups: int, positions: NDArray[np.int64] | None) -> Floats:
+    """(N, C, *spatial) -> (groups, N * spatial, C / groups)."""
+    flat = np.moveaxis(x, 1, -1).reshape(-1, x.shape[1])
+    if positions is not None:
+        flat = flat[positions]
+    split = flat.reshape(flat.shape[0], groups, -1).transpose(1, 0, 2)
+    return np.ascontiguousarray(split, dtype=np.float32)
+
+
+def padding(window: Window, size: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return (begin, end) padding per spatial axis for an input of spatial ``size``."""
+    rank = len(window.kernel)
+    if window.auto_pad in ("NOTSET", ""):
+        return [(window.pads[axis], window.pads[axis + rank]) for axis in range(rank)]
+    if window.auto_pad == "VALID":
+        return [(0, 0)] * rank
+    pads = []
+    for axis in range(rank):
+        reach = (window.kernel[axis] - 1) * window.dilations[axis] + 1
+        count = -(-size[axis] // window.strides[axis])
+        total = max(0, (count - 1) * window.strides[axis] + reach - size[axis])
+        small, large = total // 2, total - total // 2
+        pads.append((small, large) if window.auto_pad == "SAME_UPPER" else (large, small))
+    return pads
+
+
+def _output_size(window: Window, size: tuple[int, ...]) -> list[int]:
+    pads = padding(window, size)
+    return [
+        (size[i] + sum(pads[i]) - (window.kernel[i] - 1) * window.dilations[i] - 1) // window.strides[i] + 1
+        for i in range(len(size))
+    ]
+
+
+def _conv_rows(layer: Layer, x: NDArray[np.generic], positions: NDArray[np.int64] | None) -> Floats:
+    """im2col, only at the wanted output positions."""
+    window = layer.window
+    assert window is not None
+    rank = len(window.kernel)
+    pads = padding(window, x.shape[2:])
+    if any(begin or end for begin, end in pads):
+        x = np.pad(x, [(0, 0), (0, 0), *pads])
+    reach = tuple((k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True))
+    views = sliding_window_view(x, reach, axis=tuple(range(2, 2 + rank)))
+    steps = tuple(slice(None, None, s) for s in window.strides)
+    taps = tuple(slice(None, None, d) for d in window.dilations)
+    views = views[(slice(None), slice(None), *steps, *taps)]  # (N, C, *out, *kernel)
+    views = np.moveaxis(views, 1, 1 + rank)  # (N, *out, C, *kernel)
+    lead = views.shape[: 1 + rank]
+    if positions is None:
+        rows = views.reshape(int(np.prod(lead)), -1)
+    else:
+        rows = views[np.unravel_index(positions, lead)].reshape(len(positions), -1)
+    split = rows.reshape(rows.shape[0], layer.groups, -1).transpose(1, 0, 2)
+    return np.ascontiguousarray(split, dtype=np.float32)

@@ -1,0 +1,94 @@
+"""Statistics of a layer's inputs, kept as sums: shards add exactly.
+
+``x_d`` is a row of the dense model's input to the layer, ``x_p`` the same row in the pruned model, and
+``r`` what the dense residual branch has more than the pruned one at that place: the layer is asked to
+produce ``W x_d + r`` from ``x_p``, so that errors of earlier layers do not pile up along the branch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Sums = NDArray[np.float64]
+
+
+@dataclass
+class Moments:
+    """Sums over rows for layers that share one input.
+
+    Attributes:
+        n: rows seen.
+        sum_p: (groups, in_features), of x_p.
+        sum_d: (groups, in_features), of x_d.
+        H: (groups, in_features, in_features), of x_p x_p^T.
+        G: (groups, in_features, in_features), of x_d x_p^T.
+        sum_r: layer name -> (groups, out_features), of r.
+        R: layer name -> (groups, out_features, in_features), of r x_p^T.
+    """
+
+    n: int
+    sum_p: Sums
+    sum_d: Sums
+    H: Sums
+    G: Sums
+    sum_r: dict[str, Sums] = field(default_factory=dict)
+    R: dict[str, Sums] = field(default_factory=dict)
+
+    @classmethod
+    def zeros(cls, groups: int, features: int) -> Moments:
+        """Return empty sums."""
+        vector, square = np.zeros((groups, features)), np.zeros((groups, features, features))
+        return cls(0, vector, vector.copy(), square, square.copy())
+
+    @classmethod
+    def like(cls, other: Moments) -> Moments:
+        """Return empty sums for the same kind of rows as ``other``."""
+        return cls.zeros(other.sum_p.shape[0], other.sum_p.shape[1])
+
+    def add(self, dense: Floats, pruned: Floats) -> None:
+        """Add rows (groups, rows, in_features); pass the same array twice when the streams are equal."""
+        self.n += dense.shape[1]
+        self.sum_p += pruned.sum(1, dtype=np.float64)
+        self.sum_d += dense.sum(1, dtype=np.float64)
+        H = pruned.swapaxes(1, 2) @ pruned
+        self.H += H
+        self.G += H if dense is pruned else dense.swapaxes(1, 2) @ pruned
+
+    def add_residual(self, name: str, difference: Floats, pruned: Floats) -> None:
+        """Add ``r`` (groups, rows, out_features) of layer ``name`` for the rows given to :meth:`add`."""
+        self.sum_r[name] = self.sum_r.get(name, 0.0) + difference.sum(1, dtype=np.float64)
+        self.R[name] = self.R.get(name, 0.0) + (difference.swapaxes(1, 2) @ pruned).astype(np.float64)
+
+    def __add__(self, other: Moments) -> Moments:
+        """Merge two shards."""
+        names = sorted(self.R.keys() | other.R.keys())
+        return Moments(
+            self.n + other.n,
+            self.sum_p + other.sum_p,
+            self.sum_d + other.sum_d,
+            self.H + other.H,
+            self.G + other.G,
+            {name: self.sum_r.get(name, 0.0) + other.sum_r.get(name, 0.0) for name in names},
+            {name: self.R.get(name, 0.0) + other.R.get(name, 0.0) for name in names},
+        )
+
+    def centred(self, name: str, centre: bool) -> tuple[Sums, Sums, Sums | None]:
+        """Return H, G and R of layer ``name`` per row, without the means when ``centre``.
+
+        A layer with a bias need only reproduce the deviations from the mean: the bias does the rest.
+        """
+        n = max(self.n, 1)
+        R = self.R.get(name)
+        H, G = self.H / n, self.G / n
+        R = None if R is None else R / n
+        if centre:
+            mean_p, mean_d = self.sum_p / n, self.sum_d / n
+            H = H - mean_p[:, :, None] * mean_p[:, None, :]
+            G = G - mean_d[:, :, None] * mean_p[:, None, :]
+            if R is not None:
+                R = R - (self.sum_r[name] / n)[:, :, None] * mean_p[:, None, :]
+        return H, G, R

@@ -1,0 +1,69 @@
+"""Arrays by key, in memory up to a budget and in files beyond it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Hashable
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class ArrayStore:
+    """A dictionary of arrays that spills to a temporary folder. Use it as a context manager.
+
+    Args:
+        budget: bytes to hold in memory; arrays that would exceed it are written to files.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.held = 0
+        self.spilled = 0
+        self._arrays: dict[Hashable, NDArray[np.generic] | Path] = {}
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._count = 0
+
+    def __enter__(self) -> ArrayStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._arrays.clear()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._arrays
+
+    def put(self, key: Hashable, array: NDArray[np.generic]) -> None:
+        """Store ``array`` under ``key``, replacing what was there."""
+        self.drop(key)
+        if self.held + array.nbytes <= self.budget:
+            self.held += array.nbytes
+            self._arrays[key] = array
+            return
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
+        self._count += 1
+        self.spilled += array.nbytes
+        path = Path(self._folder.name) / f"{self._count}.npy"
+        np.save(path, array, allow_pickle=False)
+        self._arrays[key] = path
+
+    def get(self, key: Hashable) -> NDArray[np.generic]:
+        """Return the array under ``key``; KeyError when there is none."""
+        found = self._arrays[key]
+        array: NDArray[np.generic] = np.load(found, allow_pickle=False) if isinstance(found, Path) else found
+        return array
+
+    def drop(self, key: Hashable) -> None:
+        """Forget ``key`` and free its memory or file; nothing happens when there is none."""
+        found = self._arrays.pop(key, None)
+        if isinstance(found, Path):
+            found.unlink()
+        elif found is not None:
+            self.held -= found.nbytes

@@ -1,0 +1,149 @@
+"""Carry the activations of the dense and of the pruned model through the graph, side by side.
+
+The graph is cut at the inputs of the layers. Each node runs once per stream, however many layers
+there are; only the values that later nodes read are kept, in memory or on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnxprune import runtime
+from onnxprune.calibration.cut import Cutter, Segment
+from onnxprune.calibration.store import ArrayStore
+from onnxprune.errors import ModelError
+from onnxprune.model import Model
+
+Batch = dict[str, NDArray[np.generic]]
+DENSE, PRUNED = 0, 1
+
+
+class Streams:
+    """Two activation streams over the same batches.
+
+    Args:
+        dense: the model as it came.
+        pruned: a copy of it whose weights change while the streams advance, or None for one stream.
+        batches: feeds of the graph inputs.
+        targets: every value that will ever be asked for, so that what nobody needs can be dropped.
+        store: where activations live.
+        threads: ONNX Runtime threads.
+    """
+
+    def __init__(
+        self,
+        dense: Model,
+        pruned: Model | None,
+        batches: Sequence[Batch],
+        targets: Iterable[str],
+        store: ArrayStore,
+        threads: int | None = None,
+    ) -> None:
+        self.models = [dense] if pruned is None else [dense, pruned]
+        self.cutter = Cutter(dense)
+        self.threads = threads
+        self.store = store
+        self.size = len(batches)
+        self._pending = set(targets)
+        self._known: set[str] = set()
+        self._types: dict[str, np.dtype[np.generic]] = {}
+        # Values that differ between the streams; everything else is computed and kept once.
+        self._split: set[str] = set()
+        self._changed: set[str] = set()
+        for number, batch in enumerate(batches):
+            for name, array in batch.items():
+                store.put((DENSE, number, name), array)
+                self._types[name] = array.dtype
+                self._known.add(name)
+
+    def weights_changed(self, names: Iterable[str]) -> None:
+        """Say that these weights of the pruned model now differ from the dense ones."""
+        self._changed.update(names)
+
+    def advance(self, targets: Sequence[str], done: Iterable[str] = ()) -> None:
+        """Compute ``targets`` in both streams; ``done`` are targets nobody will ask for again."""
+        self._pending.difference_update(done)
+        missing = [name for name in targets if name not in self._known]
+        segment = self.cutter.segment(missing, self._known)
+        nodes = self.models[DENSE].graph.node
+        produced = {o for position in segment.nodes for o in nodes[position].output if o} - self.cutter.constant
+        later = self._later_reads(self._known | produced)
+        if missing:
+            outputs = sorted(produced & later | set(missing))
+            self._run(segment, outputs)
+            self._known.update(outputs)
+        self._drop(later | set(targets))
+
+    def tail(self, outputs: Sequence[str], free: Iterable[str]) -> tuple[Segment, onnx.ModelProto]:
+        """Return the rest of the dense graph from here to ``outputs``, with the weights ``free`` as inputs."""
+        names = set(free)
+        segment = self.cutter.segment(outputs, self._known | names)
+        types = dict(self._types)
+        types.update({name: self.models[DENSE].array(name).dtype for name in names})
+        read = {name for position in segment.nodes for name in self.cutter.reads[position]}
+        inputs = (set(segment.inputs) | names) & read
+        segment = Segment(segment.nodes, tuple(sorted(inputs)), tuple(w for w in segment.weights if w not in names))
+        return segment, self.cutter.proto(segment, types, outputs, self.models[DENSE])
+
+    def _later_reads(self, known: set[str]) -> set[str]:
+        """Return the values that will be read from here on, given the values ``known``."""
+        nodes = self.cutter.ancestors(self._pending, known)
+        return {name for position in nodes for name in self.cutter.reads[position]} | self._pending
+
+    def _run(self, segment: Segment, outputs: list[str]) -> None:
+        differs = bool(self._split & set(segment.inputs)) or self._uses_changed(segment)
+        for stream in (DENSE, PRUNED) if differs and len(self.models) == 2 else (DENSE,):
+            proto = self.cutter.proto(segment, self._types, outputs, self.models[stream])
+            session = runtime.session(proto, threads=self.threads, name=f"part of {self.models[stream].name}")
+            for number in range(self.size):
+                feeds = {name: self.value(name, number, stream) for name in segment.inputs}
+                for name, array in zip(outputs, run(session, outputs, feeds), strict=True):
+                    self._types[name] = array.dtype
+                    self.store.put((stream, number, name), array)
+        if differs:
+            self._split.update(outputs)
+
+    def _uses_changed(self, segment: Segment) -> bool:
+        nodes = self.models[DENSE].graph.node
+        constants = {o for position in segment.nodes for o in nodes[position].output}
+        return bool(self._changed & (set(segment.weights) | constants))
+
+    def _drop(self, needed: set[str]) -> None:
+        for name in self._known - needed:
+            for number in range(self.size):
+                self.store.drop((DENSE, number, name))
+                self.store.drop((PRUNED, number, name))
+        self._known &= needed
+
+    def value(self, name: str, number: int, stream: int) -> NDArray[np.generic]:
+        """Return value ``name`` of batch ``number`` in a stream (DENSE or PRUNED)."""
+        if stream == PRUNED and name not in self._split:
+            stream = DENSE
+        return self.store.get((stream, number, name))
+
+    def differs(self, name: str) -> bool:
+        """True when value ``name`` is not the same in both streams."""
+        return name in self._split
+
+    def pairs(self, name: str) -> Iterator[tuple[NDArray[np.generic], NDArray[np.generic]]]:
+        """Yield (dense, pruned) arrays of value ``name``, batch by batch."""
+        for number in range(self.size):
+            dense = self.value(name, number, DENSE)
+            yield dense, (dense if name not in self._split else self.value(name, number, PRUNED))
+
+
+def run(session: Any, outputs: list[str], feeds: Batch) -> list[NDArray[np.generic]]:
+    """Run a session and turn its failures and non-tensor outputs into a ModelError."""
+    try:
+        results: list[Any] = session.run(outputs, feeds)
+    except Exception as error:  # ORT raises many private classes; each means that the model cannot run
+        raise ModelError(f"ONNX Runtime cannot run the model on the given data: {error}") from error
+    for name, value in zip(outputs, results, strict=True):
+        if not isinstance(value, np.ndarray):
+            raise ModelError(f"value {name!r} is a {type(value).__name__}, not a tensor; the graph cannot be cut there")
+    return results
