@@ -1,0 +1,190 @@
+"""Prune the layers in graph order, each on the already pruned prefix, towards the dense outputs.
+
+The two streams (dense and pruned activations) advance together, so the whole walk costs one forward
+pass of each model however many layers there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.calibration.collect import Stage, collect, find_stages, token_counts
+from onnxprune.calibration.cut import Cutter
+from onnxprune.calibration.stats import Moments
+from onnxprune.calibration.streams import Streams
+from onnxprune.layers import Layer
+from onnxprune.model import Model
+from onnxprune.solvers import embedding
+from onnxprune.solvers.columns import column_order
+from onnxprune.solvers.prune import Method, prune_matrix
+from onnxprune.solvers.reconstruct import bias_shift, target_weight
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What happened to one layer.
+
+    Attributes:
+        name: of the weight.
+        zeros: exact number of zeros in it now.
+        error: relative error of the layer's output, ``||(W* - W') x||^2 / ||W* x||^2``; None for tables.
+        damping: ridge that was used; more than the recipe's when Cholesky failed.
+        refitted: True when a weight that stays dense was re-fitted.
+    """
+
+    name: str
+    zeros: int
+    error: float | None
+    damping: float
+    refitted: bool = False
+
+
+@dataclass(frozen=True)
+class Solution:
+    """New values for one layer, ready to be written into the model."""
+
+    weight: Floats  # (groups, out_features, in_features)
+    zeros: int
+    shift: NDArray[np.float64] | None  # what to add to the output, (groups * out_features,)
+    error: float | None
+    damping: float
+
+    def arrays(self, model: Model, layer: Layer) -> dict[str, NDArray[np.generic]]:
+        """Return the new weight (and bias) by name, in the stored shapes and types of ``model``."""
+        weight = layer.view.to_stored(self.weight).astype(layer.dtype)
+        arrays: dict[str, NDArray[np.generic]] = {layer.name: weight}
+        if layer.bias is not None and self.shift is not None:
+            old = model.array(layer.bias.name)
+            factor = layer.bias.sign * layer.alpha / layer.bias.scale
+            arrays[layer.bias.name] = (old.astype(np.float64) + factor * self.shift.reshape(old.shape)).astype(old.dtype)
+        return arrays
+
+
+def solve_layer(
+    layer: Layer, W: Floats, moments: Moments, zeros: int, method: Method, *, repair: bool
+) -> Solution:
+    """Prune and repair one layer from its statistics.
+
+    Args:
+        layer: the layer.
+        W: (groups, out_features, in_features) its dense weight.
+        moments: statistics of its inputs in both streams.
+        zeros: weights to set to zero.
+        method: how.
+        repair: aim at the dense model's outputs and correct the bias; otherwise only prune.
+    """
+    centre = repair and layer.bias is not None
+    H, G, R = moments.centred(layer.name, centre)
+    target, used = (target_weight(W, H, G, R, method.damping)) if repair else (W, method.damping)
+    order = column_order(layer, method.pattern)
+    if order is None:
+        pruned, mask = prune_matrix(target, H, zeros, method)
+    else:
+        pruned, mask = prune_matrix(target[:, :, order], H[:, order][:, :, order], zeros, method)
+        back = np.argsort(order)
+        pruned, mask = pruned[:, :, back], mask[:, :, back]
+    shift = bias_shift(moments, layer.name, W, pruned).ravel() if centre else None
+    return Solution(pruned, int((~mask).sum()), shift, relative_error(target, pruned, H), used)
+
+
+def relative_error(W: Floats, pruned: Floats, H: NDArray[np.float64]) -> float:
+    """Return ``tr(D H D^T) / tr(W H W^T)`` with ``D = W - pruned``."""
+    D = (W - pruned).astype(np.float64)
+    whole = float(((W.astype(np.float64) @ H) * W).sum())
+    return float(((D @ H) * D).sum()) / whole if whole > 0 else 0.0
+
+
+def dense_matrix(model: Model, layer: Layer) -> Floats:
+    """Return the layer's weight as (groups, out_features, in_features) float32."""
+    return np.ascontiguousarray(layer.view.to_matrix(model.array(layer.name)), dtype=np.float32)
+
+
+def open_residuals(cutter: Cutter, stage: Stage, unsolved: set[int]) -> list[str]:
+    """Return the residual values of a stage that can be computed without any layer still to be solved."""
+    found = []
+    for layer in stage.layers:
+        skip = layer.sites[stage.site].residual
+        if skip and not cutter.ancestors([skip]) & unsolved:
+            found.append(skip)
+    return found
+
+
+def prune_sequential(
+    dense: Model,
+    pruned: Model,
+    layers: Sequence[Layer],
+    zeros: Mapping[str, int],
+    streams: Streams,
+    masks: Sequence[NDArray[np.bool_] | None],
+    method: Method,
+    *,
+    seed: int,
+    tied: Mapping[str, Moments] | None = None,
+    repair: bool = True,
+    on_layer: Callable[[Solved], None] = lambda solved: None,
+) -> tuple[Solved, ...]:
+    """Prune every layer; ``pruned`` is changed in place.
+
+    Args:
+        dense: the model as it came.
+        pruned: a copy of it.
+        layers: what may change.
+        zeros: layer name -> exact number of zeros; 0 leaves the layer dense (and re-fits it).
+        streams: both models over the calibration batches, not advanced yet.
+        masks: per batch, which tokens are real.
+        method: how a matrix is pruned.
+        seed: of the choice of rows.
+        tied: statistics of the second and later uses of tied weights, from the dense model.
+        repair: see :func:`solve_layer`.
+        on_layer: called after each layer.
+    """
+    unsolved = {site.node for layer in layers for site in layer.sites}
+    results: list[Solved] = []
+    done: list[str] = []
+    for stage in find_stages(dense, layers):
+        skips = open_residuals(streams.cutter, stage, unsolved) if repair else []
+        streams.advance([stage.value, *skips], done)
+        done = [stage.value, *skips]
+        if stage.layers[0].kind == "embedding":
+            counts = token_counts(streams, stage, masks)
+            solutions = [solve_table(dense, layer, counts, zeros[layer.name], method) for layer in stage.layers]
+        else:
+            moments = collect(
+                streams, stage, masks, batches=range(streams.size), seed=seed, residuals=bool(skips)
+            )
+            solutions = [
+                solve_layer(
+                    layer,
+                    dense_matrix(dense, layer),
+                    moments + tied[layer.name] if tied and layer.name in tied else moments,
+                    zeros[layer.name],
+                    method,
+                    repair=repair,
+                )
+                for layer in stage.layers
+            ]
+        for layer, solution in zip(stage.layers, solutions, strict=True):
+            arrays = solution.arrays(dense, layer)
+            for name, array in arrays.items():
+                pruned.set_array(name, array)
+            streams.weights_changed(arrays)
+            unsolved -= {site.node for site in layer.sites}
+            refitted = repair and zeros[layer.name] == 0
+            results.append(Solved(layer.name, solution.zeros, solution.error, solution.damping, refitted))
+            on_layer(results[-1])
+    return tuple(results)
+
+
+def solve_table(
+    dense: Model, layer: Layer, counts: NDArray[np.int64], zeros: int, method: Method
+) -> Solution:
+    """Prune one embedding table; ``counts`` (rows,) says how often each row was looked up."""
+    W = dense_matrix(dense, layer)
+    mask = embedding.keep(W[0], counts, method.pattern, zeros)
+    return Solution(np.where(mask, W, np.float32(0)), int((~mask).sum()), None, None, 0.0)

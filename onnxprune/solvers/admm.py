@@ -1,0 +1,67 @@
+"""ADMM over the support of a whole layer, as in ALPS.
+
+Source: Meng et al., "ALPS: Improved Optimization for Highly Sparse One-Shot Pruning for Large
+Language Models" (2024), with a fixed penalty schedule instead of an eigendecomposition, so that an
+iteration costs one matrix product. Measured on one layer of each kind of MiniLM and EfficientNet-Lite0
+at 70 % against the column sweep (:mod:`onnxprune.solvers.sweep`): 15 to 70 % less output error.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.solvers.linalg import damped, spd_inverse
+from onnxprune.solvers.patterns import Mask, Pattern
+from onnxprune.solvers.refit import refit
+
+Floats = NDArray[np.float32]
+PENALTIES = (0.1, 5.0)  # first and last rho, for a Hessian with unit diagonal
+STAGES = 10
+SAMPLE = 65536  # entries that estimate the threshold while the support still moves
+
+
+def solve(
+    W: Floats, H: NDArray[np.floating], pattern: Pattern, zeros: int, *, damping: float, inner: int = 4
+) -> tuple[Floats, Mask]:
+    """Return the pruned weights and their mask; minimises ``||(W - W') X||^2`` over both.
+
+    Args:
+        W: (groups, out_features, in_features) weights to approximate.
+        H: (groups, in_features, in_features) second moments of the inputs.
+        pattern: what may be zero together.
+        zeros: zeros wanted in the mask.
+        damping: ridge as a share of the mean diagonal of H.
+        inner: iterations at each of the STAGES penalties.
+
+    Raises:
+        np.linalg.LinAlgError: when H is not positive definite even with damping.
+    """
+    Hd = damped(H, damping)
+    scale = np.sqrt(np.einsum("gii->gi", Hd))[:, None, :]
+    Hn = (Hd / scale / scale.swapaxes(1, 2)).astype(np.float32)
+    scale = scale.astype(np.float32)
+    Wn = W * scale
+    B = Wn @ Hn
+    D, V = Wn.copy(), np.zeros_like(Wn)
+    Z = Wn
+    eye = np.eye(Hn.shape[-1], dtype=np.float32)
+    for rho in np.geomspace(*PENALTIES, STAGES).astype(np.float32):
+        inverse = spd_inverse(Hn + rho * eye)
+        for _ in range(inner):
+            X = (B - V + rho * D) @ inverse
+            Z = X + V / rho
+            D = np.where(_support(Z, pattern, zeros), Z, np.float32(0))
+            V += rho * (X - D)
+    mask = pattern.keep(Z * Z, zeros)
+    return refit(np.where(mask, Z, np.float32(0)), mask, Hn, B) / scale, mask
+
+
+def _support(Z: Floats, pattern: Pattern, zeros: int) -> Mask:
+    """The mask of an iteration: the exact count does not matter before the last one."""
+    energy = Z * Z
+    if pattern.kind != "unstructured" or energy.size <= SAMPLE:
+        return pattern.keep(energy, zeros)
+    sample = energy.ravel()[:: energy.size // SAMPLE]
+    rank = min(sample.size - 1, int(zeros / energy.size * sample.size))
+    return np.asarray(energy > np.partition(sample, rank)[rank])

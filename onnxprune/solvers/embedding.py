@@ -1,0 +1,29 @@
+"""Prune an embedding table, the weight of a Gather.
+
+A row is only ever multiplied by a one-hot vector, so the Hessian is diagonal (how often the token
+occurs) and second-order pruning is magnitude times the root of the frequency.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.solvers.patterns import Mask, Pattern
+
+
+def keep(table: NDArray[np.float32], counts: NDArray[np.int64], pattern: Pattern, zeros: int) -> Mask:
+    """Return the mask (1, rows, width) that drops ``zeros`` entries.
+
+    Args:
+        table: (rows, width).
+        counts: (rows,) how often each row was looked up on the calibration data.
+        pattern: of the zeros; rows are the output features.
+        zeros: entries to drop.
+    """
+    score = table * table
+    norm = np.maximum(score.mean(axis=1, keepdims=True), 1e-30)
+    # Each row by itself: a token that the few calibration texts do not hold may be the user's next word.
+    # Seen rows count a little more, by the logarithm because word frequencies span orders of magnitude.
+    weight = 1.0 + np.log1p(counts.astype(np.float32))[:, None]
+    return pattern.keep((score / norm * weight)[None].astype(np.float32), zeros)

@@ -1,0 +1,68 @@
+"""Small linear-algebra helpers over batches of symmetric matrices."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from onnxprune.errors import ModelError
+
+MAX_DAMPING_STEPS = 8  # each step multiplies the damping by ten: from 1 % of the mean diagonal to 10^6 times
+
+
+def damped(H: NDArray[np.floating], damping: float) -> NDArray[np.float64]:
+    """Return ``H + damping * mean(diag(H)) * I`` for each group; a group without any signal gets I.
+
+    Args:
+        H: (groups, n, n), symmetric, positive semi-definite.
+        damping: share of the mean diagonal.
+    """
+    H = np.array(H, dtype=np.float64)
+    diagonal = np.einsum("gii->gi", H)  # a view: writing to it changes H
+    mean = diagonal.mean(axis=1, keepdims=True)
+    # Dead inputs (a ReLU that never fires) leave zero columns: the ridge alone decides there.
+    diagonal += np.where(mean > 0, damping * mean, 1.0)
+    return H
+
+
+def spd_inverse(A: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the inverse of each symmetric positive definite matrix of ``A`` (groups, n, n), in its dtype.
+
+    Raises:
+        np.linalg.LinAlgError: when a matrix is not positive definite.
+    """
+    if A.shape[0] > 1:
+        np.linalg.cholesky(A)  # raises for a matrix that is not positive definite; inv does not
+        return np.asarray(np.linalg.inv(A))
+    potrf, potri = (lapack.spotrf, lapack.spotri) if A.dtype == np.float32 else (lapack.dpotrf, lapack.dpotri)
+    factor, info = potrf(A[0], lower=1, clean=0)
+    if info == 0:
+        factor, info = potri(factor, lower=1, overwrite_c=1)
+    if info != 0:
+        raise np.linalg.LinAlgError(f"matrix is not positive definite (LAPACK info {info})")
+    half = np.tril(factor, -1)
+    inverse = half + half.T
+    np.einsum("ii->i", inverse)[:] = factor.diagonal()
+    return inverse[None]
+
+
+def inverse_hessian(H: NDArray[np.floating], damping: float) -> tuple[NDArray[np.float64], float]:
+    """Return the inverse of the damped Hessian and the damping that made it possible.
+
+    Args:
+        H: (groups, n, n).
+        damping: first damping to try; raised tenfold while Cholesky fails.
+
+    Raises:
+        ModelError: when no damping helps (the statistics hold NaN or infinity).
+    """
+    for step in range(MAX_DAMPING_STEPS):
+        used = damping * 10**step
+        try:
+            inverse = spd_inverse(damped(H, used))
+        except np.linalg.LinAlgError:
+            continue
+        if np.isfinite(inverse).all():
+            return np.asarray(inverse, dtype=np.float64), used
+    raise ModelError("the activation statistics cannot be inverted: they hold NaN or infinite values")

@@ -1,0 +1,135 @@
+"""Sparsity patterns: which sets of weights may be zero together, and exact masks from saliencies.
+
+Counts, not thresholds: a mask has exactly the wanted number of zeros, ties go to the lower index.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.errors import UsageError
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A sparsity pattern over a matrix ``(groups, out_features, in_features)``.
+
+    Attributes:
+        kind: "unstructured"; "nm": at most ``rows`` nonzeros in each ``columns`` neighbouring input
+            features of an output row (N:M); "block": ``rows`` output rows x ``columns`` input columns.
+        rows: N or R.
+        columns: M or C.
+    """
+
+    kind: Literal["unstructured", "nm", "block"] = "unstructured"
+    rows: int = 1
+    columns: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Pattern:
+        """Read ``unstructured``, ``N:M`` or ``block:RxC``.
+
+        Raises:
+            UsageError: for anything else.
+        """
+        if text == "unstructured":
+            return cls()
+        if match := re.fullmatch(r"(\d+):(\d+)", text):
+            return cls("nm", int(match[1]), int(match[2]))
+        if match := re.fullmatch(r"block:(\d+)x(\d+)", text):
+            return cls("block", int(match[1]), int(match[2]))
+        raise UsageError(f"pattern is {text!r}, wanted unstructured, N:M or block:RxC")
+
+    def zeros(self, shape: tuple[int, ...], sparsity: float) -> int:
+        """Return the number of zeros nearest to ``sparsity`` that a mask of ``shape`` can have.
+
+        N:M is all or nothing: a sparsity above zero means every complete group of M.
+        """
+        groups, rows, columns = shape
+        if self.kind == "nm":
+            full = groups * rows * (columns // self.columns) * (self.columns - self.rows)
+            return full if sparsity > 0 else 0
+        total = groups * rows * columns
+        return round(sparsity * total)
+
+    def keep(self, saliency: NDArray[np.floating], zeros: int) -> Mask:
+        """Return the mask (True = keep) that drops the least salient weights.
+
+        Args:
+            saliency: (groups, out_features, in_features), not negative, no NaN.
+            zeros: weights to drop. Blocks come whole, so with blocks the count is reached to within
+                half a block; N:M drops the same number whenever ``zeros`` is not 0.
+        """
+        if zeros <= 0:
+            return np.ones(saliency.shape, dtype=bool)
+        if self.kind == "nm":
+            return self._keep_nm(saliency)
+        if self.kind == "block":
+            return self._keep_blocks(saliency, zeros)
+        return ~lowest(saliency, zeros)
+
+    def _keep_nm(self, saliency: NDArray[np.floating]) -> Mask:
+        groups, rows, columns = saliency.shape
+        whole = columns // self.columns * self.columns  # an incomplete last group stays dense
+        parts = saliency[:, :, :whole].reshape(groups, rows, -1, self.columns)
+        order = np.argsort(parts, axis=-1, kind="stable")
+        keep = np.ones(parts.shape, dtype=bool)
+        np.put_along_axis(keep, order[..., : self.columns - self.rows], False, axis=-1)
+        mask = np.ones(saliency.shape, dtype=bool)
+        mask[:, :, :whole] = keep.reshape(groups, rows, whole)
+        return mask
+
+    def _keep_blocks(self, saliency: NDArray[np.floating], zeros: int) -> Mask:
+        groups, rows, columns = saliency.shape
+        high, wide = -(-rows // self.rows), -(-columns // self.columns)
+        padded = np.zeros((groups, high * self.rows, wide * self.columns), dtype=saliency.dtype)
+        padded[:, :rows, :columns] = saliency
+        shape = (groups, high, self.rows, wide, self.columns)
+        score = padded.reshape(shape).sum(axis=(2, 4))
+        size = np.zeros_like(padded, dtype=np.int64)
+        size[:, :rows, :columns] = 1
+        sizes = size.reshape(shape).sum(axis=(2, 4))
+        # Blocks at the edges are smaller: rank by saliency per weight, stop at the nearest count.
+        order = np.argsort((score / sizes).ravel(), kind="stable")
+        total = np.cumsum(sizes.ravel()[order])
+        after = int(np.searchsorted(total, zeros))
+        if after < len(total) and (total[after] - zeros) <= zeros - (total[after - 1] if after else 0):
+            after += 1
+        keep = np.ones(order.size, dtype=bool)
+        keep[order[:after]] = False
+        full = np.repeat(np.repeat(keep.reshape(groups, high, wide), self.rows, 1), self.columns, 2)
+        return np.ascontiguousarray(full[:, :rows, :columns])
+
+    def holds(self, mask: Mask) -> bool:
+        """True when ``mask`` obeys the pattern."""
+        groups, rows, columns = mask.shape
+        if self.kind == "nm":
+            whole = columns // self.columns * self.columns
+            parts = mask[:, :, :whole].reshape(groups, rows, -1, self.columns)
+            return bool((parts.sum(-1) <= self.rows).all())
+        if self.kind == "block":
+            corner = mask[:, :: self.rows, :: self.columns]
+            full = np.repeat(np.repeat(corner, self.rows, 1), self.columns, 2)[:, :rows, :columns]
+            return bool((full == mask).all())
+        return True
+
+
+def lowest(score: NDArray[np.floating], count: int) -> Mask:
+    """Return a mask of exactly the ``count`` lowest scores; of equal ones, those of lower index."""
+    flat = score.ravel()
+    if count <= 0:
+        return np.zeros(score.shape, dtype=bool)
+    if count >= flat.size:
+        return np.ones(score.shape, dtype=bool)
+    threshold = np.partition(flat, count - 1)[count - 1]
+    chosen = flat < threshold
+    ties = np.flatnonzero(flat == threshold)
+    chosen[ties[: count - int(chosen.sum())]] = True
+    return chosen.reshape(score.shape)
