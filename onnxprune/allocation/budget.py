@@ -1,0 +1,113 @@
+"""Share an exact number of zeros among layers so that the sum of their costs is smallest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+GRID = np.linspace(0.0, 0.99, 100)  # sparsities a layer can be given before the exact rounding
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Cost of pruning one layer, measured at a few sparsities.
+
+    Attributes:
+        size: weights in the layer.
+        sparsity: (k,) increasing, above 0.
+        cost: (k,) cost at each; any unit that adds over layers.
+        highest: largest sparsity the layer may get.
+    """
+
+    size: int
+    sparsity: tuple[float, ...]
+    cost: tuple[float, ...]
+    highest: float = 0.98
+
+    def on_grid(self) -> NDArray[np.float64]:
+        """Return the cost at each sparsity of GRID: 0 at 0, straight lines of log cost in between.
+
+        Beyond the measured ends the first and last slopes go on: costs of pruning grow about
+        exponentially with the sparsity.
+        """
+        s = np.asarray(self.sparsity)
+        y = np.log(np.maximum.accumulate(np.maximum(self.cost, 1e-12)))
+        grid = np.interp(GRID, s, y)
+        if len(s) > 1:
+            low, high = (y[1] - y[0]) / (s[1] - s[0]), (y[-1] - y[-2]) / (s[-1] - s[-2])
+            grid = np.where(GRID < s[0], y[0] + (GRID - s[0]) * low, grid)
+            grid = np.where(GRID > s[-1], y[-1] + (GRID - s[-1]) * max(high, low), grid)
+        cost = np.exp(grid)
+        cost[0] = 0.0
+        cost[self.highest + 1e-9 < GRID] = np.inf
+        return np.asarray(cost)
+
+
+def allocate(curves: Mapping[str, Curve], zeros: int) -> dict[str, int]:
+    """Return zeros per layer: the least total cost whose counts sum to ``zeros`` exactly.
+
+    Lagrangian relaxation: for a price per zero each layer takes its best grid point; the price is
+    bisected, and the layers at the margin take what is left.
+
+    Args:
+        curves: layer name -> cost curve.
+        zeros: total to give out; more than the layers may take gives each layer its highest.
+    """
+    names = list(curves)
+    table = np.array([curves[name].on_grid() for name in names])
+    sizes = np.array([curves[name].size for name in names], dtype=np.float64)
+    counts = sizes[:, None] * GRID
+
+    def choose(price: float) -> NDArray[np.int64]:
+        return np.asarray(np.argmin(table - price * counts, axis=1))
+
+    low, high = 0.0, 1e-12
+    rows = np.arange(len(names))
+    reachable = counts[rows, choose(1e30)].sum()
+    while counts[rows, choose(high)].sum() < min(zeros, reachable):
+        high *= 4
+    for _ in range(100):
+        middle = (low + high) / 2
+        if counts[rows, choose(middle)].sum() < zeros:
+            low = middle
+        else:
+            high = middle
+    below, above = counts[rows, choose(low)], counts[rows, choose(high)]
+    room = above - below
+    missing = max(0.0, min(zeros, above.sum()) - below.sum())
+    share = missing / room.sum() if room.sum() > 0 else 0.0
+    return exact_counts(dict(zip(names, below + share * room, strict=True)), zeros, curves)
+
+
+def exact_counts(wanted: Mapping[str, float], zeros: int, curves: Mapping[str, Curve]) -> dict[str, int]:
+    """Round ``wanted`` to whole numbers that sum to ``zeros``: largest remainders first, ties in order."""
+    counts = {name: int(value) for name, value in wanted.items()}
+    left = zeros - sum(counts.values())
+    order = sorted(counts, key=lambda name: counts[name] - wanted[name])
+    for step in range(abs(left) and 2):
+        for name in order:
+            take = 1 if step == 0 else left  # first a remainder each, then whatever is left
+            take = max(-counts[name], min(take if left > 0 else -take, _limit(curves[name]) - counts[name]))
+            take = min(take, left) if left > 0 else max(take, left)
+            counts[name] += take
+            left -= take
+            if left == 0:
+                return counts
+    return counts
+
+
+def _limit(curve: Curve) -> int:
+    return int(curve.highest * curve.size)
+
+
+def uniform(sizes: Mapping[str, int], zeros: int, fixed: Sequence[str] = ()) -> dict[str, int]:
+    """Give every layer the same share; layers in ``fixed`` get none."""
+    free = {name: size for name, size in sizes.items() if name not in fixed}
+    total = sum(free.values())
+    curves = {name: Curve(size, (0.5,), (1.0,), highest=1.0) for name, size in free.items()}
+    share = min(1.0, zeros / total) if total else 0.0
+    counts = exact_counts({name: share * size for name, size in free.items()}, min(zeros, total), curves)
+    return {name: counts.get(name, 0) for name in sizes}

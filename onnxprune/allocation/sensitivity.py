@@ -1,0 +1,173 @@
+"""Measure how much each layer moves the model's output when it alone is pruned.
+
+The dense activations are carried along; at each layer only the rest of the graph runs, with the
+layer's weight as an input, so that one session serves every candidate of every layer there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune import runtime
+from onnxprune.allocation.budget import Curve
+from onnxprune.calibration.collect import Stage, collect, find_stages, token_counts
+from onnxprune.calibration.stats import Moments
+from onnxprune.calibration.streams import DENSE, Streams, run
+from onnxprune.divergence import total_divergence
+from onnxprune.layers import Layer
+from onnxprune.model import Model
+from onnxprune.outputs import OutputKind, output_kind
+from onnxprune.sequential import Solution, dense_matrix, solve_layer, solve_table
+from onnxprune.solvers.prune import Method
+
+LEVELS = (0.5, 0.7, 0.85)  # sparsities tried on each layer
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What the dense pass found.
+
+    Attributes:
+        output: layer name -> divergence of the model's output at each of ``levels`` (mean per row).
+        error: layer name -> relative output error of the layer itself at each of ``levels``.
+        levels: sparsities.
+        tied: statistics of the second and later uses of tied weights.
+    """
+
+    output: dict[str, tuple[float, ...]]
+    error: dict[str, tuple[float, ...]]
+    levels: tuple[float, ...]
+    tied: dict[str, Moments]
+
+    def curves(self, layers: Sequence[Layer], by: Mapping[str, tuple[float, ...]]) -> dict[str, Curve]:
+        """Return the cost curves of ``layers`` from ``output`` or ``error``."""
+        return {layer.name: Curve(layer.size, self.levels, by[layer.name]) for layer in layers}
+
+
+def measure(
+    dense: Model,
+    layers: Sequence[Layer],
+    streams: Streams,
+    masks: Sequence[NDArray[np.bool_] | None],
+    probes: Sequence[int],
+    method: Method,
+    *,
+    seed: int,
+    repair: bool = True,
+    outputs: bool = True,
+    levels: tuple[float, ...] = LEVELS,
+    on_layer: Callable[[str], None] = lambda name: None,
+) -> Sensitivity:
+    """Prune each layer alone at each level; see how far the layer's and the model's output move.
+
+    Args:
+        dense: the model.
+        layers: what to measure.
+        streams: one stream (dense) over the calibration batches, not advanced yet.
+        masks: per batch, which tokens are real.
+        probes: batches that the outputs are compared on; the others give the statistics, so that a
+            layer with few rows is not judged on the rows it was fitted to.
+        method: how a matrix is pruned; a quick variant is enough.
+        seed: of the choice of rows.
+        repair: whether the pruning run will correct biases.
+        outputs: False measures the layers' own errors only.
+        levels: sparsities to try.
+        on_layer: called after each layer.
+    """
+    fit = [number for number in range(streams.size) if number not in set(probes)] or list(range(streams.size))
+    found = Sensitivity({}, {}, levels, {})
+    stages = [stage for site in range(_sites(layers)) for stage in find_stages(dense, layers, site)]
+    stages.sort(key=lambda stage: dense.index.producer.get(stage.value, -1))
+    reference: list[list[Any]] | None = None
+    kinds: list[OutputKind] = []
+    done: list[str] = []
+    for stage in stages:
+        streams.advance([stage.value], done)
+        done = [stage.value]
+        if stage.layers[0].kind == "embedding":
+            counts = token_counts(streams, stage, masks)
+            solve = _table_solver(dense, counts, method)
+        else:
+            moments = collect(streams, stage, masks, batches=fit, seed=seed)
+            if stage.site > 0:
+                for layer in stage.layers:
+                    found.tied[layer.name] = found.tied.get(layer.name, Moments.like(moments)) + moments
+                continue
+            solve = _matrix_solver(dense, moments, method, repair)
+        if stage.site > 0:
+            continue
+        tail = _Tail(dense, streams, stage, probes) if outputs else None
+        if tail is not None and reference is None:
+            reference = [tail.run(number, {}) for number in probes]
+            kinds = [
+                output_kind(name, value, dense)
+                for name, value in zip(dense.index.outputs, reference[0], strict=True)
+            ]
+        for layer in stage.layers:
+            errors, moved = [], []
+            for level in levels:
+                solution = solve(layer, method.pattern.zeros(layer.view.matrix, level))
+                errors.append(solution.error or 0.0)
+                if tail is not None and reference is not None:
+                    moved.append(tail.divergence(layer, solution, reference, kinds, masks))
+            found.error[layer.name], found.output[layer.name] = tuple(errors), tuple(moved)
+            on_layer(layer.name)
+    return found
+
+
+def _sites(layers: Sequence[Layer]) -> int:
+    return max((len(layer.sites) for layer in layers), default=0)
+
+
+def _table_solver(
+    dense: Model, counts: NDArray[np.int64], method: Method
+) -> Callable[[Layer, int], Solution]:
+    return lambda layer, zeros: solve_table(dense, layer, counts, zeros, method)
+
+
+def _matrix_solver(
+    dense: Model, moments: Moments, method: Method, repair: bool
+) -> Callable[[Layer, int], Solution]:
+    return lambda layer, zeros: solve_layer(
+        layer, dense_matrix(dense, layer), moments, zeros, method, repair=repair
+    )
+
+
+class _Tail:
+    """The graph from one stage to the outputs, with the weights and biases of its layers as inputs."""
+
+    def __init__(self, dense: Model, streams: Streams, stage: Stage, probes: Sequence[int]) -> None:
+        names = [layer.name for layer in stage.layers]
+        names += [layer.bias.name for layer in stage.layers if layer.bias]
+        self.dense, self.streams, self.probes = dense, streams, probes
+        self.values = {name: dense.array(name) for name in names}
+        segment, proto = streams.tail(list(dense.index.outputs), names)
+        self.inputs = [name for name in segment.inputs if name not in self.values]
+        self.read = {name for name in names if name in {i.name for i in proto.graph.input}}
+        self.session = runtime.session(proto, threads=streams.threads, name=f"rest of {dense.name}")
+
+    def run(self, number: int, changed: Mapping[str, NDArray[np.generic]]) -> list[Any]:
+        """Return the model's outputs on batch ``number`` with some of the constants replaced."""
+        feeds = {name: self.streams.value(name, number, DENSE) for name in self.inputs}
+        feeds.update({name: changed.get(name, self.values[name]) for name in self.read})
+        return list(run(self.session, list(self.dense.index.outputs), feeds))
+
+    def divergence(
+        self,
+        layer: Layer,
+        solution: Solution,
+        reference: Sequence[Sequence[Any]],
+        kinds: Sequence[OutputKind],
+        masks: Sequence[NDArray[np.bool_] | None],
+    ) -> float:
+        changed = solution.arrays(self.dense, layer)
+        total, rows = 0.0, 0
+        for number, outputs in zip(self.probes, reference, strict=True):
+            total += total_divergence(kinds, outputs, self.run(number, changed), masks[number])
+            rows += len(outputs[0]) if outputs[0].ndim else 1
+        return total / max(rows, 1)
