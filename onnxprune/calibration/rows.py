@@ -60,11 +60,19 @@ def row_count(layer: Layer, x: NDArray[np.generic]) -> int:
 
 
 def _channel_rows(x: NDArray[np.generic], groups: int, positions: NDArray[np.int64] | None) -> Floats:
-    """(N, C, *spatial) -> (groups, N * spatial, C / groups)."""
-    flat = np.moveaxis(x, 1, -1).reshape(-1, x.shape[1])
-    if positions is not None:
-        flat = flat[positions]
-    split = flat.reshape(flat.shape[0], groups, -1).transpose(1, 0, 2)
+    """(N, C, *spatial) -> (groups, N * spatial, C / groups); only the wanted positions are copied."""
+    flat = x.reshape(x.shape[0], x.shape[1], -1)
+    if positions is None:
+        rows = flat.swapaxes(1, 2).reshape(-1, x.shape[1])
+    else:
+        image, place = np.divmod(positions, flat.shape[2])
+        rows = flat[image, :, place]
+    return _split_groups(rows, groups)
+
+
+def _split_groups(rows: NDArray[np.generic], groups: int) -> Floats:
+    """(rows, features of all groups) -> (groups, rows, features)."""
+    split = rows.reshape(rows.shape[0], groups, -1).transpose(1, 0, 2)
     return np.ascontiguousarray(split, dtype=np.float32)
 
 
@@ -99,11 +107,13 @@ def _conv_rows(layer: Layer, x: NDArray[np.generic], positions: NDArray[np.int64
     assert window is not None
     rank = len(window.kernel)
     pads = padding(window, x.shape[2:])
+    steps = tuple(slice(None, None, s) for s in window.strides)
+    if all(k == 1 for k in window.kernel) and not any(begin or end for begin, end in pads):
+        return _channel_rows(x[(slice(None), slice(None), *steps)], layer.groups, positions)
     if any(begin or end for begin, end in pads):
         x = np.pad(x, [(0, 0), (0, 0), *pads])
     reach = tuple((k - 1) * d + 1 for k, d in zip(window.kernel, window.dilations, strict=True))
     views = sliding_window_view(x, reach, axis=tuple(range(2, 2 + rank)))
-    steps = tuple(slice(None, None, s) for s in window.strides)
     taps = tuple(slice(None, None, d) for d in window.dilations)
     views = views[(slice(None), slice(None), *steps, *taps)]  # (N, C, *out, *kernel)
     views = np.moveaxis(views, 1, 1 + rank)  # (N, *out, C, *kernel)
@@ -112,5 +122,4 @@ def _conv_rows(layer: Layer, x: NDArray[np.generic], positions: NDArray[np.int64
         rows = views.reshape(int(np.prod(lead)), -1)
     else:
         rows = views[np.unravel_index(positions, lead)].reshape(len(positions), -1)
-    split = rows.reshape(rows.shape[0], layer.groups, -1).transpose(1, 0, 2)
-    return np.ascontiguousarray(split, dtype=np.float32)
+    return _split_groups(rows, layer.groups)

@@ -52,8 +52,9 @@ class Moments:
     def add(self, dense: Floats, pruned: Floats) -> None:
         """Add rows (groups, rows, in_features); pass the same array twice when the streams are equal."""
         self.n += dense.shape[1]
-        self.sum_p += pruned.sum(1, dtype=np.float64)
-        self.sum_d += dense.sum(1, dtype=np.float64)
+        ones = np.ones(dense.shape[1], dtype=np.float32)
+        self.sum_p += ones @ pruned
+        self.sum_d += ones @ dense
         H = pruned.swapaxes(1, 2) @ pruned
         self.H += H
         self.G += H if dense is pruned else dense.swapaxes(1, 2) @ pruned
