@@ -1,0 +1,98 @@
+"""The words that stand between a broken model and production."""
+
+from __future__ import annotations
+
+import pytest
+
+from onnxprune.evaluate import Agreement
+from onnxprune.outputs import EXACT, FEATURES, LOGITS, NONE, OutputKind
+from onnxprune.verdict import BROKEN, DEGRADED, OK, verdict
+
+
+def classes(kappa: float | None, top1: float = 0.9, **more) -> Agreement:
+    return Agreement("logits", OutputKind(LOGITS, 1), rows=100, kl=0.1, top1=top1, kappa=kappa, **more)
+
+
+def features(correlation: float | None, cosine: float = 0.9, **more) -> Agreement:
+    return Agreement(
+        "hidden",
+        OutputKind(FEATURES),
+        rows=100,
+        cosine=cosine,
+        correlation=correlation,
+        relative_error=0.3,
+        **more,
+    )
+
+
+def exact(equal: float) -> Agreement:
+    return Agreement("ids", OutputKind(EXACT), rows=100, equal=equal)
+
+
+@pytest.mark.parametrize(
+    ("item", "level"),
+    [
+        (classes(0.97), OK),
+        (classes(0.7), DEGRADED),
+        (classes(0.3), BROKEN),
+        (classes(0.0, top1=0.8), BROKEN),
+        (classes(None, top1=1.0), OK),
+        (classes(None, top1=0.2), BROKEN),
+        (features(0.95), OK),
+        (features(0.6), DEGRADED),
+        (features(0.1, cosine=0.99), BROKEN),
+        (features(None, cosine=0.99), OK),
+        (exact(1.0), OK),
+        (exact(0.7), DEGRADED),
+        (exact(0.0), BROKEN),
+    ],
+)
+def test_levels(item: Agreement, level: str) -> None:
+    found = verdict([item])
+    assert found.level == level
+    assert repr(item.name) in found.sentence
+    assert ("PROBABLY BROKEN" in found.sentence) == (level == BROKEN)
+    assert ("--sparsity" in found.sentence) == (level != OK)
+
+
+def test_broken_says_what_to_try() -> None:
+    sentence = verdict([classes(0.1, top1=0.12)]).sentence
+    assert "12.0%" in sentence and "--pattern" in sentence and "--data" in sentence
+
+
+def test_not_finite_is_broken_whatever_else_agrees() -> None:
+    found = verdict([classes(1.0), features(1.0, finite=False)])
+    assert found.level == BROKEN and "'hidden' has NaN or infinity" in found.sentence
+
+
+def test_the_worst_output_decides() -> None:
+    found = verdict([classes(0.99), exact(0.6), features(0.9)])
+    assert found.level == DEGRADED and "'ids'" in found.sentence
+
+
+def test_features_beside_classes_do_not_break() -> None:
+    found = verdict([features(0.1), classes(0.95)])
+    assert found.level == DEGRADED and "'hidden'" in found.sentence
+    assert verdict([features(0.1), classes(0.6)]).sentence.startswith("Output 'logits'")
+
+
+def test_few_rows_and_one_class_are_said() -> None:
+    few = Agreement("logits", OutputKind(LOGITS, 1), rows=5, kl=0.0, top1=1.0, kappa=None)
+    assert "only 5 rows" in verdict([few]).sentence and "one class" in verdict([few]).sentence
+
+
+def test_notes_are_passed_on() -> None:
+    sentence = verdict([classes(1.0), features(1.0, note="shape differs in 1 of 2 batches")]).sentence
+    assert sentence.endswith("Note on 'hidden': shape differs in 1 of 2 batches.")
+
+
+def test_nothing_compared_is_no_all_clear() -> None:
+    blind = Agreement("seq", OutputKind(NONE, reason="a list, not a tensor"), note="seq(...) is no tensor")
+    found = verdict([blind])
+    assert (
+        found.level == DEGRADED
+        and "'seq' (seq(...) is no tensor)" in found.sentence
+        and "--eval" in found.sentence
+    )
+    assert "none in common" in verdict([]).sentence
+    assert "Not compared: 'seq'" in verdict([blind, classes(1.0)]).sentence
