@@ -294,6 +294,8 @@ def _gemm(model: Model, name: str, dims: tuple[int, ...], node: onnx.NodeProto, 
         raise _Refusal(f"is input {slot} of Gemm; only a constant B is supported")
     trans_b, trans_a = bool(_number(node, "transB", 0)), bool(_number(node, "transA", 0))
     alpha = _number(node, "alpha", 1.0)
+    if alpha == 0:
+        raise _Refusal("has no effect: alpha of its Gemm is 0")
     out, features = dims if trans_b else dims[::-1]
     view = MatrixView(dims, dims, (0, 1) if trans_b else (1, 0), (1, out, features))
     bias, value = _bias(model, node, 2, out, _number(node, "beta", 1.0))
@@ -373,11 +375,15 @@ def _bias(
     output = node.output[0]
     if 0 <= slot < len(node.input) and node.input[slot]:
         usable = scale != 0 and _private_constant(model, node.input[slot], size)
+        # C of a Gemm may be a column, one number for each row of the input.
+        usable = usable and (node.op_type == "Conv" or _is_per_feature(model, node, node.input[slot]))
         return (Bias(node.input[slot], 1, scale) if usable else None), output
     reader = only_reader(model, output)
     if reader is None or reader.domain not in ("", "ai.onnx"):
         return None, output
-    if reader.op_type == "BatchNormalization" and _private_constant(model, reader.input[3], size):
+    # After a MatMul of three or more axes it would normalise tokens, not features.
+    normalised = reader.op_type == "BatchNormalization" and node.op_type != "MatMul"
+    if normalised and _private_constant(model, reader.input[3], size):
         return Bias(reader.input[3], -1, 1.0), output
     if reader.op_type == "Add":
         other = reader.input[1] if reader.input[0] == output else reader.input[0]

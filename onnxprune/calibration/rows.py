@@ -23,28 +23,22 @@ def input_rows(layer: Layer, x: NDArray[np.generic], positions: NDArray[np.int64
         return _conv_rows(layer, x, positions)
     if layer.kind == "conv_transpose":
         return _channel_rows(x, layer.groups, positions)
-    if layer.transposed_input:
+    if x.ndim == 1:  # a vector is one row, on either side of a MatMul
+        x = x[None]
+    elif layer.transposed_input:
         x = np.swapaxes(x, -1, -2)
-    if layer.groups == 1:
-        flat = x.reshape(1, -1, x.shape[-1])
-    else:
-        batch = layer.view.stored[:-2]
-        full = np.broadcast_to(x, np.broadcast_shapes(x.shape[:-2], batch) + x.shape[-2:])
-        flat = full.reshape(-1, layer.groups, *x.shape[-2:]).transpose(1, 0, 2, 3)
-        flat = flat.reshape(layer.groups, -1, x.shape[-1])
-    if positions is not None:
-        flat = flat[:, positions]
-    return np.ascontiguousarray(flat, dtype=np.float32)
+    return _matrix_rows(layer, x, positions)
 
 
 def output_rows(layer: Layer, y: NDArray[np.generic], positions: NDArray[np.int64] | None = None) -> Floats:
     """Return an output-shaped value as (groups, rows, out_features) float32, rows as :func:`input_rows` orders them."""
     if layer.kind in ("conv", "conv_transpose"):
         return _channel_rows(y, layer.groups, positions)
-    if layer.transposed_input and layer.kind == "matmul":
+    if layer.kind == "matmul" and y.ndim < len(layer.view.stored):  # the input was a vector
+        y = y[..., None, :]
+    elif layer.kind == "matmul" and layer.transposed_input:
         y = np.swapaxes(y, -1, -2)
-    flat = y.reshape(1, -1, y.shape[-1])
-    return np.ascontiguousarray(flat if positions is None else flat[:, positions], dtype=np.float32)
+    return _matrix_rows(layer, y, positions)
 
 
 def row_count(layer: Layer, x: NDArray[np.generic]) -> int:
@@ -54,9 +48,26 @@ def row_count(layer: Layer, x: NDArray[np.generic]) -> int:
         return int(x.shape[0] * np.prod(_output_size(layer.window, x.shape[2:])))
     if layer.kind == "conv_transpose":
         return int(x.shape[0] * np.prod(x.shape[2:]))
-    features = x.shape[-2] if layer.transposed_input else x.shape[-1]
-    batch = int(np.prod(np.broadcast_shapes(x.shape[:-2], layer.view.stored[:-2]))) if layer.groups > 1 else 0
-    return batch // layer.groups * (x.shape[-2] * x.shape[-1] // features) if batch else x.size // features
+    if layer.groups == 1:
+        return x.size // layer.view.matrix[2]
+    batch = int(np.prod(np.broadcast_shapes(x.shape[:-2], layer.view.stored[:-2])))
+    rows = 1 if x.ndim == 1 else x.shape[-1 if layer.transposed_input else -2]
+    return batch // layer.groups * rows
+
+
+def _matrix_rows(layer: Layer, x: NDArray[np.generic], positions: NDArray[np.int64] | None) -> Floats:
+    """(..., rows, features) -> (groups, rows of all matrices that meet the group's weight, features)."""
+    if layer.groups == 1:
+        flat = x.reshape(1, -1, x.shape[-1])
+    else:
+        batch = layer.view.stored[:-2]
+        lead = np.broadcast_shapes(x.shape[:-2], batch)
+        group = np.broadcast_to(np.arange(layer.groups).reshape(batch), lead).ravel()
+        full = np.broadcast_to(x, lead + x.shape[-2:]).reshape(len(group), *x.shape[-2:])
+        flat = full[np.argsort(group, kind="stable")].reshape(layer.groups, -1, x.shape[-1])
+    if positions is not None:
+        flat = flat[:, positions]
+    return np.ascontiguousarray(flat, dtype=np.float32)
 
 
 def _channel_rows(x: NDArray[np.generic], groups: int, positions: NDArray[np.int64] | None) -> Floats:

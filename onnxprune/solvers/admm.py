@@ -41,20 +41,28 @@ def solve(
     scale = np.sqrt(np.einsum("gii->gi", Hd))[:, None, :]
     Hn = (Hd / scale / scale.swapaxes(1, 2)).astype(np.float32)
     scale = scale.astype(np.float32)
-    Wn = W * scale
-    B = Wn @ Hn
-    D, V = Wn.copy(), np.zeros_like(Wn)
-    Z = Wn
+    B = (W * scale) @ Hn
+    # Scaled form: D is the sparse variable, U the dual divided by rho. After every step Z = D + U with D
+    # on the support and U off it, so Z and the support are the whole state.
+    Z = W * scale
+    keep = np.ones(W.shape, dtype=bool)
     eye = np.eye(Hn.shape[-1], dtype=np.float32)
+    previous = np.float32(PENALTIES[0])
     for rho in np.geomspace(*PENALTIES, STAGES).astype(np.float32):
         inverse = spd_inverse(Hn + rho * eye)
+        ridge_solution = B @ inverse
+        inverse *= rho
+        off = previous / rho  # the dual keeps its size, so U = V / rho shrinks
         for _ in range(inner):
-            X = (B - V + rho * D) @ inverse
-            Z = X + V / rho
-            D = np.where(_support(Z, pattern, zeros), Z, np.float32(0))
-            V += rho * (X - D)
-    mask = pattern.keep(Z * Z, zeros)
-    return refit(np.where(mask, Z, np.float32(0)), mask, Hn, B) / scale, mask
+            U = np.where(keep, np.float32(0), Z * off)
+            Z = np.where(keep, Z, -U) @ inverse
+            Z += ridge_solution
+            Z += U
+            keep = _support(Z, pattern, zeros)
+            off = np.float32(1)
+        previous = rho
+    keep = pattern.keep(Z * Z, zeros)
+    return refit(Z, keep, Hn, B) / scale, keep
 
 
 def _support(Z: Floats, pattern: Pattern, zeros: int) -> Mask:

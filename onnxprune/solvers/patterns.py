@@ -34,16 +34,16 @@ class Pattern:
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """Read ``unstructured``, ``N:M`` or ``block:RxC``.
+        """Read ``unstructured``, ``N:M`` (0 < N < M) or ``block:RxC`` (R, C >= 1).
 
         Raises:
             UsageError: for anything else.
         """
         if text == "unstructured":
             return cls()
-        if match := re.fullmatch(r"(\d+):(\d+)", text):
+        if (match := re.fullmatch(r"(\d+):(\d+)", text)) and 0 < int(match[1]) < int(match[2]):
             return cls("nm", int(match[1]), int(match[2]))
-        if match := re.fullmatch(r"block:(\d+)x(\d+)", text):
+        if (match := re.fullmatch(r"block:(\d+)x(\d+)", text)) and int(match[1]) * int(match[2]) > 0:
             return cls("block", int(match[1]), int(match[2]))
         raise UsageError(f"pattern is {text!r}, wanted unstructured, N:M or block:RxC")
 
