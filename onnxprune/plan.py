@@ -30,7 +30,7 @@ from onnxprune.solvers.prune import Method
 # Rows of output that the divergence of one layer is averaged over, and samples at most: 64 images or 16
 # sentences rank the layers as 256 do.
 PROBE_ROWS = 64
-_QUICK = 2  # ADMM iterations per penalty for an estimate: errors within 4 % of the full solver's
+_QUICK = 3  # ADMM iterations per penalty for an estimate: errors within 4 to 13 % of the full solver's
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Plan:
     cached: bool = False
 
 
-def method_of(recipe: Recipe, inner: int = 4) -> Method:
+def method_of(recipe: Recipe, inner: int = 8) -> Method:
     """Return the part of the recipe that a single layer needs."""
     return Method(
         recipe.criterion, recipe.solver, Pattern.parse(recipe.pattern), recipe.damping, recipe.refit, inner
@@ -76,7 +76,8 @@ def make_plan(
         return Plan(_fit_pattern(uniform(sizes, zeros), layers, recipe), {}, found.tied)
     by = found.output if recipe.allocation == "sensitivity" else found.error
     curves = {
-        layer.name: Curve(layer.size, found.levels, by[layer.name], _highest(layer, recipe)) for layer in layers
+        layer.name: Curve(layer.size, found.levels, by[layer.name], _highest(layer, recipe))
+        for layer in layers
     }
     shown = found.levels.index(0.7) if 0.7 in found.levels else len(found.levels) - 1
     sensitivity = {name: values[shown] for name, values in found.output.items() if values}

@@ -1,0 +1,83 @@
+"""Prune ONNX models: smaller on disk, as accurate as pruning can be without retraining.
+
+>>> import onnxprune
+>>> report = onnxprune.prune("model.onnx", sparsity=0.7, data="samples.npz")  # doctest: +SKIP
+
+The names below are loaded on first use, so that ``import onnxprune`` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxprune import errors as errors
+    from onnxprune.bench import bench as bench
+    from onnxprune.compare import compare as compare
+    from onnxprune.export import export as export
+    from onnxprune.inspection import inspect as inspect
+    from onnxprune.io import load as load
+    from onnxprune.io import save as save
+    from onnxprune.model import Model as Model
+    from onnxprune.pipeline import prune as prune
+    from onnxprune.recipe import Recipe as Recipe
+    from onnxprune.report.report import Report as Report
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Model": "onnxprune.model",
+    "Recipe": "onnxprune.recipe",
+    "Report": "onnxprune.report.report",
+    "bench": "onnxprune.bench",
+    "compare": "onnxprune.compare",
+    "export": "onnxprune.export",
+    "inspect": "onnxprune.inspection",
+    "load": "onnxprune.io",
+    "prune": "onnxprune.pipeline",
+    "save": "onnxprune.io",
+}
+
+__all__ = [
+    "Model",
+    "Recipe",
+    "Report",
+    "__version__",
+    "bench",
+    "compare",
+    "errors",
+    "export",
+    "inspect",
+    "load",
+    "prune",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return importlib.import_module("onnxprune.errors")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'onnxprune' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Keeps ``onnxprune.bench`` the function after someone imported the module of the same name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _HOMES and isinstance(value, ModuleType):
+            return  # the import system binds each submodule to its package; sys.modules still has it
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

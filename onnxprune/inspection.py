@@ -1,0 +1,95 @@
+"""What a model holds: its prunable layers, what is left alone and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnxprune.interface import type_text
+from onnxprune.io import load
+from onnxprune.layers import Layer, Skip, find_layers
+from onnxprune.model import Model
+from onnxprune.passes.unpack import unpack
+from onnxprune.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """One prunable weight.
+
+    Attributes:
+        name: of the weight.
+        nodes: that use it.
+        kind: conv, conv_transpose, gemm, matmul or embedding.
+        shape: as stored.
+        matrix: (groups, out_features, in_features).
+        dtype: numpy name.
+        weights: number of elements.
+        bytes: of the dense tensor.
+        zeros: elements that are zero already.
+        storage: packed, sparse-initializer or dense.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    kind: str
+    shape: tuple[int, ...]
+    matrix: tuple[int, int, int]
+    dtype: str
+    weights: int
+    bytes: int
+    zeros: int
+    storage: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The answer of :func:`inspect`; ``inputs`` and ``outputs`` map names to types."""
+
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    layers: tuple[LayerInfo, ...]
+    skipped: tuple[Skip, ...]
+
+
+def inspect(model: str | Path | Model, recipe: Recipe | None = None) -> Inspection:
+    """List the prunable layers of a model, also of one that is packed already.
+
+    Args:
+        model: a path, or a loaded model (left as it is).
+        recipe: its ``include``, ``exclude``, ``min_size`` and ``allow_external`` are used.
+
+    Raises:
+        ModelError: when the model is broken or unsafe.
+    """
+    recipe = recipe or Recipe()
+    whole = model.copy() if isinstance(model, Model) else load(model, allow_external=recipe.allow_external)
+    stored = unpack(whole)
+    layers, skips = find_layers(
+        whole, include=recipe.include, exclude=recipe.exclude, min_size=recipe.min_size
+    )
+    return Inspection(
+        {name: type_text(value.type) for name, value in whole.index.inputs.items()},
+        {name: type_text(value.type) for name, value in whole.index.outputs.items()},
+        tuple(_info(whole, layer, stored.get(layer.name, "dense")) for layer in layers),
+        skips,
+    )
+
+
+def _info(model: Model, layer: Layer, storage: str) -> LayerInfo:
+    array = model.array(layer.name)
+    zeros = array.size - int(np.count_nonzero(array))
+    return LayerInfo(
+        layer.name,
+        layer.nodes,
+        layer.kind,
+        layer.view.stored,
+        layer.view.matrix,
+        str(array.dtype),
+        array.size,
+        array.nbytes,
+        zeros,
+        storage,
+    )

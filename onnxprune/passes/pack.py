@@ -1,0 +1,191 @@
+"""Store weights in a packed form; the file stays one that stock ONNX Runtime runs.
+
+Matches: the named weights (initializers or outputs of ``Constant`` nodes), where the packed form is smaller.
+Changes: a MatMul, Gemm or Conv that is the only user of its weight becomes one op of domain
+``onnxprune`` (same name, outputs, other inputs, attributes, metadata) with the packed tensors as
+inputs; the values keep the weight's name. Any other weight (tied, embedding table, ConvTranspose, read
+by a subgraph, ...) is made by one ``Decode`` node under its old name, so its users stay untouched.
+Adds the functions of these ops, the opset import ``onnxprune`` 1 and, if older, IR version 8.
+Guarantees: ONNX Runtime folds the decoding at load, so it runs the dense model's graph with the
+same weights bit for bit (-0.0 becomes 0.0). :mod:`onnxprune.passes.unpack` is the inverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+from onnx import helper, numpy_helper
+
+from onnxprune.errors import ModelError
+from onnxprune.model import Model
+from onnxprune.storage import FORMS
+from onnxprune.storage.domain import check_domain, drop_functions, packed_inputs
+from onnxprune.storage.edit import (
+    Names,
+    constant_node,
+    drop_value_info,
+    fill,
+    is_overridable,
+    raise_ir_version,
+)
+from onnxprune.storage.form import DOMAIN, MIN_IR_VERSION, VERSION, Form, Packed, np_dtype
+from onnxprune.storage.functions import Consumer, consumer_of, make_function, operands, parse_op, set_shape
+from onnxprune.storage.report import PackReport, StoredWeight
+
+__all__ = ["PackReport", "StoredWeight", "pack"]
+
+# What a packed weight takes in the file besides its data: a second name, shapes, attributes.
+OVERHEAD_BYTES = 256
+
+
+def pack(model: Model, weights: Sequence[str], *, values: str = "same", form: str = "bitmap") -> PackReport:
+    """Pack ``weights`` of ``model`` in place.
+
+    Args:
+        model: our own copy; a model that is partly packed already is fine.
+        weights: names of initializers or outputs of ``Constant`` nodes.
+        values: ``same``, or ``fp16`` to round float32 and float64 values (not where one would overflow).
+        form: a key of ``onnxprune.storage.FORMS``.
+
+    Returns:
+        One entry per weight; those that stay dense say why.
+
+    Raises:
+        ModelError: when a weight does not exist, or the model holds ops of our domain that are not ours.
+    """
+    packer = _Packer(model, FORMS[form], values)
+    entries = tuple(packer.store(name) for name in dict.fromkeys(weights))
+    packer.finish()
+    return PackReport(entries)
+
+
+class _Packer:
+    """State of one call: what is inserted and removed once all weights are known."""
+
+    def __init__(self, model: Model, form: Form, values: str) -> None:
+        check_domain(model.proto, model.name)
+        self.model, self.form, self.values = model, form, values
+        self.names = Names(model)
+        self.fused: set[int] = set()  # nodes that took a packed weight
+        self.added: list[tuple[int, list[onnx.NodeProto]]] = []  # (position, nodes to put before it)
+        self.casts: dict[str, bool] = {}  # op -> whether one of its nodes needs a cast
+        self.stale: set[str] = set()  # values whose type information no longer holds
+
+    def store(self, name: str) -> StoredWeight:
+        """Pack one weight, or say why not."""
+        model, tensor = self.model, self.model.index.tensors.get(name)
+        if tensor is None:
+            raise ModelError(f"{model.name}: no weight named {name!r}")
+        array = model.array(name)
+        reason = self._refusal(name, tensor)
+        if not reason:
+            packed = self.form.encode(array, values=self.values)
+            if packed.nbytes + OVERHEAD_BYTES < array.nbytes:
+                self._apply(name, packed)
+                return StoredWeight(name, "packed", array.nbytes, packed.nbytes, self._note(packed))
+            reason = f"{self.form.name} would take {packed.nbytes + OVERHEAD_BYTES} of {array.nbytes} bytes"
+        return StoredWeight(name, "dense", array.nbytes, array.nbytes, reason)
+
+    def _refusal(self, name: str, tensor: onnx.TensorProto) -> str:
+        if self.model.opset < self.form.min_opset:
+            return (
+                f"opset {self.model.opset} has no op to decode it, opset {self.form.min_opset} is the first"
+            )
+        if is_overridable(self.model, name):
+            return "callers can override it: it is also a graph input"
+        if name not in self.model.index.uses and name not in self.model.index.outputs:
+            return "nothing uses it"
+        return self.form.refusal(tensor.dims, tensor.data_type)
+
+    def _note(self, packed: Packed) -> str:
+        wide = np_dtype(packed.data_type).itemsize > 2
+        if self.values == "fp16" and wide and not packed.cast:
+            return "values kept: float16 cannot hold the largest"
+        return ""
+
+    def _apply(self, name: str, packed: Packed) -> None:
+        consumer = self._consumer(name, packed)
+        self.stale.add(name)
+        if consumer is None:
+            self._decode(name, packed)
+        else:
+            self._fuse(name, packed, consumer)
+
+    def _consumer(self, name: str, packed: Packed) -> Consumer | None:
+        """The fused op for the only use of the weight, if there is one."""
+        uses = self.model.index.uses.get(name, [])
+        if len(uses) != 1 or name in self.model.index.outputs or not self.form.fits_fused(packed.shape):
+            return None
+        node = self.model.graph.node[uses[0].index]
+        return None if uses[0].index in self.fused else consumer_of(node, uses[0].slot)
+
+    def _fuse(self, name: str, packed: Packed, consumer: Consumer) -> None:
+        index = self.model.index.uses[name][0].index
+        node = self.model.graph.node[index]
+        inputs = self._replace(name, name, packed)
+        others = [value for slot, value in enumerate(operands(node)) if slot != consumer.slot]
+        self.fused.add(index)
+        self._label(node, consumer.suffix, packed)
+        node.ClearField("input")
+        node.input.extend([others[0], *inputs, *others[1:]])
+
+    def _decode(self, name: str, packed: Packed) -> None:
+        inputs = self._replace(name, self.names.fresh(f"{name}_{self.form.inputs[-1]}"), packed)
+        node = helper.make_node("", inputs, [name], name=f"decode_{name}")
+        self._label(node, self.form.decode_op(packed.shape), packed)
+        home = self.model.index.constants.get(name)
+        self.added.append((0 if home is None else home + 1, [node]))
+
+    def _label(self, node: onnx.NodeProto, suffix: str, packed: Packed) -> None:
+        """Make ``node`` the op of this form with the given suffix."""
+        node.domain, node.op_type = DOMAIN, self.form.prefix + suffix
+        set_shape(node, packed.shape, packed.data_type, self.model.opset)
+        self.casts[node.op_type] = self.casts.get(node.op_type, False) or packed.cast
+
+    def _replace(self, name: str, values_name: str, packed: Packed) -> list[str]:
+        """Put the packed tensors where the weight was; return their names in input order.
+
+        The values take the weight's own tensor, so its doc string stays.
+        """
+        names = [self.names.fresh(f"{name}_{role}") for role in self.form.inputs[:-1]] + [values_name]
+        tensors = [numpy_helper.from_array(a, n) for a, n in zip(packed.tensors, names, strict=True)]
+        old, home = self.model.index.tensors[name], self.model.index.constants.get(name)
+        fill(old, tensors[-1])
+        if home is None:
+            old.name = values_name
+            self.model.graph.initializer.extend(tensors[:-1])
+        else:
+            self.model.graph.node[home].output[0] = values_name
+            self.added.append((home, [constant_node(t, t.name) for t in tensors[:-1]]))
+        return names
+
+    def finish(self) -> None:
+        """Insert the new nodes, write the functions, raise the versions."""
+        if not self.casts:
+            return
+        graph = self.model.graph
+        for position, nodes in sorted(self.added, key=lambda item: item[0], reverse=True):
+            for node in reversed(nodes):
+                graph.node.insert(position, node)
+        drop_value_info(graph, self.stale)
+        raise_ir_version(self.model, MIN_IR_VERSION, self.stale)
+        self.model.reindex()
+        self._write_functions()
+
+    def _write_functions(self) -> None:
+        proto = self.model.proto
+        for node in self.model.graph.node:
+            if node.domain == DOMAIN:  # also those of an earlier pass
+                self.casts[node.op_type] = self.casts.get(node.op_type, False) or _casts(self.model, node)
+        drop_functions(proto)
+        for op in sorted(self.casts):
+            form, suffix = parse_op(op, FORMS)
+            proto.functions.append(make_function(form, suffix, self.model.opset, cast=self.casts[op]))
+        proto.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
+
+
+def _casts(model: Model, node: onnx.NodeProto) -> bool:
+    values = model.index.tensors.get(packed_inputs(node)[-1])
+    wanted = next((a.i for a in node.attribute if a.name == "dtype"), 0)
+    return values is not None and values.data_type != wanted

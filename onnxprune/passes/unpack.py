@@ -1,0 +1,164 @@
+"""Make all weights plain tensors again: the inverse of :mod:`onnxprune.passes.pack`.
+
+Matches: nodes of domain ``onnxprune``, sparse initializers, ``Constant`` nodes with a ``sparse_value``.
+Changes: decodes their tensors; a fused op becomes the standard op it was, a ``Decode`` node goes.
+Removes the functions and the opset import of our domain. What was a ``Constant`` node is one again.
+Guarantees: the graph that was packed: same nodes, attributes and names, weights bit for bit (-0.0 is
+0.0, float16 values are widened). The order of initializers, type information of initializers and the
+IR version may differ. Broken packed data raises before the model is changed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+from onnx import numpy_helper
+
+from onnxprune.errors import ModelError
+from onnxprune.model import Model, label, subgraphs
+from onnxprune.storage import coo
+from onnxprune.storage.domain import check_domain, drop_functions, form_of, packed_inputs
+from onnxprune.storage.edit import Names, drop_initializers, fill
+from onnxprune.storage.form import DOMAIN, Array, Packed
+from onnxprune.storage.functions import consumer_with
+
+_OURS = ("shape", "dtype", "shape_tensor")
+
+
+_Key = tuple[tuple[str, ...], tuple[int, ...], int]  # names of the packed tensors, shape, data type
+
+
+@dataclass(frozen=True)
+class _Node:
+    """One of our nodes, checked: where it is and the dense weight that it stands for."""
+
+    position: int
+    suffix: str
+    key: _Key
+    array: Array
+
+
+def unpack(model: Model) -> dict[str, str]:
+    """Decode every packed or sparse weight of ``model`` in place.
+
+    Returns:
+        Weight name -> the form it had: ``packed`` or ``sparse-initializer``. Empty when all was dense.
+
+    Raises:
+        ModelError: when packed data is corrupt, not constant, or written by a newer version.
+    """
+    check_domain(model.proto, model.name)
+    _refuse_inside(model.graph, model.name)
+    found = dict.fromkeys(_Unpacker(model).run(), "packed")
+    found |= dict.fromkeys(coo.densify(model.graph), "sparse-initializer")
+    drop_functions(model.proto)
+    model.reindex()
+    return found
+
+
+def _refuse_inside(graph: onnx.GraphProto, name: str) -> None:
+    """Raise when a subgraph holds a node of ours: pack never puts one there."""
+    for outer in graph.node:
+        for inner in subgraphs(outer):
+            for node in inner.node:
+                if node.domain == DOMAIN:
+                    raise ModelError(f"{name}: {_where(node)} is in a subgraph, wanted in the main graph")
+            _refuse_inside(inner, name)
+
+
+def _where(node: onnx.NodeProto) -> str:
+    return f"node {label(node)!r} ({DOMAIN}.{node.op_type})"
+
+
+class _Unpacker:
+    """State of one call. Other tools may have merged equal tensors, so several nodes can share them."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.names = Names(model)
+        self.positions = [i for i, node in enumerate(model.graph.node) if node.domain == DOMAIN]
+        self.claimed: set[str] = set()  # values whose tensor becomes a dense weight
+        self.shared: dict[_Key, str] = {}  # weight of a fused op -> its name, for ops that share it
+
+    def run(self) -> list[str]:
+        """Decode the weights of all our nodes; return their names."""
+        arrays: dict[_Key, Array] = {}
+        nodes = [self._read(position, arrays) for position in self.positions]
+        weights = [self._restore(node) for node in nodes]
+        self._clean({name for node in nodes for name in node.key[0]})
+        return list(dict.fromkeys(weights))
+
+    def _read(self, position: int, arrays: dict[_Key, Array]) -> _Node:
+        """Check one node and decode its weight; nothing is changed yet."""
+        model, node = self.model, self.model.graph.node[position]
+        form, suffix = form_of(node)
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        for wanted, kind in (("shape", onnx.AttributeProto.INTS), ("dtype", onnx.AttributeProto.INT)):
+            if wanted not in attributes or attributes[wanted].type != kind:
+                raise ModelError(
+                    f"{model.name}: {_where(node)} has no attribute {wanted!r} of the right type"
+                )
+        names = packed_inputs(node)
+        for name in names:
+            if name not in model.index.tensors:
+                raise ModelError(
+                    f"{model.name}: input {name!r} of {_where(node)} is not a constant of the main graph"
+                )
+        key = (tuple(names), tuple(attributes["shape"].ints), attributes["dtype"].i)
+        if key not in arrays:
+            packed = Packed(tuple(model.array(name) for name in names), key[1], key[2])
+            arrays[key] = form.decode(packed, f"the weight of {_where(node)}")
+        return _Node(position, suffix, key, arrays[key])
+
+    def _restore(self, item: _Node) -> str:
+        """Make the standard node of a fused one, and store the weight; return its name."""
+        node = self.model.graph.node[item.position]
+        consumer = consumer_with(item.suffix)
+        if consumer is None:
+            self._store(item, node.output[0])
+            return str(node.output[0])
+        if item.key not in self.shared:
+            free = item.key[0][-1] not in self.claimed and not self._foreign(item.key[0][-1])
+            name = item.key[0][-1] if free else self.names.fresh(f"{item.key[0][-1]}_dense")
+            self._store(item, name)
+            self.shared[item.key] = name
+        others = [node.input[0], *node.input[1 + len(item.key[0]) :]]
+        others.insert(consumer.slot, self.shared[item.key])
+        node.op_type = consumer.op
+        node.ClearField("domain")
+        node.ClearField("input")
+        node.input.extend(others)
+        for position in range(len(node.attribute) - 1, -1, -1):
+            if node.attribute[position].name in _OURS:
+                del node.attribute[position]
+        return self.shared[item.key]
+
+    def _store(self, item: _Node, name: str) -> None:
+        """Put the dense weight where its values were, or in a new initializer when others need them."""
+        values, fresh = item.key[0][-1], numpy_helper.from_array(item.array, name)
+        if values in self.claimed or self._foreign(values):
+            self.model.graph.initializer.append(fresh)
+            return
+        self.claimed.add(values)
+        tensor, home = self.model.index.tensors[values], self.model.index.constants.get(values)
+        fill(tensor, fresh)
+        if home is None:
+            tensor.name = name
+        else:
+            self.model.graph.node[home].output[0] = name
+
+    def _foreign(self, name: str) -> bool:
+        """Whether a packed tensor is read by anything that is not ours."""
+        ours = set(self.positions)
+        uses = self.model.index.uses.get(name, [])
+        return name in self.model.index.outputs or any(use.index not in ours or use.slot < 0 for use in uses)
+
+    def _clean(self, packed: set[str]) -> None:
+        """Remove packed tensors that nobody reads now, and the nodes that only decoded."""
+        gone = {name for name in packed - self.claimed if not self._foreign(name)}
+        drop_initializers(self.model.graph, gone)
+        nodes = {self.model.index.constants[name] for name in gone & self.model.index.constants.keys()}
+        nodes |= {i for i in self.positions if self.model.graph.node[i].domain == DOMAIN}
+        for position in sorted(nodes, reverse=True):
+            del self.model.graph.node[position]

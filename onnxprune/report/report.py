@@ -1,0 +1,243 @@
+"""What happened in a pruning run: plain data, and its JSON form beside the pruned model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from onnxprune.errors import UsageError
+
+SCHEMA_VERSION = 1
+# Set by the command line, so that no function in between has to hand it through.
+COMMAND_LINE: ContextVar[str] = ContextVar("command_line", default="")
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One pruned weight.
+
+    Attributes:
+        name: the weight's name in the file.
+        nodes: the nodes that use it.
+        kind: conv, conv_transpose, gemm, matmul or embedding.
+        shape: as stored in the dense model.
+        weights: number of elements.
+        zeros: how many of them are zero now.
+        sparsity: zeros / weights.
+        pattern: unstructured, N:M or block:RxC.
+        criterion: how the weights were chosen.
+        error: squared error of the layer's output relative to the dense output, None when not measured.
+        sensitivity: how much pruning this layer alone moves the model's output, None when not measured.
+        stored: storage form in the file (packed, dense, sparse-initializer).
+        dense_bytes: size of the tensor before.
+        stored_bytes: size of all tensors that replace it.
+        note: anything worth a word (raised damping, a tie with another node, ...).
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    kind: str
+    shape: tuple[int, ...]
+    weights: int
+    zeros: int
+    sparsity: float
+    pattern: str
+    criterion: str
+    error: float | None
+    sensitivity: float | None
+    stored: str
+    dense_bytes: int
+    stored_bytes: int
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "nodes", tuple(self.nodes))
+        object.__setattr__(self, "shape", tuple(int(dim) for dim in self.shape))
+
+
+class SkippedWeight(NamedTuple):
+    """A weight that was left alone: its name, first node, number of elements, and why."""
+
+    name: str
+    node: str
+    weights: int
+    reason: str
+
+
+def skipped_weights(skips: Iterable[Any]) -> tuple[SkippedWeight, ...]:
+    """Take over what ``onnxprune.layers`` left alone."""
+    return tuple(SkippedWeight(skip.name, skip.node, skip.size, skip.reason) for skip in skips)
+
+
+class Timing(NamedTuple):
+    """One stage of the run, in seconds of wall clock and of processor time (all threads)."""
+
+    stage: str
+    wall_seconds: float
+    cpu_seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything a user may ask about a run; :meth:`to_dict` is the JSON document.
+
+    Attributes:
+        model: path of the input.
+        output: path of the pruned model, None after a dry run.
+        model_digest: hash of the input file, "algorithm:hex".
+        recipe: :meth:`onnxprune.recipe.Recipe.to_dict` of the settings used.
+        data: one line that names the calibration data.
+        synthetic: True when the calibration data were made up.
+        file_bytes_before: the input with its external data.
+        file_bytes_after: the output with its external data, None after a dry run.
+        weights: elements of all pruned layers together.
+        zeros: how many of them are zero.
+        sparsity: zeros / weights.
+        layers: the pruned layers in graph order.
+        skipped: what was left alone.
+        agreements: one dictionary per output, see ``onnxprune.evaluate.Agreement``.
+        verdict: level of the agreement with the dense model, see ``onnxprune.evaluate``.
+        verdict_text: the same as a sentence with what to try.
+        metric: name of the user's own measure, "" without ``--eval``.
+        metric_before: its value for the dense model.
+        metric_after: its value for the pruned model.
+        warnings: what the user must know, one sentence each.
+        timings: the stages in order.
+        peak_rss_bytes: largest resident memory of the process.
+        environment: versions, processor, threads, platform.
+        command_line: what was typed, "" from Python.
+    """
+
+    model: str
+    output: str | None
+    model_digest: str
+    recipe: dict[str, Any]
+    data: str
+    synthetic: bool
+    file_bytes_before: int
+    file_bytes_after: int | None
+    weights: int
+    zeros: int
+    sparsity: float
+    layers: tuple[LayerReport, ...]
+    skipped: tuple[SkippedWeight, ...] = ()
+    agreements: tuple[dict[str, Any], ...] = ()
+    verdict: str = ""
+    verdict_text: str = ""
+    metric: str = ""
+    metric_before: float | None = None
+    metric_after: float | None = None
+    warnings: tuple[str, ...] = ()
+    timings: tuple[Timing, ...] = ()
+    peak_rss_bytes: int | None = None
+    environment: dict[str, Any] = field(default_factory=dict)
+    command_line: str = field(default_factory=COMMAND_LINE.get)
+
+    def __post_init__(self) -> None:
+        # Callers may give lists and plain tuples; equality after a JSON round trip needs one form.
+        object.__setattr__(self, "layers", tuple(self.layers))
+        object.__setattr__(self, "skipped", tuple(SkippedWeight(*item) for item in self.skipped))
+        object.__setattr__(self, "agreements", tuple(plain(item) for item in self.agreements))
+        object.__setattr__(self, "recipe", plain(self.recipe))
+        object.__setattr__(self, "environment", plain(self.environment))
+        object.__setattr__(self, "warnings", tuple(self.warnings))
+        object.__setattr__(self, "timings", tuple(Timing(*item) for item in self.timings))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for :func:`json.dumps`; NaN and infinity become None."""
+        document = {"schema_version": SCHEMA_VERSION}
+        for item in dataclasses.fields(self):
+            document[item.name] = plain(getattr(self, item.name))
+        return document
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Report:
+        """Read a document written by :meth:`to_dict`.
+
+        Raises:
+            UsageError: when the schema is another one, or a key is unknown or missing.
+        """
+        values = dict(document)
+        version = values.pop("schema_version", None)
+        if version != SCHEMA_VERSION:
+            raise UsageError(f"report has schema_version {version!r}, this onnxprune reads {SCHEMA_VERSION}")
+        try:
+            values["layers"] = tuple(LayerReport(**layer) for layer in values.get("layers", ()))
+            values["skipped"] = tuple(SkippedWeight(**item) for item in values.get("skipped", ()))
+            values["timings"] = tuple(Timing(**item) for item in values.get("timings", ()))
+            return cls(**values)
+        except TypeError as error:
+            # "Report.__init__() got an unexpected keyword argument 'x'": the tail says it all.
+            raise UsageError(
+                f"report does not fit its schema: {str(error).partition('() ')[2] or error}"
+            ) from error
+
+    def save(self, path: str | Path, *, force: bool = False) -> None:
+        """Write the JSON document; the file is complete or absent.
+
+        Raises:
+            UsageError: when the file exists (without ``force``) or its folder does not.
+            ResourceError: when the disk is full or the folder cannot be written.
+        """
+        from onnxprune.atomic import atomic_write_text
+
+        atomic_write_text(path, to_json(self.to_dict()), force=force)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """Read a report file.
+
+        Raises:
+            UsageError: when the file is not a report.
+        """
+        return cls.from_dict(read_json(path))
+
+
+def plain(value: Any) -> Any:
+    """Turn dataclasses, named tuples, numpy scalars, paths and tuples into what JSON knows."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return {key: plain(item) for key, item in value._asdict().items()}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    if hasattr(value, "tolist"):  # numpy scalars and arrays, without importing numpy
+        return plain(value.tolist())
+    if isinstance(value, os.PathLike):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def to_json(document: Mapping[str, Any]) -> str:
+    """Write ``document`` as JSON text in ASCII, keys in their own order."""
+    return json.dumps(plain(document), indent=2, allow_nan=False) + "\n"
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UsageError: when the file cannot be read or holds something else.
+    """
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read report {path}: {error}") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"cannot read report {path}: it holds a {type(document).__name__}, wanted an object")
+    return document

@@ -1,0 +1,158 @@
+"""The ops of domain ``onnxprune``, version 1, and their bodies in standard ONNX.
+
+For a form with prefix ``Bitmap`` and inputs ``mask, values``::
+
+    BitmapMatMul(X, mask, values) -> Y              Y = MatMul(X, W)
+    BitmapLeftMatMul(X, mask, values) -> Y          Y = MatMul(W, X)
+    BitmapGemm(X, mask, values) -> Y                Y = Gemm(X, W)
+    BitmapGemmBias(X, mask, values, C) -> Y         Y = Gemm(X, W, C)
+    BitmapConv(X, mask, values) -> Y                Y = Conv(X, W)
+    BitmapConvBias(X, mask, values, B) -> Y         Y = Conv(X, W, B)
+    BitmapDecode(mask, values) -> W                 for any other use, and for weights used twice
+
+With an optional bias as one op, ONNX Runtime would inline ``Conv(X, W, "")``, whose empty name keeps
+it from fusing BatchNormalization.
+Each has the attributes ``shape`` (ints) and ``dtype`` (int) of the dense weight besides those of the
+standard op, which keep their defaults when a node does not set them. A runtime that has a kernel for
+the op uses it and never builds W; ONNX Runtime without one inlines the function and folds the decoding.
+The nodes of the body are of the model's own opset, for they end up in its graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx
+from onnx import AttributeProto, helper
+
+from onnxprune.errors import ModelError
+from onnxprune.storage.form import DOMAIN, VERSION, Form
+
+_DIRECT_SHAPE_OPSET = 12  # Constant.value_ints
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A standard op that has a fused form.
+
+    Attributes:
+        op: its name in the default domain.
+        slot: position of the weight among its inputs.
+        suffix: its name behind the form's prefix.
+        others: names of its other inputs, in order; the packed tensors come after the first.
+        attributes: what the function passes on.
+    """
+
+    op: str
+    slot: int
+    suffix: str
+    others: tuple[str, ...]
+    attributes: tuple[str, ...]
+
+
+_GEMM = ("alpha", "beta", "transA", "transB")
+_CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
+CONSUMERS = (
+    Consumer("MatMul", 1, "MatMul", ("X",), ()),
+    Consumer("MatMul", 0, "LeftMatMul", ("X",), ()),
+    Consumer("Gemm", 1, "Gemm", ("X",), _GEMM),
+    Consumer("Gemm", 1, "GemmBias", ("X", "C"), _GEMM),
+    Consumer("Conv", 1, "Conv", ("X",), _CONV),
+    Consumer("Conv", 1, "ConvBias", ("X", "B"), _CONV),
+)
+
+
+def consumer_of(node: onnx.NodeProto, slot: int) -> Consumer | None:
+    """Return the fused form for a weight at input ``slot`` of ``node``, if there is one."""
+    if node.domain not in ("", "ai.onnx") or len(node.output) != 1:
+        return None
+    given = len(operands(node))
+    for consumer in CONSUMERS:
+        if (node.op_type, slot, given) == (consumer.op, consumer.slot, len(consumer.others) + 1):
+            known = {attribute.name for attribute in node.attribute} <= set(consumer.attributes)
+            return consumer if known else None
+    return None
+
+
+def operands(node: onnx.NodeProto) -> list[str]:
+    """Return the inputs of ``node`` without optional ones that are left out at the end."""
+    names = list(node.input)
+    while names and not names[-1]:
+        names.pop()
+    return names
+
+
+def parse_op(op_type: str, forms: dict[str, Form]) -> tuple[Form, str]:
+    """Split an op name into its form and its suffix.
+
+    Raises:
+        ModelError: when it is none of ours.
+    """
+    for form in forms.values():
+        suffix = op_type.removeprefix(form.prefix)
+        if suffix != op_type and suffix in (*(c.suffix for c in CONSUMERS), "Decode", "DecodeRagged"):
+            return form, suffix
+    raise ModelError(
+        f"the model has an op {DOMAIN}.{op_type}, which this version does not know",
+        "read it with the version of onnxprune that wrote it, or a newer one",
+    )
+
+
+def consumer_with(suffix: str) -> Consumer | None:
+    """Return the consumer of a fused op by its suffix; None for the ops that only decode."""
+    return next((c for c in CONSUMERS if c.suffix == suffix), None)
+
+
+def make_function(form: Form, suffix: str, opset: int, *, cast: bool) -> onnx.FunctionProto:
+    """Return the function ``form.prefix + suffix`` for models of default opset ``opset``.
+
+    Args:
+        form: the storage form.
+        suffix: of a :class:`Consumer`, or of an op that only decodes.
+        opset: version of the default domain, at least ``form.min_opset``.
+        cast: whether the values of some node have another type than its weight.
+    """
+    consumer = consumer_with(suffix)
+    nodes = [_shape_constant(opset), *form.body(suffix, opset, cast, "W")]
+    inputs, output, attributes = list(form.inputs), "W", ["shape", "dtype"]
+    if opset < _DIRECT_SHAPE_OPSET:
+        attributes.append("shape_tensor")
+    if consumer is not None:
+        final_inputs = list(consumer.others)
+        final_inputs.insert(consumer.slot, "W")
+        final = helper.make_node(consumer.op, final_inputs, ["Y"])
+        for name in consumer.attributes:
+            final.attribute.add(name=name, ref_attr_name=name, type=_attribute_type(consumer.op, name))
+        nodes.append(final)
+        inputs = [consumer.others[0], *form.inputs, *consumer.others[1:]]
+        output = "Y"
+        attributes += consumer.attributes
+    what = f"{consumer.op} with a weight" if consumer else "A weight"
+    function: onnx.FunctionProto = helper.make_function(
+        DOMAIN, form.prefix + suffix, inputs, [output], nodes, [helper.make_opsetid("", opset)], attributes
+    )
+    function.doc_string = f"{what} stored as {form.name}, version {VERSION}. Written by onnxprune."
+    return function
+
+
+def set_shape(node: onnx.NodeProto, shape: tuple[int, ...], data_type: int, opset: int) -> None:
+    """Give ``node`` the attributes that say which dense weight its packed inputs stand for."""
+    node.attribute.append(helper.make_attribute("shape", list(shape), attr_type=AttributeProto.INTS))
+    node.attribute.append(helper.make_attribute("dtype", data_type))
+    if opset < _DIRECT_SHAPE_OPSET:
+        tensor = helper.make_tensor("", onnx.TensorProto.INT64, [len(shape)], list(shape))
+        node.attribute.append(helper.make_attribute("shape_tensor", tensor))
+
+
+def _shape_constant(opset: int) -> onnx.NodeProto:
+    node: onnx.NodeProto = helper.make_node("Constant", [], ["shape"])
+    if opset < _DIRECT_SHAPE_OPSET:
+        node.attribute.add(name="value", ref_attr_name="shape_tensor", type=AttributeProto.TENSOR)
+    else:
+        node.attribute.add(name="value_ints", ref_attr_name="shape", type=AttributeProto.INTS)
+    return node
+
+
+def _attribute_type(op: str, name: str) -> AttributeProto.AttributeType:
+    kind: AttributeProto.AttributeType = onnx.defs.get_schema(op, 11).attributes[name].type.value
+    return kind
