@@ -106,16 +106,22 @@ class Layer:
 
     @property
     def size(self) -> int:
+        """Number of weights."""
         return int(np.prod(self.view.stored))
 
     @property
     def groups(self) -> int:
+        """Independent matrices: groups of a convolution, or the batch of a batched MatMul."""
         return self.view.matrix[0]
 
     @property
     def depthwise(self) -> bool:
         """True for a convolution with one input channel per group."""
-        return self.window is not None and self.groups > 1 and self.view.matrix[2] == int(np.prod(self.window.kernel))
+        return (
+            self.window is not None
+            and self.groups > 1
+            and self.view.matrix[2] == int(np.prod(self.window.kernel))
+        )
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,7 @@ class Skip:
     reason: str
 
 
-class _Refusal(Exception):
+class _RefusalError(Exception):
     """Raised inside this module when a use of a weight cannot be seen as a matrix product."""
 
 
@@ -157,14 +163,15 @@ def find_layers(
         try:
             _check_selected(name, nodes, include, exclude)
             if size < min_size:
-                raise _Refusal(f"too small: {size} elements, --min-size is {min_size}")
+                raise _RefusalError(f"too small: {size} elements, --min-size is {min_size}")
             layer = _build(model, name, tensor)
-        except _Refusal as refusal:
+        except _RefusalError as refusal:
             skips.append(Skip(name, nodes[0] if nodes else "", size, str(refusal)))
             continue
         if not np.isfinite(model.array(name).astype(np.float32)).all():
             raise ModelError(
-                f"weight {name!r} of node {nodes[0]!r} holds NaN or infinite values", f"--exclude '{name}' leaves it alone"
+                f"weight {name!r} of node {nodes[0]!r} holds NaN or infinite values",
+                f"--exclude '{name}' leaves it alone",
             )
         layers.append(layer)
     layers.sort(key=lambda layer: (layer.sites[0].node, layer.name))
@@ -181,20 +188,20 @@ def _check_selected(name: str, nodes: Sequence[str], include: Sequence[str], exc
     names = (name, *nodes)
     for pattern in exclude:
         if any(fnmatchcase(item, pattern) for item in names):
-            raise _Refusal(f"excluded by --exclude {pattern}")
+            raise _RefusalError(f"excluded by --exclude {pattern}")
     if include and not any(fnmatchcase(item, pattern) for item in names for pattern in include):
-        raise _Refusal("not matched by any --include")
+        raise _RefusalError("not matched by any --include")
 
 
 def _build(model: Model, name: str, tensor: TensorProto) -> Layer:
     """Build the layer of weight ``name``; every one of its uses must give the same matrix view."""
     if tensor.data_type in _QUANTIZED:
-        raise _Refusal("quantized")
+        raise _RefusalError("quantized")
     uses = model.index.uses.get(name, [])
     if not uses:
-        raise _Refusal("no node uses it")
+        raise _RefusalError("no node uses it")
     if name in model.index.outputs:
-        raise _Refusal("is a graph output")
+        raise _RefusalError("is a graph output")
     found = [_from_use(model, name, tuple(tensor.dims), use.index, use.slot) for use in uses]
     first = found[0]
     for other in found[1:]:
@@ -204,22 +211,31 @@ def _build(model: Model, name: str, tensor: TensorProto) -> Layer:
             first.window,
             first.transposed_input,
         ):
-            raise _Refusal(f"shared by {first.nodes[0]} and {other.nodes[0]} in different roles")
+            raise _RefusalError(f"shared by {first.nodes[0]} and {other.nodes[0]} in different roles")
     sites = tuple(layer.sites[0] for layer in found)
     nodes = tuple(layer.nodes[0] for layer in found)
     bias = first.bias if len(found) == 1 else None
     return Layer(
-        name, first.kind, first.view, first.dtype, sites, nodes, first.window, bias, first.transposed_input, first.alpha
+        name,
+        first.kind,
+        first.view,
+        first.dtype,
+        sites,
+        nodes,
+        first.window,
+        bias,
+        first.transposed_input,
+        first.alpha,
     )
 
 
 def _from_use(model: Model, name: str, dims: tuple[int, ...], position: int, slot: int) -> Layer:
     node = model.graph.node[position]
     if slot < 0:
-        raise _Refusal(f"read inside the subgraph of {label(node)}")
+        raise _RefusalError(f"read inside the subgraph of {label(node)}")
     builder = _BUILDERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if builder is None:
-        raise _Refusal(f"used by {node.op_type}, which is not a prunable operator")
+        raise _RefusalError(f"used by {node.op_type}, which is not a prunable operator")
     return builder(model, name, dims, node, position, slot)
 
 
@@ -249,17 +265,19 @@ def _dtype(model: Model, name: str) -> np.dtype[np.generic]:
 def _site(model: Model, position: int, slot: int, bias_value: str) -> Site:
     node = model.graph.node[position]
     if node.input[slot] in model.index.tensors:
-        raise _Refusal("both operands are constants")
+        raise _RefusalError("both operands are constants")
     return Site(position, node.input[slot], node.output[0], _residual(model, bias_value))
 
 
-def _conv(model: Model, name: str, dims: tuple[int, ...], node: onnx.NodeProto, position: int, slot: int) -> Layer:
+def _conv(
+    model: Model, name: str, dims: tuple[int, ...], node: onnx.NodeProto, position: int, slot: int
+) -> Layer:
     if slot != 1 or len(dims) < 3:
-        raise _Refusal(f"is input {slot} of {node.op_type}, not its weight")
+        raise _RefusalError(f"is input {slot} of {node.op_type}, not its weight")
     groups = int(_number(node, "group", 1))
     transposed = node.op_type == "ConvTranspose"
     if groups < 1 or dims[0] % groups:
-        raise _Refusal(f"{dims[0]} channels do not divide into {groups} groups")
+        raise _RefusalError(f"{dims[0]} channels do not divide into {groups} groups")
     if transposed:
         # Each input position adds W^T x to a window of outputs: rows are (output channel, offset).
         inputs, rest = dims[0] // groups, dims[1:]
@@ -289,13 +307,15 @@ def _conv(model: Model, name: str, dims: tuple[int, ...], node: onnx.NodeProto, 
     )
 
 
-def _gemm(model: Model, name: str, dims: tuple[int, ...], node: onnx.NodeProto, position: int, slot: int) -> Layer:
+def _gemm(
+    model: Model, name: str, dims: tuple[int, ...], node: onnx.NodeProto, position: int, slot: int
+) -> Layer:
     if slot != 1:
-        raise _Refusal(f"is input {slot} of Gemm; only a constant B is supported")
+        raise _RefusalError(f"is input {slot} of Gemm; only a constant B is supported")
     trans_b, trans_a = bool(_number(node, "transB", 0)), bool(_number(node, "transA", 0))
     alpha = _number(node, "alpha", 1.0)
     if alpha == 0:
-        raise _Refusal("has no effect: alpha of its Gemm is 0")
+        raise _RefusalError("has no effect: alpha of its Gemm is 0")
     out, features = dims if trans_b else dims[::-1]
     view = MatrixView(dims, dims, (0, 1) if trans_b else (1, 0), (1, out, features))
     bias, value = _bias(model, node, 2, out, _number(node, "beta", 1.0))
@@ -312,9 +332,11 @@ def _gemm(model: Model, name: str, dims: tuple[int, ...], node: onnx.NodeProto, 
     )
 
 
-def _matmul(model: Model, name: str, dims: tuple[int, ...], node: onnx.NodeProto, position: int, slot: int) -> Layer:
+def _matmul(
+    model: Model, name: str, dims: tuple[int, ...], node: onnx.NodeProto, position: int, slot: int
+) -> Layer:
     if len(dims) < 2:
-        raise _Refusal("is a vector")
+        raise _RefusalError("is a vector")
     batch = int(np.prod(dims[:-2]))
     rows, columns = dims[-2:]
     split = (batch, rows, columns)
@@ -336,13 +358,17 @@ def _matmul(model: Model, name: str, dims: tuple[int, ...], node: onnx.NodeProto
     )
 
 
-def _gather(model: Model, name: str, dims: tuple[int, ...], node: onnx.NodeProto, position: int, slot: int) -> Layer:
+def _gather(
+    model: Model, name: str, dims: tuple[int, ...], node: onnx.NodeProto, position: int, slot: int
+) -> Layer:
     if slot != 0 or len(dims) != 2 or int(_number(node, "axis", 0)) != 0:
-        raise _Refusal("is gathered, but not as the rows of a table")
+        raise _RefusalError("is gathered, but not as the rows of a table")
     view = MatrixView(dims, dims, (0, 1), (1, dims[0], dims[1]))
     if node.input[1] in model.index.tensors:
-        raise _Refusal("gathered with constant indices")
-    return Layer(name, "embedding", view, _dtype(model, name), (_site(model, position, 1, ""),), (label(node),))
+        raise _RefusalError("gathered with constant indices")
+    return Layer(
+        name, "embedding", view, _dtype(model, name), (_site(model, position, 1, ""),), (label(node),)
+    )
 
 
 _BUILDERS = {"Conv": _conv, "ConvTranspose": _conv, "Gemm": _gemm, "MatMul": _matmul, "Gather": _gather}
@@ -365,7 +391,8 @@ def only_reader(model: Model, value: str) -> onnx.NodeProto | None:
     uses = model.index.uses.get(value, [])
     if len(uses) != 1 or uses[0].slot < 0 or value in model.index.outputs:
         return None
-    return model.graph.node[uses[0].index]
+    reader: onnx.NodeProto = model.graph.node[uses[0].index]
+    return reader
 
 
 def _bias(
@@ -393,7 +420,7 @@ def _bias(
 
 
 def _is_per_feature(model: Model, node: onnx.NodeProto, constant: str) -> bool:
-    """True when ``constant`` broadcasts along the output features of ``node``: last axis, or axis 1 of a Conv."""
+    """True when ``constant`` broadcasts along the output features: the last axis, axis 1 of a Conv."""
     dims = list(model.index.tensors[constant].dims)
     size = int(np.prod(dims))
     if node.op_type == "Conv":

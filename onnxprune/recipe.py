@@ -45,17 +45,25 @@ class Recipe:
     sparsity: float | None = _option(
         None, "Share of the prunable weights to set to zero, 0 <= s < 1 (default: 0.7; N:M: 1 - N/M)."
     )
-    pattern: str = _option("unstructured", "unstructured, N:M (such as 2:4) or block:RxC (such as block:4x1).")
+    pattern: str = _option(
+        "unstructured", "unstructured, N:M (such as 2:4) or block:RxC (such as block:4x1)."
+    )
     criterion: str = _option("obs", "How weights are chosen and repaired.", CRITERIA)
     allocation: str = _option("sensitivity", "How the sparsity is shared among the layers.", ALLOCATIONS)
     solve: str = _option(
         "sequential", "obs only: walk the layers on the already pruned prefix, or all at once.", SOLVES
     )
-    solver: str = _option("admm", "obs only: ADMM over the whole layer, or the SparseGPT column sweep.", SOLVERS)
+    solver: str = _option(
+        "admm", "obs only: ADMM over the whole layer, or the SparseGPT column sweep.", SOLVERS
+    )
     refit: bool = _option(True, "Re-fit weights that stay dense (and biases) to the dense model's outputs.")
     damping: float = _option(0.01, "Ridge added to the Hessian, as a share of its mean diagonal.")
-    include: tuple[str, ...] = _option((), "Only prune weights whose name or node matches this glob (repeatable).")
-    exclude: tuple[str, ...] = _option((), "Never prune weights whose name or node matches this glob (repeatable).")
+    include: tuple[str, ...] = _option(
+        (), "Only prune weights whose name or node matches this glob (repeatable)."
+    )
+    exclude: tuple[str, ...] = _option(
+        (), "Never prune weights whose name or node matches this glob (repeatable)."
+    )
     min_size: int = _option(256, "Leave weights with fewer elements than this alone.")
     format: str = _option("packed", "How pruned weights are stored.", FORMATS)
     values: str = _option("same", "Type of the packed values: as in the model, or fp16.", VALUES)
@@ -64,13 +72,17 @@ class Recipe:
     )
     samples: int = _option(256, "Calibration samples to use at most.")
     batch_size: int | None = _option(None, "Samples per forward pass (default: chosen from the input size).")
-    mean: tuple[float, ...] = _option((), "Images: mean per channel, on the 0..255 scale unless all values are <= 1.")
+    mean: tuple[float, ...] = _option(
+        (), "Images: mean per channel, on the 0..255 scale unless all values are <= 1."
+    )
     std: tuple[float, ...] = _option((), "Images: standard deviation per channel, on the scale of --mean.")
     resize: int | None = _option(None, "Images: resize the shorter side to this before the centre crop.")
     layout: str = _option("auto", "Images: channel order of the model's input.", LAYOUTS)
     tokenizer: str | None = _option(None, "Text: tokenizer.json of the model.")
     max_length: int = _option(128, "Text: longest sequence in tokens.")
-    eval: str | None = _option(None, "FILE.py:function that gets an ORT-like session and returns the task metric.")
+    eval: str | None = _option(
+        None, "FILE.py:function that gets an ORT-like session and returns the task metric."
+    )
     seed: int = _option(0, "Seed of everything random.")
     threads: int | None = _option(None, "Threads of ONNX Runtime and of the solvers (default: all).")
     max_memory: float = _option(1.0, "GiB of activations to hold in memory before they go to disk.")
@@ -92,7 +104,9 @@ class Recipe:
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is {value}, wanted at least 1")
         if not 0.0 < self.damping < 10.0:
-            raise UsageError(f"--damping is {self.damping:g}, wanted a share above 0 and below 10", "try 0.01")
+            raise UsageError(
+                f"--damping is {self.damping:g}, wanted a share above 0 and below 10", "try 0.01"
+            )
         if self.max_memory <= 0:
             raise UsageError(f"--max-memory is {self.max_memory:g} GiB, wanted more than 0")
 
@@ -102,7 +116,11 @@ class Recipe:
             raise UsageError(f"--pattern is {self.pattern!r}, wanted unstructured, N:M or block:RxC")
         if match["n"] and not 0 < int(match["n"]) < int(match["m"]):
             raise UsageError(f"--pattern {self.pattern} keeps N of every M weights and needs 0 < N < M")
-        if match["n"] and self.sparsity is not None and self.sparsity > 1 - int(match["n"]) / int(match["m"]) + 1e-9:
+        if (
+            match["n"]
+            and self.sparsity is not None
+            and self.sparsity > 1 - int(match["n"]) / int(match["m"]) + 1e-9
+        ):
             raise UsageError(
                 f"--sparsity {self.sparsity:g} is more than pattern {self.pattern} can give "
                 f"({1 - int(match['n']) / int(match['m']):g})"

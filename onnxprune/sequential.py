@@ -62,7 +62,9 @@ class Solution:
         if layer.bias is not None and self.shift is not None:
             old = model.array(layer.bias.name)
             factor = layer.bias.sign * layer.alpha / layer.bias.scale
-            arrays[layer.bias.name] = (old.astype(np.float64) + factor * self.shift.reshape(old.shape)).astype(old.dtype)
+            arrays[layer.bias.name] = (
+                old.astype(np.float64) + factor * self.shift.reshape(old.shape)
+            ).astype(old.dtype)
         return arrays
 
 
@@ -153,7 +155,9 @@ def prune_sequential(
         done = [stage.value, *skips]
         if stage.layers[0].kind == "embedding":
             counts = token_counts(streams, stage, masks)
-            solutions = [solve_table(dense, layer, counts, zeros[layer.name], method) for layer in stage.layers]
+            solutions = [
+                solve_table(dense, layer, counts, zeros[layer.name], method) for layer in stage.layers
+            ]
         else:
             moments = collect(
                 streams, stage, masks, batches=range(streams.size), seed=seed, residuals=bool(skips)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 GRID = np.linspace(0.0, 0.99, 100)  # sparsities a layer can be given before the exact rounding
+_BROKEN = 1e9  # cost of a pruning after which the outputs are not even numbers
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,13 @@ class Curve:
         exponentially with the sparsity.
         """
         s = np.asarray(self.sparsity)
-        y = np.log(np.maximum.accumulate(np.maximum(self.cost, 1e-12)))
+        cost = np.nan_to_num(np.asarray(self.cost, dtype=np.float64), nan=_BROKEN, posinf=_BROKEN)
+        y = np.log(np.maximum.accumulate(np.maximum(cost, 1e-12)))
         grid = np.interp(GRID, s, y)
         if len(s) > 1:
             low, high = (y[1] - y[0]) / (s[1] - s[0]), (y[-1] - y[-2]) / (s[-1] - s[-2])
-            grid = np.where(GRID < s[0], y[0] + (GRID - s[0]) * low, grid)
-            grid = np.where(GRID > s[-1], y[-1] + (GRID - s[-1]) * max(high, low), grid)
+            grid = np.where(s[0] > GRID, y[0] + (GRID - s[0]) * low, grid)
+            grid = np.where(s[-1] < GRID, y[-1] + (GRID - s[-1]) * max(high, low), grid)
         cost = np.exp(grid)
         cost[0] = 0.0
         cost[self.highest + 1e-9 < GRID] = np.inf
@@ -56,6 +58,8 @@ def allocate(curves: Mapping[str, Curve], zeros: int) -> dict[str, int]:
         curves: layer name -> cost curve.
         zeros: total to give out; more than the layers may take gives each layer its highest.
     """
+    if not curves:
+        return {}
     names = list(curves)
     table = np.array([curves[name].on_grid() for name in names])
     sizes = np.array([curves[name].size for name in names], dtype=np.float64)
@@ -89,7 +93,7 @@ def exact_counts(wanted: Mapping[str, float], zeros: int, curves: Mapping[str, C
     order = sorted(counts, key=lambda name: counts[name] - wanted[name])
     for step in range(abs(left) and 2):
         for name in order:
-            take = 1 if step == 0 else left  # first a remainder each, then whatever is left
+            take = 1 if step == 0 else abs(left)  # first a remainder each, then whatever is left
             take = max(-counts[name], min(take if left > 0 else -take, _limit(curves[name]) - counts[name]))
             take = min(take, left) if left > 0 else max(take, left)
             counts[name] += take

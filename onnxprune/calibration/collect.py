@@ -105,7 +105,9 @@ def collect(
     return moments
 
 
-def token_counts(streams: Streams, stage: Stage, masks: Sequence[NDArray[np.bool_] | None]) -> NDArray[np.int64]:
+def token_counts(
+    streams: Streams, stage: Stage, masks: Sequence[NDArray[np.bool_] | None]
+) -> NDArray[np.int64]:
     """Return how often each row of an embedding table is looked up: (table rows,)."""
     table = stage.layers[0].view.stored[0]
     counts = np.zeros(table, dtype=np.int64)

@@ -31,7 +31,7 @@ def input_rows(layer: Layer, x: NDArray[np.generic], positions: NDArray[np.int64
 
 
 def output_rows(layer: Layer, y: NDArray[np.generic], positions: NDArray[np.int64] | None = None) -> Floats:
-    """Return an output-shaped value as (groups, rows, out_features) float32, rows as :func:`input_rows` orders them."""
+    """Return an output as (groups, rows, out_features) float32, rows in the order of :func:`input_rows`."""
     if layer.kind in ("conv", "conv_transpose"):
         return _channel_rows(y, layer.groups, positions)
     if layer.kind == "matmul" and y.ndim < len(layer.view.stored):  # the input was a vector

@@ -73,8 +73,8 @@ class Moments:
             self.sum_d + other.sum_d,
             self.H + other.H,
             self.G + other.G,
-            {name: self.sum_r.get(name, 0.0) + other.sum_r.get(name, 0.0) for name in names},
-            {name: self.R.get(name, 0.0) + other.R.get(name, 0.0) for name in names},
+            {name: _plus(self.sum_r.get(name), other.sum_r.get(name)) for name in names},
+            {name: _plus(self.R.get(name), other.R.get(name)) for name in names},
         )
 
     def centred(self, name: str, centre: bool) -> tuple[Sums, Sums, Sums | None]:
@@ -93,3 +93,12 @@ class Moments:
             if R is not None:
                 R = R - (self.sum_r[name] / n)[:, :, None] * mean_p[:, None, :]
         return H, G, R
+
+
+def _plus(a: Sums | None, b: Sums | None) -> Sums:
+    """Add two sums, either of which may be missing."""
+    if a is None or b is None:
+        found = a if b is None else b
+        assert found is not None  # the name came from one of the two
+        return found
+    return a + b

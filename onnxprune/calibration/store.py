@@ -10,6 +10,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.errors import ResourceError
+
 
 class ArrayStore:
     """A dictionary of arrays that spills to a temporary folder. Use it as a context manager.
@@ -40,18 +42,28 @@ class ArrayStore:
         return key in self._arrays
 
     def put(self, key: Hashable, array: NDArray[np.generic]) -> None:
-        """Store ``array`` under ``key``, replacing what was there."""
+        """Store ``array`` under ``key``, replacing what was there; strings always stay in memory.
+
+        Raises:
+            ResourceError: when the temporary folder cannot be written.
+        """
         self.drop(key)
-        if self.held + array.nbytes <= self.budget:
+        if self.held + array.nbytes <= self.budget or array.dtype.hasobject:
             self.held += array.nbytes
             self._arrays[key] = array
             return
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
-        self._count += 1
+        try:
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
+            self._count += 1
+            path = Path(self._folder.name) / f"{self._count}.npy"
+            np.save(path, array, allow_pickle=False)
+        except OSError as error:
+            raise ResourceError(
+                f"activations cannot be written to the temporary folder: {error}",
+                "hold more in memory with --max-memory, or set TMPDIR to a folder with more room",
+            ) from error
         self.spilled += array.nbytes
-        path = Path(self._folder.name) / f"{self._count}.npy"
-        np.save(path, array, allow_pickle=False)
         self._arrays[key] = path
 
     def get(self, key: Hashable) -> NDArray[np.generic]:

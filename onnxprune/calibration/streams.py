@@ -71,7 +71,9 @@ class Streams:
         missing = [name for name in targets if name not in self._known]
         segment = self.cutter.segment(missing, self._known)
         nodes = self.models[DENSE].graph.node
-        produced = {o for position in segment.nodes for o in nodes[position].output if o} - self.cutter.constant
+        produced = {
+            o for position in segment.nodes for o in nodes[position].output if o
+        } - self.cutter.constant
         later = self._later_reads(self._known | produced)
         if missing:
             outputs = sorted(produced & later | set(missing))
@@ -80,14 +82,16 @@ class Streams:
         self._drop(later | set(targets))
 
     def tail(self, outputs: Sequence[str], free: Iterable[str]) -> tuple[Segment, onnx.ModelProto]:
-        """Return the rest of the dense graph from here to ``outputs``, with the weights ``free`` as inputs."""
+        """Return the rest of the dense graph up to ``outputs``, with the weights ``free`` as inputs."""
         names = set(free)
         segment = self.cutter.segment(outputs, self._known | names)
         types = dict(self._types)
         types.update({name: self.models[DENSE].array(name).dtype for name in names})
         read = {name for position in segment.nodes for name in self.cutter.reads[position]}
         inputs = (set(segment.inputs) | names) & read
-        segment = Segment(segment.nodes, tuple(sorted(inputs)), tuple(w for w in segment.weights if w not in names))
+        segment = Segment(
+            segment.nodes, tuple(sorted(inputs)), tuple(w for w in segment.weights if w not in names)
+        )
         return segment, self.cutter.proto(segment, types, outputs, self.models[DENSE])
 
     def _later_reads(self, known: set[str]) -> set[str]:
@@ -142,8 +146,13 @@ def run(session: Any, outputs: list[str], feeds: Batch) -> list[NDArray[np.gener
     try:
         results: list[Any] = session.run(outputs, feeds)
     except Exception as error:  # ORT raises many private classes; each means that the model cannot run
-        raise ModelError(f"ONNX Runtime cannot run the model on the given data: {error}") from error
+        raise ModelError(
+            f"ONNX Runtime cannot run the model on the given data: {error}",
+            "--batch-size 1 helps when the batch axis is dynamic in name only",
+        ) from error
     for name, value in zip(outputs, results, strict=True):
         if not isinstance(value, np.ndarray):
-            raise ModelError(f"value {name!r} is a {type(value).__name__}, not a tensor; the graph cannot be cut there")
+            raise ModelError(
+                f"value {name!r} is a {type(value).__name__}, not a tensor; the graph cannot be cut there"
+            )
     return results

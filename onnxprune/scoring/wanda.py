@@ -1,5 +1,7 @@
-"""Wanda: weight magnitude times the norm of its input (Sun et al., "A Simple and Effective Pruning
-Approach for Large Language Models", 2024). Compared within each output row, as in the paper."""
+"""Wanda: weight magnitude times the norm of its input, compared within each output row.
+
+Source: Sun et al., "A Simple and Effective Pruning Approach for Large Language Models" (2024).
+"""
 
 from __future__ import annotations
 
@@ -15,4 +17,4 @@ def saliency(W: NDArray[np.float32], H: NDArray[np.float64]) -> NDArray[np.float
         H: (groups, in_features, in_features), second moments of the inputs, not centred.
     """
     norm = np.sqrt(np.maximum(np.einsum("gii->gi", H), 0.0))
-    return np.abs(W) * norm[:, None, :]
+    return np.asarray(np.abs(W) * norm[:, None, :])

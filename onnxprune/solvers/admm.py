@@ -17,12 +17,12 @@ from onnxprune.solvers.refit import refit
 
 Floats = NDArray[np.float32]
 PENALTIES = (0.1, 5.0)  # first and last rho, for a Hessian with unit diagonal
-STAGES = 10
+STAGES = 5
 SAMPLE = 65536  # entries that estimate the threshold while the support still moves
 
 
 def solve(
-    W: Floats, H: NDArray[np.floating], pattern: Pattern, zeros: int, *, damping: float, inner: int = 4
+    W: Floats, H: NDArray[np.floating], pattern: Pattern, zeros: int, *, damping: float, inner: int = 8
 ) -> tuple[Floats, Mask]:
     """Return the pruned weights and their mask; minimises ``||(W - W') X||^2`` over both.
 
@@ -32,7 +32,7 @@ def solve(
         pattern: what may be zero together.
         zeros: zeros wanted in the mask.
         damping: ridge as a share of the mean diagonal of H.
-        inner: iterations at each of the STAGES penalties.
+        inner: iterations at each of the STAGES penalties, and of the final least squares.
 
     Raises:
         np.linalg.LinAlgError: when H is not positive definite even with damping.
@@ -62,7 +62,7 @@ def solve(
             off = np.float32(1)
         previous = rho
     keep = pattern.keep(Z * Z, zeros)
-    return refit(Z, keep, Hn, B) / scale, keep
+    return refit(Z, keep, Hn, B, steps=inner) / scale, keep
 
 
 def _support(Z: Floats, pattern: Pattern, zeros: int) -> Mask:

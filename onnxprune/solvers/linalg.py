@@ -18,20 +18,22 @@ def damped(H: NDArray[np.floating], damping: float) -> NDArray[np.float64]:
         H: (groups, n, n), symmetric, positive semi-definite.
         damping: share of the mean diagonal.
     """
-    H = np.array(H, dtype=np.float64)
-    diagonal = np.einsum("gii->gi", H)  # a view: writing to it changes H
+    wide: NDArray[np.float64] = np.array(H, dtype=np.float64)
+    diagonal = np.einsum("gii->gi", wide)  # a view: writing to it changes H
     mean = diagonal.mean(axis=1, keepdims=True)
     # Dead inputs (a ReLU that never fires) leave zero columns: the ridge alone decides there.
     diagonal += np.where(mean > 0, damping * mean, 1.0)
-    return H
+    return wide
 
 
 def spd_inverse(A: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return the inverse of each symmetric positive definite matrix of ``A`` (groups, n, n), in its dtype.
 
     Raises:
-        np.linalg.LinAlgError: when a matrix is not positive definite.
+        np.linalg.LinAlgError: when a matrix is not positive definite or holds NaN or infinity.
     """
+    if not np.isfinite(A).all():  # LAPACK may pass NaN on without a word
+        raise np.linalg.LinAlgError("matrix holds NaN or infinite values")
     if A.shape[0] > 1:
         np.linalg.cholesky(A)  # raises for a matrix that is not positive definite; inv does not
         return np.asarray(np.linalg.inv(A))
@@ -44,7 +46,7 @@ def spd_inverse(A: NDArray[np.floating]) -> NDArray[np.floating]:
     half = np.tril(factor, -1)
     inverse = half + half.T
     np.einsum("ii->i", inverse)[:] = factor.diagonal()
-    return inverse[None]
+    return np.asarray(inverse[None])
 
 
 def inverse_hessian(H: NDArray[np.floating], damping: float) -> tuple[NDArray[np.float64], float]:

@@ -132,4 +132,4 @@ def lowest(score: NDArray[np.floating], count: int) -> Mask:
     chosen = flat < threshold
     ties = np.flatnonzero(flat == threshold)
     chosen[ties[: count - int(chosen.sum())]] = True
-    return chosen.reshape(score.shape)
+    return np.asarray(chosen.reshape(score.shape))

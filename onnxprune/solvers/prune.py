@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +31,10 @@ class Method:
 
     criterion: str = "obs"
     solver: str = "admm"
-    pattern: Pattern = Pattern()
+    pattern: Pattern = field(default_factory=Pattern)
     damping: float = 0.01
     refit: bool = True
-    inner: int = 4
+    inner: int = 8
 
 
 def prune_matrix(W: Floats, H: NDArray[np.float64], zeros: int, method: Method) -> tuple[Floats, Mask]:

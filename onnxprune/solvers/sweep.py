@@ -23,28 +23,40 @@ def solve(
     """Return the pruned weights and their mask; arguments as :func:`onnxprune.solvers.admm.solve`."""
     inverse, _ = inverse_hessian(H, damping)
     diagonal = np.einsum("gii->gi", inverse)[:, None, :]
-    U = np.linalg.cholesky(inverse).swapaxes(1, 2)  # upper: inverse = U^T U
-    W = W.astype(np.float64)
-    plan = pattern.keep(W**2 / diagonal, zeros)
+    U = np.asarray(np.linalg.cholesky(inverse).swapaxes(1, 2), dtype=np.float64)  # upper: inverse = U^T U
+    wide: NDArray[np.float64] = W.astype(np.float64)
+    plan = pattern.keep(wide**2 / diagonal, zeros)
     width = BLOCK
     if pattern.columns > 1:
         width = max(pattern.columns, BLOCK // pattern.columns * pattern.columns)
-    columns = W.shape[-1]
+    columns = wide.shape[-1]
     mask = plan.copy()
+    late = pattern if pattern.kind == "nm" and not plan.all() else None
     for start in range(0, columns, width):
         stop = min(start + width, columns)
         corner = U[:, start:stop, start:stop]
-        saliency = W[:, :, start:stop] ** 2 / np.einsum("gii->gi", corner)[:, None, :] ** 2
-        mask[:, :, start:stop] = pattern.keep(saliency, int((~plan[:, :, start:stop]).sum()))
-        error = _sweep_block(W[:, :, start:stop], mask[:, :, start:stop], corner)
-        W[:, :, stop:] -= error @ U[:, start:stop, stop:]
-    return W.astype(np.float32), mask
+        saliency = wide[:, :, start:stop] ** 2 / np.einsum("gii->gi", corner)[:, None, :] ** 2
+        # Blocks at the edges are smaller, so what an earlier block of columns had too much goes off the next.
+        count = int((~plan[:, :, :stop]).sum()) - int((~mask[:, :, :start]).sum())
+        mask[:, :, start:stop] = pattern.keep(saliency, count)
+        error = _sweep_block(wide[:, :, start:stop], mask[:, :, start:stop], corner, late)
+        wide[:, :, stop:] -= error @ U[:, start:stop, stop:]
+    return wide.astype(np.float32), mask
 
 
-def _sweep_block(W: NDArray[np.float64], mask: Mask, U: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Prune the columns of ``W`` in place, left to right; return the error that later columns absorb."""
+def _sweep_block(
+    W: NDArray[np.float64], mask: Mask, U: NDArray[np.float64], late: Pattern | None
+) -> NDArray[np.float64]:
+    """Prune the columns of ``W`` in place, left to right; return the error that later columns absorb.
+
+    With N:M (``late``) each group of columns is chosen when the sweep reaches it, as in the paper.
+    """
     errors = np.zeros(W.shape)
     for column in range(W.shape[-1]):
+        if late and column % late.columns == 0:
+            group = slice(column, column + late.columns)
+            inverse = np.einsum("gii->gi", U[:, group, group])[:, None, :]
+            mask[:, :, group] = late.keep(W[:, :, group] ** 2 / inverse**2, 1)
         kept = np.where(mask[:, :, column], W[:, :, column], 0.0)
         error = (W[:, :, column] - kept) / U[:, column, column, None]
         W[:, :, column] = kept
