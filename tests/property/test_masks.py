@@ -1,0 +1,111 @@
+"""Laws of masks, for any shape, saliency and number of zeros: counts are exact and patterns hold."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from onnxprune.solvers.patterns import Pattern, lowest
+
+# Few distinct values, so that ties are the rule; wide ones too, since float32 sums round.
+VALUES = st.one_of(
+    st.integers(0, 3).map(float), st.floats(0, 2.0**60, width=32), st.just(float(np.float32(1e-40)))
+)
+SALIENCIES = npst.array_shapes(min_dims=3, max_dims=3, max_side=6).flatmap(
+    lambda shape: npst.arrays(np.float32, shape, elements=VALUES)
+)
+BLOCKS = st.builds(Pattern, st.just("block"), st.integers(1, 5), st.integers(1, 5))
+NM = st.tuples(st.integers(1, 4), st.integers(1, 4)).map(lambda p: Pattern("nm", p[0], p[0] + p[1]))
+
+
+def dropped(mask: np.ndarray) -> int:
+    return int((~mask).sum())
+
+
+@given(SALIENCIES, st.integers(-3, 230))
+def test_unstructured_counts_are_exact(saliency: np.ndarray, zeros: int) -> None:
+    mask = Pattern().keep(saliency, zeros)
+    assert dropped(mask) == min(max(zeros, 0), saliency.size)
+    if not mask.all() and mask.any():
+        assert saliency[~mask].max() <= saliency[mask].min()
+    assert Pattern().holds(mask)
+
+
+@given(SALIENCIES, st.integers(0, 230))
+def test_ties_go_by_index(saliency: np.ndarray, zeros: int) -> None:
+    order = np.argsort(saliency.ravel(), kind="stable")[:zeros]
+    wanted = np.zeros(saliency.size, bool)
+    wanted[order] = True
+    np.testing.assert_array_equal(lowest(saliency, zeros).ravel(), wanted)
+
+
+@given(SALIENCIES, NM, st.integers(1, 230))
+def test_n_of_m_in_every_group(saliency: np.ndarray, pattern: Pattern, zeros: int) -> None:
+    mask = pattern.keep(saliency, zeros)
+    whole = saliency.shape[2] // pattern.columns * pattern.columns
+    parts = mask[:, :, :whole].reshape(-1, pattern.columns)
+    scores = saliency[:, :, :whole].reshape(-1, pattern.columns)
+    assert (parts.sum(1) == pattern.rows).all()
+    for part, score in zip(parts, scores, strict=True):
+        order = np.argsort(score, kind="stable")
+        assert not part[order[: pattern.columns - pattern.rows]].any()
+    assert mask[:, :, whole:].all()  # an incomplete group stays dense
+    assert pattern.holds(mask)
+    assert dropped(mask) == pattern.zeros(saliency.shape, 0.5)
+    if whole:
+        broken = mask.copy()
+        broken[0, 0, : pattern.columns] = True
+        assert not pattern.holds(broken)
+
+
+@given(SALIENCIES, BLOCKS, st.integers(0, 230))
+def test_blocks_come_whole_and_near_the_count(saliency: np.ndarray, pattern: Pattern, zeros: int) -> None:
+    mask = pattern.keep(saliency, zeros)
+    groups, rows, columns = saliency.shape
+    kept, gone = [], []
+    for group in range(groups):
+        for row in range(0, rows, pattern.rows):
+            for column in range(0, columns, pattern.columns):
+                at = (group, slice(row, row + pattern.rows), slice(column, column + pattern.columns))
+                block = mask[at]
+                assert block.all() or not block.any()
+                (kept if block.all() else gone).append(float(saliency[at].mean(dtype=np.float64)))
+    assert pattern.holds(mask)
+    largest = min(pattern.rows, rows) * min(pattern.columns, columns)
+    assert abs(dropped(mask) - min(zeros, saliency.size)) <= largest / 2
+    if kept and gone:
+        assert max(gone) <= min(kept) * (1 + 1e-6) + 1e-30
+
+
+@given(SALIENCIES, BLOCKS, st.data())
+def test_blocks_notice_a_changed_weight(saliency: np.ndarray, pattern: Pattern, data: st.DataObject) -> None:
+    mask = pattern.keep(saliency, saliency.size // 2)
+    at = tuple(data.draw(st.integers(0, side - 1)) for side in mask.shape)
+    mask[at] = ~mask[at]
+    group, row, column = at
+    row, column = row // pattern.rows * pattern.rows, column // pattern.columns * pattern.columns
+    alone = mask[group, row : row + pattern.rows, column : column + pattern.columns].size == 1
+    assert pattern.holds(mask) == alone
+
+
+@given(SALIENCIES, st.one_of(st.just(Pattern()), NM, BLOCKS), st.integers(0, 230))
+def test_masks_do_not_depend_on_memory_layout(saliency: np.ndarray, pattern: Pattern, zeros: int) -> None:
+    strange = np.asfortranarray(saliency)
+    np.testing.assert_array_equal(pattern.keep(saliency, zeros), pattern.keep(strange, zeros))
+
+
+@given(
+    st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)),
+    st.one_of(st.just(Pattern()), NM, BLOCKS),
+    st.floats(0, 1),
+)
+def test_zeros_can_be_reached(shape: tuple[int, int, int], pattern: Pattern, sparsity: float) -> None:
+    zeros = pattern.zeros(shape, sparsity)
+    total = int(np.prod(shape))
+    assert 0 <= zeros <= total
+    if pattern.kind != "nm":
+        assert abs(zeros - sparsity * total) <= 0.5
+    if pattern.kind != "block":
+        assert dropped(pattern.keep(np.ones(shape, np.float32), zeros)) == zeros

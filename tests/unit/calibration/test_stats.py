@@ -1,0 +1,76 @@
+"""Moments by example; their laws are in tests/property/test_statistics.py."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxprune.calibration.stats import Moments
+
+
+def test_sums_by_hand() -> None:
+    moments = Moments.zeros(1, 2)
+    dense, pruned = np.array([[[1, 2], [3, 4]]], np.float32), np.array([[[1, 0], [0, 2]]], np.float32)
+    moments.add(dense, pruned)
+    assert moments.n == 2
+    np.testing.assert_array_equal(moments.sum_d, [[4, 6]])
+    np.testing.assert_array_equal(moments.sum_p, [[1, 2]])
+    np.testing.assert_array_equal(moments.H, [[[1, 0], [0, 4]]])
+    np.testing.assert_array_equal(moments.G, [[[1, 6], [2, 8]]])  # dense by pruned
+    moments.add_residual("w", np.array([[[1], [-1]]], np.float32), pruned)
+    np.testing.assert_array_equal(moments.sum_r["w"], [[0]])
+    np.testing.assert_array_equal(moments.R["w"], [[[1, -2]]])
+
+
+def test_equal_streams_have_equal_moments() -> None:
+    rows = np.random.default_rng(0).normal(size=(2, 30, 4)).astype(np.float32)
+    moments = Moments.zeros(2, 4)
+    moments.add(rows, rows)
+    np.testing.assert_array_equal(moments.H, moments.G)
+    np.testing.assert_array_equal(moments.H, moments.H.swapaxes(1, 2))
+
+
+def test_residuals_of_one_shard_only() -> None:
+    rows = np.ones((1, 3, 2), np.float32)
+    first, second = Moments.zeros(1, 2), Moments.zeros(1, 2)
+    first.add(rows, rows)
+    second.add(rows, rows)
+    second.add_residual("w", rows, rows)
+    for merged in (first + second, second + first):
+        np.testing.assert_array_equal(merged.R["w"], second.R["w"])
+        np.testing.assert_array_equal(merged.sum_r["w"], second.sum_r["w"])
+        assert merged.n == 6
+
+
+def test_other_layers_have_no_residual() -> None:
+    moments = Moments.zeros(1, 2)
+    moments.add_residual("w", np.ones((1, 3, 2), np.float32), np.ones((1, 3, 2), np.float32))
+    assert moments.centred("v", True)[2] is None
+    assert moments.centred("w", True)[2] is not None
+
+
+def test_nothing_seen() -> None:
+    H, G, R = Moments.zeros(2, 3).centred("w", True)
+    assert not H.any() and not G.any() and R is None
+
+
+def test_centring_does_not_change_the_sums() -> None:
+    rows = np.ones((1, 3, 2), np.float32)
+    moments = Moments.zeros(1, 2)
+    moments.add(rows, rows)
+    moments.add_residual("w", rows, rows)
+    moments.centred("w", True)
+    np.testing.assert_array_equal(moments.H, np.full((1, 2, 2), 3.0))
+    np.testing.assert_array_equal(moments.R["w"], np.full((1, 2, 2), 3.0))
+
+
+@pytest.mark.parametrize("offset", [10.0, 120.0])
+def test_far_from_zero(offset: float) -> None:
+    """Inputs like pixels of 0..255, not normalised: what varies must survive the large mean."""
+    rows = np.random.default_rng(0).normal(offset, 1.0, (1, 4096, 8)).astype(np.float32)
+    moments = Moments.zeros(1, 8)
+    for start in range(0, 4096, 256):
+        moments.add(rows[:, start : start + 256], rows[:, start : start + 256])
+    H, _, _ = moments.centred("w", True)
+    wanted = np.cov(rows[0].T.astype(np.float64), bias=True)
+    np.testing.assert_allclose(H[0], wanted, atol=0.05)

@@ -1,0 +1,130 @@
+"""Targets and biases on problems whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxprune.calibration.stats import Moments
+from onnxprune.errors import ModelError
+from onnxprune.solvers.linalg import damped
+from onnxprune.solvers.reconstruct import bias_shift, target_weight
+
+RNG = np.random.default_rng(0)
+
+
+def rows(groups: int, count: int, n: int) -> np.ndarray:
+    return RNG.normal(1.0, 1.0, (groups, count, n)).astype(np.float32)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_recovers_the_weight_that_undoes_a_change_of_the_inputs(groups: int) -> None:
+    """x_p = A x_d, so W* = W A^-1 reproduces the dense outputs exactly."""
+    dense = rows(groups, 500, 6)
+    A = np.eye(6) + 0.2 * RNG.normal(size=(groups, 6, 6))
+    moments = Moments.zeros(groups, 6)
+    moments.add(dense, (dense @ A.swapaxes(1, 2)).astype(np.float32))
+    W = RNG.normal(size=(groups, 4, 6)).astype(np.float32)
+    H, G, R = moments.centred("w", False)
+    found, used = target_weight(W, H, G, R, 1e-9)
+    assert used == 1e-9 and found.dtype == np.float32
+    np.testing.assert_allclose(found, W @ np.linalg.inv(A), rtol=1e-3, atol=1e-3)
+
+
+def test_recovers_the_weight_that_makes_up_for_the_residual() -> None:
+    """r = V x_p must come out of the layer too: W* = W + V."""
+    x = rows(1, 500, 6)
+    W, V = (RNG.normal(size=(1, 4, 6)).astype(np.float32) for _ in range(2))
+    moments = Moments.zeros(1, 6)
+    moments.add(x, x)
+    moments.add_residual("w", x @ V.swapaxes(1, 2), x)
+    for centre in (False, True):
+        found, _ = target_weight(W, *moments.centred("w", centre), 1e-9)
+        np.testing.assert_allclose(found, W + V, rtol=1e-3, atol=1e-3)
+    other, _ = target_weight(W, *moments.centred("another layer", False), 1e-9)
+    np.testing.assert_allclose(other, W, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("damping", [1e-4, 0.01, 1.0])
+def test_equal_streams_give_the_dense_weight(damping: float) -> None:
+    x = rows(2, 300, 8)
+    moments = Moments.zeros(2, 8)
+    moments.add(x, x)
+    W = RNG.normal(size=(2, 3, 8)).astype(np.float32)
+    found, _ = target_weight(W, *moments.centred("w", True), damping)
+    np.testing.assert_allclose(found, W, rtol=1e-5, atol=1e-6)
+
+
+def test_is_the_ridge_solution_pulled_towards_the_dense_weight() -> None:
+    dense, pruned = rows(1, 50, 5), rows(1, 50, 5)
+    moments = Moments.zeros(1, 5)
+    moments.add(dense, pruned)
+    W = RNG.normal(size=(1, 3, 5)).astype(np.float32)
+    H, G, _ = moments.centred("w", False)
+    found, _ = target_weight(W, H, G, None, 0.1)
+    ridge = 0.1 * np.diag(H[0]).mean()
+
+    def cost(V: np.ndarray) -> float:
+        fit = ((dense[0] @ W[0].T - pruned[0] @ V.T) ** 2).sum() / 50
+        return float(fit + ridge * ((V - W[0]) ** 2).sum())
+
+    best = cost(found[0].astype(np.float64))
+    for _ in range(20):
+        assert cost(found[0] + 0.01 * RNG.normal(size=(3, 5))) > best
+
+
+def test_dead_inputs_keep_their_weight() -> None:
+    x = rows(1, 100, 6)
+    x[:, :, 2] = 0
+    moments = Moments.zeros(1, 6)
+    moments.add(x, x)
+    W = RNG.normal(size=(1, 3, 6)).astype(np.float32)
+    found, _ = target_weight(W, *moments.centred("w", False), 0.01)
+    np.testing.assert_allclose(found, W, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [0, 1, 10])
+def test_no_signal_at_all(n: int) -> None:
+    moments = Moments.zeros(1, 4)
+    moments.add(np.zeros((1, n, 4), np.float32), np.zeros((1, n, 4), np.float32))
+    W = RNG.normal(size=(1, 3, 4)).astype(np.float32)
+    found, _ = target_weight(W, *moments.centred("w", True), 0.01)
+    np.testing.assert_allclose(found, W, rtol=1e-6)
+
+
+def test_raised_damping_is_used_on_both_sides() -> None:
+    H = np.diag([1.0, 1.0, 1.0, -0.05])[None]
+    W = RNG.normal(size=(1, 2, 4)).astype(np.float32)
+    found, used = target_weight(W, H, H, None, 0.01)
+    assert used == pytest.approx(0.1)
+    np.testing.assert_allclose(found, W, rtol=1e-4)  # (H + l)(H + l)^-1 with the same l
+    assert damped(H, used)[0, 3, 3] > 0
+
+
+def test_nan_statistics() -> None:
+    H = np.full((1, 3, 3), np.nan)
+    with pytest.raises(ModelError, match="NaN or infinite"):
+        target_weight(np.ones((1, 2, 3), np.float32), H, H, None, 0.01)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("residual", [False, True])
+def test_bias_makes_the_mean_output_equal(groups: int, residual: bool) -> None:
+    dense, pruned = rows(groups, 40, 5), rows(groups, 40, 5)
+    W, new = (RNG.normal(size=(groups, 3, 5)).astype(np.float32) for _ in range(2))
+    moments = Moments.zeros(groups, 5)
+    moments.add(dense[:, :10], pruned[:, :10])
+    moments.add(dense[:, 10:], pruned[:, 10:])
+    r = rows(groups, 40, 3)
+    if residual:
+        moments.add_residual("w", r, pruned)
+    shift = bias_shift(moments, "w", W, new)
+    assert shift.shape == (groups, 3)
+    wanted = (dense @ W.swapaxes(1, 2) + (r if residual else 0)).mean(1)
+    found = (pruned @ new.swapaxes(1, 2)).mean(1) + shift
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_bias_of_nothing_seen() -> None:
+    W = np.ones((1, 2, 3), np.float32)
+    np.testing.assert_array_equal(bias_shift(Moments.zeros(1, 3), "w", W, W), [[0, 0]])

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from onnxprune import export as export_function
+from onnxprune.errors import ModelError, UsageError, VerificationError
+from onnxprune.export import export
+from onnxprune.inspection import inspect
+from onnxprune.io import load
+
+if TYPE_CHECKING:
+    import onnx
+
+TEXT = "g (float[N, 96] x) => (float[N, 64] y) { h = MatMul(x, pruned)  y = MatMul(h, full) }"
+
+
+@pytest.fixture
+def weights() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    pruned = random.normal(size=(96, 80)).astype(np.float32)
+    pruned[random.random(pruned.shape) < 0.7] = 0
+    return {"pruned": pruned, "full": random.normal(size=(80, 64)).astype(np.float32)}
+
+
+@pytest.fixture
+def dense(
+    tmp_path: Path, build_model: Callable[..., onnx.ModelProto], weights: dict[str, np.ndarray]
+) -> Path:
+    path = tmp_path / "dense.onnx"
+    path.write_bytes(build_model(TEXT, weights).SerializeToString())
+    return path
+
+
+@pytest.fixture
+def feed() -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(1).normal(size=(3, 96)).astype(np.float32)}
+
+
+def storage(path: Path) -> dict[str, str]:
+    return {layer.name: layer.storage for layer in inspect(path).layers}
+
+
+@pytest.mark.parametrize("form", ["packed", "sparse-initializer"])
+def test_there_and_back(
+    dense: Path,
+    form: str,
+    feed: dict[str, np.ndarray],
+    run_model: Callable[..., Any],
+    weights: dict[str, Any],
+) -> None:
+    stored, back = dense.with_name("stored.onnx"), dense.with_name("back.onnx")
+    result = export(dense, stored, format=form)
+    assert (result.tensors, result.format, result.output) == (1, form, str(stored))
+    assert result.file_bytes_after == stored.stat().st_size
+    assert storage(stored) == {"pruned": form, "full": "dense"}
+    np.testing.assert_array_equal(run_model(stored, feed)[0], run_model(dense, feed)[0])
+
+    result = export(stored, back, format="dense")
+    assert (result.tensors, result.file_bytes_before) == (1, stored.stat().st_size)
+    assert storage(back) == {"pruned": "dense", "full": "dense"}
+    for name, value in weights.items():
+        np.testing.assert_array_equal(load(back).array(name), value)
+
+
+def test_packed_is_smaller(dense: Path, weights: dict[str, np.ndarray]) -> None:
+    result = export(dense, dense.with_name("p.onnx"), format="packed")
+    saved = result.file_bytes_before - result.file_bytes_after
+    assert saved > 0.5 * weights["pruned"].nbytes
+
+
+def test_packed_to_sparse_initializer(dense: Path, feed: dict[str, np.ndarray], run_model: Any) -> None:
+    packed, sparse = dense.with_name("p.onnx"), dense.with_name("s.onnx")
+    export(dense, packed, format="packed")
+    export(packed, sparse, format="sparse-initializer")
+    assert storage(sparse)["pruned"] == "sparse-initializer"
+    np.testing.assert_array_equal(run_model(sparse, feed)[0], run_model(dense, feed)[0])
+
+
+def test_dense_model_stays_dense(dense: Path) -> None:
+    assert export(dense, dense.with_name("d.onnx"), format="dense").tensors == 0
+
+
+def test_weights_without_zeros_are_left_alone(
+    tmp_path: Path, build_model: Callable[..., onnx.ModelProto], weights: dict[str, np.ndarray]
+) -> None:
+    weights = {**weights, "pruned": np.ones_like(weights["pruned"])}
+    path = tmp_path / "full.onnx"
+    path.write_bytes(build_model(TEXT, weights).SerializeToString())
+    result = export(path, tmp_path / "p.onnx", format="packed")
+    assert (result.tensors, result.kept_dense) == (0, {})
+    assert storage(tmp_path / "p.onnx") == {"pruned": "dense", "full": "dense"}
+
+
+def test_weights_that_would_grow_are_kept_with_the_reason(
+    tmp_path: Path, build_model: Callable[..., onnx.ModelProto], weights: dict[str, np.ndarray]
+) -> None:
+    few = np.ones_like(weights["pruned"])
+    few[0, 0] = 0
+    path = tmp_path / "few.onnx"
+    path.write_bytes(build_model(TEXT, {**weights, "pruned": few}).SerializeToString())
+    result = export(path, tmp_path / "p.onnx", format="packed")
+    assert result.tensors == 0
+    assert "bytes" in result.kept_dense["pruned"]
+
+
+def test_half_precision_rounds_and_nothing_else(dense: Path, weights: dict[str, np.ndarray]) -> None:
+    half, back = dense.with_name("h.onnx"), dense.with_name("b.onnx")
+    export(dense, half, format="packed", values="fp16")
+    assert half.stat().st_size < dense.stat().st_size
+    export(half, back, format="dense")
+    rounded = weights["pruned"].astype(np.float16).astype(np.float32)
+    np.testing.assert_array_equal(load(back).array("pruned"), rounded)
+    np.testing.assert_array_equal(load(back).array("full"), weights["full"])
+
+
+def test_loaded_model_is_left_as_it_is(dense: Path) -> None:
+    model = load(dense)
+    before = model.to_bytes()
+    result = export_function(model, dense.with_name("p.onnx"), format="packed")
+    assert model.to_bytes() == before
+    assert result.model == str(dense)
+
+
+def test_existing_output_and_input_are_safe(dense: Path) -> None:
+    taken = dense.with_name("taken.onnx")
+    taken.write_bytes(b"mine")
+    with pytest.raises(UsageError, match="exists"):
+        export(dense, taken, format="packed")
+    assert taken.read_bytes() == b"mine"
+    export(dense, taken, format="packed", force=True)
+    before = dense.read_bytes()
+    with pytest.raises(UsageError, match="input"):
+        export(dense, dense, format="packed", force=True)
+    assert dense.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"format": "zip"}, "--format is 'zip'"),
+        ({"format": "packed", "values": "int4"}, "--values is 'int4'"),
+        ({"format": "dense", "values": "fp16"}, "packed"),
+    ],
+)
+def test_odd_options(dense: Path, options: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        export(dense, dense.with_name("o.onnx"), **options)
+    assert not dense.with_name("o.onnx").exists()
+
+
+def test_no_model(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("hello")
+    with pytest.raises(ModelError):
+        export(tmp_path / "text.onnx", tmp_path / "o.onnx")
+    assert not (tmp_path / "o.onnx").exists()
+
+
+def test_file_that_differs_is_not_published(dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from onnxprune import export as _  # noqa: F401  loads the module, whose name is also the function's
+
+    module = sys.modules["onnxprune.export"]
+    real = module.pack
+
+    def pack(model: Any, names: Any, **options: Any) -> Any:
+        model.set_array("full", model.array("full") + np.float32(1))
+        return real(model, names, **options)
+
+    monkeypatch.setattr(module, "pack", pack)
+    with pytest.raises(VerificationError, match="'full' differs"):
+        export(dense, dense.with_name("o.onnx"), format="packed")
+    assert sorted(path.name for path in dense.parent.iterdir()) == ["dense.onnx"]
