@@ -142,6 +142,8 @@ def _check(
     for count in threads or ():
         if count < 1:
             raise UsageError(f"--threads is {count}, wanted at least 1")
+        if count > (most := max(64, 4 * cpu_count())):
+            raise UsageError(f"--threads is {count}, wanted at most {most} on {cpu_count()} processors")
     if not 1 <= rounds <= MAX_ROUNDS:
         raise UsageError(f"--rounds is {rounds}, wanted 1 to {MAX_ROUNDS}")
     if warmup < 0:

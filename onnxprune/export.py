@@ -22,6 +22,7 @@ from onnxprune.passes.pack import pack
 from onnxprune.passes.sparse_initializer import to_sparse_initializers
 from onnxprune.passes.unpack import unpack
 from onnxprune.recipe import FORMATS, VALUES
+from onnxprune.runtime import session
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def export(
 
     Raises:
         UsageError: for an unknown format, or an output that exists.
-        ModelError: when the model is broken or unsafe.
+        ModelError: when the model is broken or unsafe, or ONNX Runtime refuses it packed or sparse.
         VerificationError: when the file that was written does not hold the same weights; it is removed.
     """
     for name, value, choices in (("format", format, FORMATS), ("values", values, VALUES)):
@@ -87,7 +88,7 @@ def export(
         report = pack(final, names, values=values) if packed else to_sparse_initializers(final, names)
         tensors = len(report.changed)
         kept_dense = {weight.name: weight.reason for weight in report.weights if weight.form == "dense"}
-    save(final, output, force=force, check=lambda path: _verify(path, dense, values))
+    save(final, output, force=force, check=lambda path: _verify(path, dense, format, values))
     source, after = str(dense.path or dense.name), total_bytes(output)
     return ExportResult(source, str(output), format, tensors, before, after, kept_dense)
 
@@ -98,7 +99,7 @@ def _pruned_weights(model: Model) -> list[str]:
     return [layer.name for layer in layers if np.count_nonzero(model.array(layer.name)) < layer.size]
 
 
-def _verify(path: Path, dense: Model, values: str) -> None:
+def _verify(path: Path, dense: Model, form: str, values: str) -> None:
     """Read the file back and compare it with what was meant."""
     written = load(path)
     differences = interface_differences(dense, written)
@@ -114,6 +115,8 @@ def _verify(path: Path, dense: Model, values: str) -> None:
             wanted, found = wanted.astype(np.float16), found.astype(np.float16)
         if wanted.shape != found.shape or wanted.dtype != found.dtype or not _same(wanted, found):
             raise VerificationError(f"weight {name!r} differs in the file that was written")
+    if form != "dense":  # plain tensors are nothing new to whatever ran the model before
+        session(path, threads=1, name="the written model")
 
 
 def _same(a: NDArray[Any], b: NDArray[Any]) -> bool:

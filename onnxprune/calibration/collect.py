@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration.mask import apply_row_mask
-from onnxprune.calibration.rows import input_rows, output_rows, row_count
+from onnxprune.calibration.rows import input_rows, output_rows, output_shape, row_count
 from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.streams import DENSE, PRUNED, Streams
+from onnxprune.errors import ModelError
 from onnxprune.layers import Layer
 from onnxprune.model import Model
 
@@ -43,11 +44,13 @@ def find_stages(model: Model, layers: Iterable[Layer], site: int = 0) -> tuple[S
         if len(layer.sites) > site:
             window = layer.window if layer.kind == "conv" else None
             value = layer.sites[site].input
-            key = (value, layer.kind, window, layer.transposed_input, layer.groups, layer.view.matrix[2])
+            batch = layer.view.stored[:-2] if layer.kind == "matmul" and layer.groups > 1 else ()
+            key = (value, layer.kind, window, layer.transposed_input, layer.groups, layer.view.matrix[2], batch)
             found.setdefault(key, []).append(layer)
     stages = [Stage(str(key[0]), tuple(members), site) for key, members in found.items()]
     # An input can only depend on layers that produce it, and those read values produced earlier.
-    return tuple(sorted(stages, key=lambda stage: model.index.producer.get(stage.value, -1)))
+    # Graph inputs have no producer: the name keeps the stages of one value together.
+    return tuple(sorted(stages, key=lambda stage: (model.index.producer.get(stage.value, -1), stage.value)))
 
 
 def row_positions(
@@ -84,24 +87,35 @@ def collect(
         batches: which batches to use.
         seed: of the choice of rows.
         residuals: also collect what the residual branches have to make up for.
+
+    Raises:
+        ModelError: when the input holds values whose squares are not finite.
     """
     first = stage.layers[0]
     moments = Moments.zeros(first.groups, first.view.matrix[2])
     limit = max(MIN_ROWS, ROWS_PER_FEATURE * first.view.matrix[2]) // max(len(batches), 1)
     for number in batches:
         dense = streams.value(stage.value, number, DENSE)
-        pruned = streams.value(stage.value, number, PRUNED)
+        pruned = streams.value(stage.value, number, PRUNED) if streams.differs(stage.value) else dense
         positions = row_positions(first, pruned, masks[number], max(limit, 1), seed + number)
         rows_p = input_rows(first, pruned, positions)
         rows_d = rows_p if dense is pruned else input_rows(first, dense, positions)
         moments.add(rows_d, rows_p)
         for layer in stage.layers if residuals else ():
-            skip = layer.sites[stage.site].residual
-            if skip and streams.differs(skip):
-                difference = output_rows(layer, streams.value(skip, number, DENSE), positions)
-                difference = difference - output_rows(layer, streams.value(skip, number, PRUNED), positions)
-                if difference.shape[1] == rows_p.shape[1] and difference.shape[2] == layer.view.matrix[1]:
-                    moments.add_residual(layer.name, difference, rows_p)
+            skip, shape = layer.sites[stage.site].residual, output_shape(layer, pruned)
+            if not skip or shape is None or not streams.differs(skip):
+                continue
+            skip_d, skip_p = streams.value(skip, number, DENSE), streams.value(skip, number, PRUNED)
+            if np.broadcast_shapes(skip_d.shape, shape) != shape:
+                continue  # the branch is larger than the output: one output makes up for several places
+            difference = output_rows(layer, np.broadcast_to(skip_d, shape), positions)
+            difference = difference - output_rows(layer, np.broadcast_to(skip_p, shape), positions)
+            moments.add_residual(layer.name, difference / np.float32(layer.alpha), rows_p)
+    if not (np.isfinite(moments.H).all() and np.isfinite(moments.G).all()):
+        raise ModelError(
+            f"the input {stage.value!r} of weight {first.name!r} holds NaN or infinite values on the calibration data",
+            f"check the data, or leave the weight alone with --exclude '{first.name}'",
+        )
     return moments
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from onnxprune.model import Model, node_reads
+from onnxprune.model import Model, node_reads, subgraphs
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,14 @@ class Cutter:
         return needed
 
     def segment(self, targets: Iterable[str], known: set[str] | frozenset[str] = frozenset()) -> Segment:
-        """Return the segment that computes ``targets`` from ``known`` values, graph inputs and weights."""
+        """Return the segment that computes ``targets`` from ``known`` values, graph inputs and weights.
+
+        Targets that are known already, or weights, pass through it.
+        """
+        targets = list(targets)
         nodes = sorted(self.ancestors(targets, known))
         produced = {output for position in nodes for output in self.model.graph.node[position].output}
-        read = {name for position in nodes for name in self.reads[position]}
+        read = {name for position in nodes for name in self.reads[position]} | (set(targets) - produced)
         weights = sorted(name for name in read if name in self.initializers)
         inputs = sorted(read - produced - set(weights))
         return Segment(tuple(nodes), tuple(inputs), tuple(weights))
@@ -98,4 +102,6 @@ class Cutter:
 
 
 def _is_random(node: onnx.NodeProto) -> bool:
-    return node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial")
+    if node.op_type.startswith("Random") or node.op_type in ("Bernoulli", "Multinomial"):
+        return True
+    return any(_is_random(inner) for graph in subgraphs(node) for inner in graph.node)

@@ -55,6 +55,22 @@ def row_count(layer: Layer, x: NDArray[np.generic]) -> int:
     return batch // layer.groups * rows
 
 
+def output_shape(layer: Layer, x: NDArray[np.generic]) -> tuple[int, ...] | None:
+    """Return the shape of the layer's output for input ``x``; None where rows are not output positions."""
+    groups, outputs, _ = layer.view.matrix
+    if layer.kind == "conv":
+        assert layer.window is not None
+        return (x.shape[0], groups * outputs, *_output_size(layer.window, x.shape[2:]))
+    if layer.kind == "conv_transpose":
+        return None
+    if x.ndim == 1:
+        return (*layer.view.stored[:-2], outputs)
+    rows = x.shape[-1 if layer.transposed_input else -2]
+    lead = np.broadcast_shapes(x.shape[:-2], layer.view.stored[:-2])
+    swapped = layer.transposed_input and layer.kind == "matmul"
+    return (*lead, outputs, rows) if swapped else (*lead, rows, outputs)
+
+
 def _matrix_rows(layer: Layer, x: NDArray[np.generic], positions: NDArray[np.int64] | None) -> Floats:
     """(..., rows, features) -> (groups, rows of all matrices that meet the group's weight, features)."""
     if layer.groups == 1:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Sums = NDArray[np.float64]
 
+_ROUNDING = 1e-12  # variance that float32 activations have from rounding alone, relative to their mean square
+
 
 @dataclass
 class Moments:
@@ -51,18 +53,29 @@ class Moments:
 
     def add(self, dense: Floats, pruned: Floats) -> None:
         """Add rows (groups, rows, in_features); pass the same array twice when the streams are equal."""
-        self.n += dense.shape[1]
-        ones = np.ones(dense.shape[1], dtype=np.float32)
-        self.sum_p += ones @ pruned
-        self.sum_d += ones @ dense
-        H = pruned.swapaxes(1, 2) @ pruned
-        self.H += H
-        self.G += H if dense is pruned else dense.swapaxes(1, 2) @ pruned
+        n = dense.shape[1]
+        self.n += n
+        sum_p = pruned.sum(1, dtype=np.float64)
+        sum_d = sum_p if dense is pruned else dense.sum(1, dtype=np.float64)
+        self.sum_p += sum_p
+        self.sum_d += sum_d
+        with np.errstate(over="ignore", invalid="ignore"):  # seen by whoever reads the sums
+            # float32 products of deviations, float64 for the rest: a large mean must not swallow the variance.
+            P, c = _deviations(pruned, sum_p)
+            H = P.swapaxes(1, 2) @ P + _mean_part(n, c, sum_p, c, sum_p)
+            self.H += H
+            if dense is not pruned:
+                D, d = _deviations(dense, sum_d)
+                H = D.swapaxes(1, 2) @ P + _mean_part(n, d, sum_d, c, sum_p)
+            self.G += H
 
     def add_residual(self, name: str, difference: Floats, pruned: Floats) -> None:
         """Add ``r`` (groups, rows, out_features) of layer ``name`` for the rows given to :meth:`add`."""
-        self.sum_r[name] = self.sum_r.get(name, 0.0) + difference.sum(1, dtype=np.float64)
-        self.R[name] = self.R.get(name, 0.0) + (difference.swapaxes(1, 2) @ pruned).astype(np.float64)
+        total = difference.sum(1, dtype=np.float64)
+        P, c = _deviations(pruned, pruned.sum(1, dtype=np.float64))
+        R = (difference.swapaxes(1, 2) @ P).astype(np.float64) + total[:, :, None] * c[:, None, :]
+        self.sum_r[name] = self.sum_r.get(name, 0.0) + total
+        self.R[name] = self.R.get(name, 0.0) + R
 
     def __add__(self, other: Moments) -> Moments:
         """Merge two shards."""
@@ -88,8 +101,10 @@ class Moments:
         R = None if R is None else R / n
         if centre:
             mean_p, mean_d = self.sum_p / n, self.sum_d / n
-            H = H - mean_p[:, :, None] * mean_p[:, None, :]
-            G = G - mean_d[:, :, None] * mean_p[:, None, :]
+            # What does not vary leaves rounding errors of either sign; a ridge above them keeps W there.
+            ridge = _ROUNDING * np.einsum("gii->g", H)[:, None, None] / H.shape[1] * np.eye(H.shape[1])
+            H = H - mean_p[:, :, None] * mean_p[:, None, :] + ridge
+            G = G - mean_d[:, :, None] * mean_p[:, None, :] + ridge
             if R is not None:
                 R = R - (self.sum_r[name] / n)[:, :, None] * mean_p[:, None, :]
         return H, G, R
@@ -102,3 +117,14 @@ def _plus(a: Sums | None, b: Sums | None) -> Sums:
         assert found is not None  # the name came from one of the two
         return found
     return a + b
+
+
+def _deviations(rows: Floats, total: Sums) -> tuple[Floats, Sums]:
+    """Return ``rows`` minus their mean, and that mean (groups, features) as it was subtracted."""
+    mean = (total / max(rows.shape[1], 1)).astype(np.float32)
+    return rows - mean[:, None, :], mean.astype(np.float64)
+
+
+def _mean_part(n: int, a: Sums, sum_a: Sums, b: Sums, sum_b: Sums) -> Sums:
+    """Return what ``sum x y^T`` has more than ``sum (x - a)(y - b)^T``: (groups, features, features)."""
+    return sum_a[:, :, None] * b[:, None, :] + a[:, :, None] * (sum_b - n * b)[:, None, :]

@@ -88,7 +88,7 @@ class Streams:
         types = dict(self._types)
         types.update({name: self.models[DENSE].array(name).dtype for name in names})
         read = {name for position in segment.nodes for name in self.cutter.reads[position]}
-        inputs = (set(segment.inputs) | names) & read
+        inputs = set(segment.inputs) | names & read
         segment = Segment(
             segment.nodes, tuple(sorted(inputs)), tuple(w for w in segment.weights if w not in names)
         )
@@ -101,7 +101,8 @@ class Streams:
 
     def _run(self, segment: Segment, outputs: list[str]) -> None:
         differs = bool(self._split & set(segment.inputs)) or self._uses_changed(segment)
-        for stream in (DENSE, PRUNED) if differs and len(self.models) == 2 else (DENSE,):
+        differs = differs and len(self.models) == 2
+        for stream in (DENSE, PRUNED) if differs else (DENSE,):
             proto = self.cutter.proto(segment, self._types, outputs, self.models[stream])
             session = runtime.session(proto, threads=self.threads, name=f"part of {self.models[stream].name}")
             for number in range(self.size):

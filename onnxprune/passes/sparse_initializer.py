@@ -1,9 +1,11 @@
 """Store weights as ONNX sparse tensors (COO): part of the standard, rarely smaller.
 
 Matches: the named weights. Changes: an initializer moves to ``graph.sparse_initializer``, a ``Constant``
-node gets ``sparse_value`` instead of ``value``; names and users stay. Guarantees: the checker accepts it and
-ONNX Runtime, which builds the dense tensors at load, computes the same outputs. Weights that turn out
-larger than dense are stored all the same, for that was asked for, and the report says so.
+node gets ``sparse_value`` instead of ``value``; names and users stay. Guarantees: ``onnx.checker`` accepts it
+(its ``full_check`` does not: shape inference gives a sparse initializer a sparse type, which no op takes) and
+ONNX Runtime, which builds the dense tensors at load whatever op reads them, computes the same outputs.
+Weights that turn out larger than dense are stored all the same, for that was asked for, and the report
+says so.
 :mod:`onnxprune.passes.unpack` is the inverse.
 """
 

@@ -86,7 +86,7 @@ def render_export(console: Console, result: ExportResult, quiet: bool = False) -
     """Print what was written; with ``quiet`` only the first line."""
     size = smaller(result.file_bytes_before, result.file_bytes_after)
     what = units.plural(result.tensors, "tensor")
-    paragraph(console, f"{result.output}: {what} stored as {result.format}, {size}", "bold")
+    paragraph(console, f"{units.near(result.output)}: {what} stored as {result.format}, {size}", "bold")
     if result.kept_dense and not quiet:
         console.print()
         rows = [*result.kept_dense.items()][:MAX_WEIGHTS]
@@ -99,7 +99,9 @@ def render_comparison(console: Console, result: Comparison, quiet: bool = False)
     size = smaller(*result.file_bytes)
     close = worst_agreement(agreements)
     style = "bold red" if not result.agrees else VERDICT_STYLES.get(result.verdict, "bold")
-    paragraph(console, f"{result.models[1]}: {size}" + (f", agreement: {close}" if close else ""), style)
+    paragraph(
+        console, f"{units.near(result.models[1])}: {size}" + (f", agreement: {close}" if close else ""), style
+    )
     if result.verdict_text:
         paragraph(console, result.verdict_text, "" if result.verdict == "ok" else style)
     for line in result.differences:

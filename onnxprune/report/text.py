@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -85,7 +84,8 @@ def smaller(before: float, after: float) -> str:
             if ratio >= 1.05
             else f"{units.percent(1 - after / before)} smaller ({pair})"
         )
-    return f"{units.percent(after / before - 1)} larger ({pair})"
+    ratio = after / before
+    return f"{ratio:.1f}x larger ({pair})" if ratio >= 1.5 else f"{units.percent(ratio - 1)} larger ({pair})"
 
 
 def worst_agreement(agreements: Sequence[Mapping[str, Any]]) -> str:
@@ -176,7 +176,7 @@ def _layers(console: Console, layers: Sequence[LayerReport], report_path: str) -
     shown = most_telling(layers, MAX_LAYERS)
     title = units.plural(len(layers), "layer")
     if len(shown) < len(layers):
-        where = f"all in {_near(report_path)}" if report_path else "all with --json"
+        where = f"all in {units.near(report_path)}" if report_path else "all with --json"
         title += f", the {len(shown)} that matter most ({where})"
     columns = ("name:layer", "kind", "shape", ">zero", ">error", ">effect", ">size", "stored")
     table(console, columns, [_layer_row(layer) for layer in shown], title)
@@ -272,15 +272,6 @@ def _footer(console: Console, report: Report, report_path: str) -> None:
     if report.peak_rss_bytes:
         rows.append(("memory", f"{units.size(report.peak_rss_bytes)} at most"))
     if report.output is not None:
-        paths = [_near(path) for path in (report.output, report_path) if path]
+        paths = [units.near(path) for path in (report.output, report_path) if path]
         rows.append(("wrote", " and ".join(paths)))
     table(console, ("", ""), rows)
-
-
-def _near(path: str) -> str:
-    """Shorten an absolute path to one below the current folder when it lies there."""
-    try:
-        near = os.path.relpath(path)
-    except (OSError, ValueError):  # the current folder is gone, or on another drive
-        return path
-    return path if near.startswith("..") else near

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 _SIZE_UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 _COUNT_UNITS = (("G", 1e9), ("M", 1e6), ("k", 1e3))
@@ -142,3 +143,12 @@ def plural(number: int, noun: str) -> str:
     ('1 layer', '24 layers')
     """
     return f"{count(number)} {noun}" + ("" if number == 1 else "s")
+
+
+def near(path: str) -> str:
+    """Shorten an absolute path to one below the current folder when it lies there."""
+    try:
+        short = os.path.relpath(path)
+    except (OSError, ValueError):  # the current folder is gone, or on another drive
+        return path
+    return path if short.startswith("..") else short

@@ -377,7 +377,7 @@ class TestOtherCommands:
         assert main(["export", "a.onnx", "--format", "dense", "-o", "o.onnx", "--force"]) == 0
         assert calls.arguments == (Path("a.onnx"), Path("o.onnx"))
         assert calls.options == {"format": "dense", "values": "same", "allow_external": False, "force": True}
-        assert capsys.readouterr().out.startswith("o.onnx: 2 tensors stored as dense, 200.0 % larger")
+        assert capsys.readouterr().out.startswith("o.onnx: 2 tensors stored as dense, 3.0x larger")
 
     @pytest.mark.parametrize(
         "words", [["-o", "o.onnx"], ["--format", "dense"], ["-o", "o", "--format", "zip"]]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxprune import runtime
-from onnxprune.calibration.rows import input_rows, output_rows, row_count
+from onnxprune.calibration.rows import input_rows, output_rows, output_shape, row_count
 from onnxprune.layers import Layer, find_layers
 from onnxprune.model import Model
 
@@ -52,6 +52,7 @@ def check(proto: ModelProto, x: np.ndarray) -> None:
     """The law itself, for all rows and for some of them."""
     layer, W, y = solve(proto, x)
     rows, outputs = input_rows(layer, x), output_rows(layer, y)
+    assert output_shape(layer, x) == y.shape
     assert rows.dtype == outputs.dtype == np.float32
     assert rows.flags.c_contiguous
     assert rows.shape == (layer.groups, row_count(layer, x), layer.view.matrix[2])

@@ -101,7 +101,7 @@ def test_export() -> None:
         kept_dense={},
     )
     assert shown(listing.render_export, result) == (
-        "o.onnx: 1 tensor stored as dense, 150.0 % larger (1.00 -> 2.50 kB)\n"
+        "o.onnx: 1 tensor stored as dense, 2.5x larger (1.00 -> 2.50 kB)\n"
     )
 
 

@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.calibration import collect as collect_module
+from onnxprune.calibration.collect import Stage, collect, find_stages, row_positions, token_counts
+from onnxprune.calibration.stats import Moments
+from onnxprune.calibration.store import ArrayStore
+from onnxprune.calibration.streams import DENSE, PRUNED, Streams
+from onnxprune.errors import ModelError
+from onnxprune.layers import Layer, find_layers
+from onnxprune.model import Model
+
+Build = Callable[..., onnx.ModelProto]
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+@pytest.fixture
+def store() -> Iterator[ArrayStore]:
+    with ArrayStore(2**30) as held:
+        yield held
+
+
+def layers_of(model: Model) -> tuple[Layer, ...]:
+    return find_layers(model, min_size=1)[0]
+
+
+# -------------------------------------------------------------------------------------------------- stages
+
+
+def stages(model: Model, site: int = 0) -> list[tuple[str, list[str]]]:
+    found = find_stages(model, layers_of(model), site)
+    assert all(stage.site == site for stage in found)
+    return [(stage.value, [layer.name for layer in stage.layers]) for stage in found]
+
+
+def test_layers_with_one_input_share_a_stage(build_model: Build) -> None:
+    model = Model(
+        build_model(
+            """g (float[N, T, 8] x) => (float[N, T, 8] y) {
+                q = MatMul(x, wq)  k = MatMul(x, wk)  v = MatMul(x, wv)
+                s = Add(q, k)  t = Add(s, v)  y = MatMul(t, wo) }""",
+            {name: noise(8, 8) for name in ("wq", "wk", "wv", "wo")},
+        )
+    )
+    assert stages(model) == [("x", ["wq", "wk", "wv"]), ("t", ["wo"])]
+
+
+def test_other_rows_of_the_same_input_are_another_stage(build_model: Build) -> None:
+    model = Model(
+        build_model(
+            """g (float[N, 4, 8, 8] x) => (float[N, 4, 8, 8] y) {
+                a = Conv(x, point)  b = Conv<pads=[1, 1, 1, 1]>(x, wide)
+                c = Conv<group=4>(x, depth)  d = Conv(x, second)  e = MatMul(x, dense)  f = MatMul(left, x)
+                y = Sum(a, b, c, d, e, f) }""",
+            {
+                "point": noise(4, 4, 1, 1),
+                "second": noise(4, 4, 1, 1),
+                "wide": noise(4, 4, 3, 3),
+                "depth": noise(4, 1, 1, 1),  # a scale for each channel: a vector, no layer
+                "dense": noise(8, 8),
+                "left": noise(8, 8),
+            },
+        )
+    )
+    found = stages(model)
+    assert ("x", ["point", "second"]) in found
+    assert sorted(names[0] for _, names in found) == ["dense", "left", "point", "wide"]
+
+
+def test_batched_weights_of_other_axes_are_another_stage(build_model: Build) -> None:
+    """Both have two groups, but group 0 is another half of the input."""
+    model = Model(
+        build_model(
+            "g (float[2, 2, N, 8] x) => (float[2, 2, N, 8] y) { a = MatMul(x, u)  b = MatMul(x, v)  y = Add(a, b) }",
+            {"u": noise(2, 1, 8, 8), "v": noise(1, 2, 8, 8)},
+        )
+    )
+    assert len(stages(model)) == 2
+
+
+def test_a_stage_never_depends_on_a_later_one(build_model: Build) -> None:
+    """Weights are listed in any order; the order of the graph counts."""
+    model = Model(
+        build_model(
+            """g (float[N, 8] x) => (float[N, 8] y) {
+                a = MatMul(x, w3)  b = Relu(a)  c = MatMul(b, w1)  d = MatMul(x, w0)  e = Add(c, d)
+                y = MatMul(e, w2) }""",
+            {f"w{i}": noise(8, 8) for i in range(4)},
+        )
+    )
+    assert stages(model) == [("x", ["w3", "w0"]), ("b", ["w1"]), ("e", ["w2"])]
+
+
+def test_later_sites_of_tied_weights(build_model: Build) -> None:
+    model = Model(
+        build_model(
+            "g (float[N, 8] x) => (float[N, 8] y) { a = MatMul(x, w)  b = MatMul(a, v)  y = MatMul(b, w) }",
+            {"w": noise(8, 8), "v": noise(8, 8)},
+        )
+    )
+    assert stages(model) == [("x", ["w"]), ("a", ["v"])]
+    assert stages(model, 1) == [("b", ["w"])]
+    assert stages(model, 2) == []
+
+
+# ---------------------------------------------------------------------------------------------------- rows
+
+
+@pytest.fixture
+def linear(build_model: Build) -> Layer:
+    text = "g (float[N, T, 8] x) => (float[N, T, 8] y) { y = MatMul(x, w) }"
+    return layers_of(Model(build_model(text, {"w": noise(8, 8)})))[0]
+
+
+def test_all_rows(linear: Layer) -> None:
+    assert row_positions(linear, noise(2, 3, 8), None, 6, seed=0) is None
+
+
+def test_real_tokens_only(linear: Layer) -> None:
+    mask = np.array([[True, True, False], [True, False, False]])
+    positions = row_positions(linear, noise(2, 3, 8), mask, 100, seed=0)
+    np.testing.assert_array_equal(positions, [0, 1, 3])
+
+
+def test_a_mask_of_another_shape_means_nothing(linear: Layer) -> None:
+    assert row_positions(linear, noise(2, 4, 8), np.ones((2, 3), bool), 100, seed=0) is None
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_limited_number_of_rows(linear: Layer, masked: bool) -> None:
+    mask = np.arange(40).reshape(4, 10) % 2 == 0
+    x = noise(4, 10, 8)
+    chosen = row_positions(linear, x, mask if masked else None, 7, seed=3)
+    assert chosen is not None and len(chosen) == 7
+    assert (np.diff(chosen) > 0).all() and chosen.min() >= 0 and chosen.max() < 40
+    if masked:
+        assert mask.ravel()[chosen].all()
+    np.testing.assert_array_equal(chosen, row_positions(linear, x, mask if masked else None, 7, seed=3))
+    assert (chosen != row_positions(linear, x, mask if masked else None, 7, seed=4)).any()
+
+
+# ------------------------------------------------------------------------------------------------- collect
+
+
+def walk(
+    model: Model, pruned: Model | None, batches: list[dict[str, np.ndarray]], targets: list[str], store: ArrayStore
+) -> Streams:
+    """Streams that stand at the last of ``targets``, the first weight changed when there is a pruned model."""
+    streams = Streams(model, pruned, batches, targets, store, threads=1)
+    if pruned is not None:
+        streams.weights_changed([layer.name for layer in layers_of(model)])
+    streams.advance(targets)
+    return streams
+
+
+TWO = "g (float[N, T, 8] x) => (float[N, T, 6] y) { h = MatMul(x, w)  r = Relu(h)  y = MatMul(r, v) }"
+
+
+def two_layers(build_model: Build) -> tuple[Model, Model]:
+    dense = Model(build_model(TWO, {"w": noise(8, 8), "v": noise(8, 6)}))
+    pruned = dense.copy()
+    pruned.set_array("w", noise(8, 8))
+    return dense, pruned
+
+
+def relu(x: np.ndarray, model: Model) -> np.ndarray:
+    return np.maximum(x.reshape(-1, 8) @ model.array("w"), 0)
+
+
+def test_moments_of_both_streams(build_model: Build, store: ArrayStore) -> None:
+    dense, pruned = two_layers(build_model)
+    batches = [{"x": noise(2, 3, 8)}, {"x": noise(1, 5, 8)}]
+    streams = walk(dense, pruned, batches, ["r"], store)
+    stage = find_stages(dense, layers_of(dense))[1]
+    moments = collect(streams, stage, [None, None], batches=range(2), seed=0)
+    rows_d, rows_p = (np.concatenate([relu(b["x"], m) for b in batches]) for m in (dense, pruned))
+    assert moments.n == 11
+    np.testing.assert_allclose(moments.H[0], rows_p.T @ rows_p, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(moments.G[0], rows_d.T @ rows_p, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(moments.sum_d[0], rows_d.sum(0), rtol=1e-4)
+    np.testing.assert_allclose(moments.sum_p[0], rows_p.sum(0), rtol=1e-4)
+    first = collect(streams, stage, [None, None], batches=[0], seed=0)
+    second = collect(streams, stage, [None, None], batches=[1], seed=0)
+    np.testing.assert_allclose((first + second).H, moments.H)
+
+
+def test_padding_never_enters(build_model: Build, store: ArrayStore) -> None:
+    dense, _ = two_layers(build_model)
+    x = noise(2, 3, 8)
+    mask = np.array([[True, True, False], [True, False, False]])
+    dirty = np.where(mask[:, :, None], x, np.float32(1e6))
+    stage = find_stages(dense, layers_of(dense))[0]
+    moments = collect(walk(dense, None, [{"x": dirty}], ["x"], store), stage, [mask], batches=[0], seed=0)
+    rows = x[mask]
+    assert moments.n == 3
+    np.testing.assert_allclose(moments.H[0], rows.T @ rows, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_are_limited_over_all_batches(
+    build_model: Build, store: ArrayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect_module, "MIN_ROWS", 40)
+    monkeypatch.setattr(collect_module, "ROWS_PER_FEATURE", 1)
+    dense, pruned = two_layers(build_model)
+    streams = walk(dense, pruned, [{"x": noise(3, 10, 8)} for _ in range(4)], ["r"], store)
+    stage = find_stages(dense, layers_of(dense))[1]
+    moments = collect(streams, stage, [None] * 4, batches=range(4), seed=0)
+    assert moments.n == 40
+    again = collect(streams, stage, [None] * 4, batches=range(4), seed=0)
+    assert moments.H.tobytes() == again.H.tobytes() and moments.G.tobytes() == again.G.tobytes()
+
+
+def test_the_same_bytes_from_memory_and_from_disk(build_model: Build) -> None:
+    dense, pruned = two_layers(build_model)
+    batches = [{"x": noise(2, 33, 8)} for _ in range(3)]
+    found = []
+    for budget in (2**30, 0):
+        for other in (None, pruned):
+            with ArrayStore(budget) as store:
+                streams = walk(dense, other, batches, ["x", "r"], store)
+                for stage in find_stages(dense, layers_of(dense)):
+                    found.append(collect(streams, stage, [None] * 3, batches=range(3), seed=0))
+    for a, b in zip(found[:4], found[4:], strict=True):
+        for field in ("H", "G", "sum_d", "sum_p"):
+            assert getattr(a, field).tobytes() == getattr(b, field).tobytes()
+    assert (found[0].H == found[0].G).all()  # equal streams
+
+
+RESIDUAL = """g (float[N, 4, 6, 6] x) => (float[N, 4, 6, 6] y) {
+    s = Conv(x, w)  h = Relu(x)  c = Conv<pads=[1, 1, 1, 1]>(h, v)  b = Add(c, bias)  t = SKIP(s)  y = Add(b, t) }"""
+
+
+@pytest.mark.parametrize("limit", [10**6, 30])
+@pytest.mark.parametrize("skip", ["Relu", "GlobalAveragePool"])
+def test_residual_of_a_convolution(
+    build_model: Build, store: ArrayStore, monkeypatch: pytest.MonkeyPatch, skip: str, limit: int
+) -> None:
+    """The other branch, also one that broadcasts, whatever rows are chosen."""
+    monkeypatch.setattr(collect_module, "MIN_ROWS", limit)
+    monkeypatch.setattr(collect_module, "ROWS_PER_FEATURE", 0)
+    weights = {"w": noise(4, 4, 1, 1), "v": noise(4, 4, 3, 3), "bias": noise(1, 4, 1, 1)}
+    dense = Model(build_model(RESIDUAL.replace("SKIP", skip), weights))
+    pruned = dense.copy()
+    pruned.set_array("w", noise(4, 4, 1, 1))
+    streams = walk(dense, pruned, [{"x": noise(2, 4, 6, 6)}], ["h", "t"], store)
+    stage = next(s for s in find_stages(dense, layers_of(dense)) if s.value == "h")
+    assert stage.layers[0].sites[0].residual == "t"
+    moments = collect(streams, stage, [None], batches=[0], seed=0, residuals=True)
+    difference = streams.value("t", 0, DENSE) - streams.value("t", 0, PRUNED)
+    difference = np.broadcast_to(difference, (2, 4, 6, 6))
+    if limit > 72:
+        np.testing.assert_allclose(moments.sum_r["v"][0], difference.sum((0, 2, 3)), rtol=1e-3, atol=1e-4)
+        centre = np.moveaxis(difference, 1, -1).reshape(-1, 4).T @ np.moveaxis(
+            streams.value("h", 0, DENSE), 1, -1
+        ).reshape(-1, 4)
+        np.testing.assert_allclose(moments.R["v"][0, :, 4::9], centre, rtol=1e-3, atol=1e-3)
+    else:
+        assert moments.n == 30 and moments.R["v"].shape == (1, 4, 36)
+    assert not collect(streams, stage, [None], batches=[0], seed=0).R
+
+
+def test_residual_of_batched_matrices(
+    build_model: Build, store: ArrayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect_module, "MIN_ROWS", 5)
+    monkeypatch.setattr(collect_module, "ROWS_PER_FEATURE", 0)
+    text = """g (float[N, 2, T, 8] x) => (float[N, 2, T, 8] y) {
+        s = MatMul(x, w)  h = Relu(x)  m = MatMul(h, v)  y = Add(m, s) }"""
+    dense = Model(build_model(text, {"w": noise(8, 8), "v": noise(2, 8, 8)}))
+    pruned = dense.copy()
+    pruned.set_array("w", noise(8, 8))
+    streams = walk(dense, pruned, [{"x": noise(3, 2, 4, 8)}], ["h", "s"], store)
+    stage = next(s for s in find_stages(dense, layers_of(dense)) if s.value == "h")
+    moments = collect(streams, stage, [None], batches=[0], seed=0, residuals=True)
+    assert moments.n == 5
+    assert moments.sum_r["v"].shape == (2, 8) and moments.R["v"].shape == (2, 8, 8)
+
+
+def test_a_residual_larger_than_the_output_is_left_out(build_model: Build, store: ArrayStore) -> None:
+    text = """g (float[N, T, 8] x, float[1, T, 8] p) => (float[N, T, 8] y) {
+        s = MatMul(x, w)  h = Relu(p)  m = MatMul(h, v)  y = Add(m, s) }"""
+    dense = Model(build_model(text, {"w": noise(8, 8), "v": noise(8, 8)}))
+    pruned = dense.copy()
+    pruned.set_array("w", noise(8, 8))
+    streams = walk(dense, pruned, [{"x": noise(3, 4, 8), "p": noise(1, 4, 8)}], ["h", "s"], store)
+    stage = next(s for s in find_stages(dense, layers_of(dense)) if s.value == "h")
+    assert not collect(streams, stage, [None], batches=[0], seed=0, residuals=True).R
+
+
+def test_residual_in_the_units_of_a_gemm_with_alpha(build_model: Build, store: ArrayStore) -> None:
+    """The output is alpha W x, so W x must make up for r / alpha."""
+    text = """g (float[N, 8] x) => (float[N, 8] y) {
+        s = MatMul(x, w)  h = Relu(x)  m = Gemm<alpha=0.5>(h, v, b)  y = Add(m, s) }"""
+    dense = Model(build_model(text, {"w": noise(8, 8), "v": noise(8, 8), "b": noise(8)}))
+    pruned = dense.copy()
+    pruned.set_array("w", noise(8, 8))
+    streams = walk(dense, pruned, [{"x": noise(20, 8)}], ["h", "s"], store)
+    stage = next(s for s in find_stages(dense, layers_of(dense)) if s.value == "h")
+    moments = collect(streams, stage, [None], batches=[0], seed=0, residuals=True)
+    difference = streams.value("s", 0, DENSE) - streams.value("s", 0, PRUNED)
+    np.testing.assert_allclose(moments.sum_r["v"][0], difference.sum(0) / 0.5, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+def test_values_that_are_no_numbers(build_model: Build, store: ArrayStore, value: float) -> None:
+    dense, _ = two_layers(build_model)
+    x = noise(2, 3, 8)
+    x[0, 0, 0] = value
+    stage = find_stages(dense, layers_of(dense))[0]
+    streams = walk(dense, None, [{"x": x}], ["x"], store)
+    with pytest.raises(ModelError, match="the input 'x' of weight 'w' holds NaN or infinite values"):
+        collect(streams, stage, [None], batches=[0], seed=0)
+
+
+# ------------------------------------------------------------------------------------------------- tokens
+
+
+def test_token_counts(build_model: Build, store: ArrayStore) -> None:
+    model = Model(
+        build_model("g (int64[N, T] ids) => (float[N, T, 8] y) { y = Gather(w, ids) }", {"w": noise(6, 8)})
+    )
+    batches = [{"ids": np.array([[1, 1, 2], [-1, 0, 0]])}, {"ids": np.array([[3, 3]])}]
+    masks = [np.array([[True, True, True], [True, False, False]]), np.ones((7, 7), bool)]
+    stage = find_stages(model, layers_of(model))[0]
+    streams = walk(model, None, batches, ["ids"], store)
+    np.testing.assert_array_equal(token_counts(streams, stage, masks), [0, 2, 1, 2, 0, 1])
+    np.testing.assert_array_equal(token_counts(streams, stage, [None, None]), [2, 2, 1, 2, 0, 1])
+
+
+def test_an_empty_collection_is_empty_moments(build_model: Build, store: ArrayStore) -> None:
+    dense, _ = two_layers(build_model)
+    stage = find_stages(dense, layers_of(dense))[0]
+    moments = collect(walk(dense, None, [{"x": noise(1, 2, 8)}], ["x"], store), stage, [None], batches=[], seed=0)
+    assert isinstance(moments, Moments) and moments.n == 0 and isinstance(stage, Stage)
