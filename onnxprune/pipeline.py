@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import resource
 import time
 from collections.abc import Iterator
@@ -10,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onnxprune import runtime
+from onnxprune.atomic import staged
 from onnxprune.calibration.collect import find_stages
 from onnxprune.calibration.data import CalibrationData, from_iterable, load_data
 from onnxprune.calibration.mask import row_mask
@@ -18,7 +22,7 @@ from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.evaluate import agreement, load_function, task_metric, verdict
-from onnxprune.io import atomic_write_text, file_digest, load, save, total_bytes
+from onnxprune.io import DATA_SUFFIX, atomic_write_text, file_digest, load, save, total_bytes
 from onnxprune.layers import Layer, Skip, find_layers
 from onnxprune.machine import environment
 from onnxprune.model import Model
@@ -87,7 +91,7 @@ def prune(
     with clock.stage("read"):
         progress.stage("reading")
         dense = model if isinstance(model, Model) else load(model, allow_external=recipe.allow_external)
-        target, report_path = _targets(dense, output, report, dry_run, force)
+        target, report_path = _targets(dense, output, report, recipe, dry_run, force)
         _refuse_packed(dense)
         layers, skips = find_layers(
             dense, include=recipe.include, exclude=recipe.exclude, min_size=recipe.min_size
@@ -104,6 +108,7 @@ def prune(
         plan = make_plan(dense, layers, calibration, recipe, progress)
     with clock.stage("solve"):
         pruned, solved = solve(dense, layers, plan, calibration, recipe, progress)
+        _check_finite(pruned, layers)
     with clock.stage("rewrite"):
         progress.stage("packing")
         final, stored = store(pruned, layers, solved, recipe)
@@ -201,7 +206,12 @@ def _source(model: Model) -> Any:
 
 
 def _targets(
-    model: Model, output: str | Path | None, report: str | Path | None, dry_run: bool, force: bool
+    model: Model,
+    output: str | Path | None,
+    report: str | Path | None,
+    recipe: Recipe,
+    dry_run: bool,
+    force: bool,
 ) -> tuple[Path | None, Path | None]:
     """Decide where to write, and refuse before the long work instead of after it."""
     if dry_run:
@@ -209,17 +219,31 @@ def _targets(
     if output is None:
         if model.path is None:
             raise UsageError("a model that came from memory needs an output path")
-        output = model.path.with_name(f"{model.path.stem}.pruned.onnx")
+        name = model.path.stem if model.path.suffix.lower() == ".onnx" else model.path.name
+        output = model.path.with_name(f"{name}.pruned.onnx")
     target = Path(output)
     report_path = Path(report) if report is not None else target.with_suffix(".json")
+    if os.path.realpath(target) == os.path.realpath(report_path):
+        raise UsageError(f"{target} cannot be both the model and its report", "name a .onnx file with -o")
     for path in (target, report_path):
-        if not path.parent.is_dir():
-            raise UsageError(f"{path}: the folder does not exist")
-        if model.path is not None and path.exists() and path.samefile(model.path):
-            raise UsageError(f"{path} is the input, which is never changed", "choose another output")
-        if path.exists() and not force:
-            raise UsageError(f"{path} exists", "--force overwrites it, -o writes elsewhere")
+        for source in filter(None, (model.path, recipe.data)):
+            if os.path.isfile(path) and os.path.exists(source) and os.path.samefile(path, source):
+                raise UsageError(f"{path} is the input, which is never changed", "choose another output")
+        data = [path.name + DATA_SUFFIX] if path is target and model.external else []
+        with staged(path, force=force, companions=data):
+            pass  # what would stop the write (an existing file, a read-only folder) stops the run here
     return target, report_path
+
+
+def _check_finite(pruned: Model, layers: tuple[Layer, ...]) -> None:
+    for layer in layers:
+        for name in (layer.name, layer.bias.name if layer.bias is not None else layer.name):
+            if not np.isfinite(pruned.array(name).astype(np.float32)).all():
+                raise ModelError(
+                    f"pruning weight {layer.name!r} of node {layer.nodes[0]!r} gave NaN or infinite "
+                    f"values in {name!r}",
+                    f"raise --damping, check the data, or leave it alone with --exclude '{layer.name}'",
+                )
 
 
 def _refuse_packed(model: Model) -> None:

@@ -39,7 +39,7 @@ class Plan:
 
     Attributes:
         zeros: weight name -> number of zeros.
-        sensitivity: weight name -> divergence of the model's output at 70 % (0.0 where not measured).
+        sensitivity: weight name -> divergence of the model's output, this layer alone at the lowest level.
         tied: statistics of the later uses of tied weights.
         cached: True when the measurements came from the cache.
     """
@@ -79,8 +79,7 @@ def make_plan(
         layer.name: Curve(layer.size, found.levels, by[layer.name], _highest(layer, recipe))
         for layer in layers
     }
-    shown = found.levels.index(0.7) if 0.7 in found.levels else len(found.levels) - 1
-    sensitivity = {name: values[shown] for name, values in found.output.items() if values}
+    sensitivity = {name: values[0] for name, values in found.output.items() if values}
     counts = allocate(curves, zeros)
     return Plan(_fit_pattern(counts, layers, recipe, by), sensitivity, found.tied, cached)
 

@@ -7,6 +7,7 @@ report stores it, so a run can be repeated from its report alone.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -23,7 +24,9 @@ VALUES = ("same", "fp16")
 SOLVES = ("sequential", "one-shot")
 SOLVERS = ("admm", "sweep")
 LAYOUTS = ("auto", "nchw", "nhwc")
-_PATTERN = re.compile(r"^(unstructured|(?P<n>\d+):(?P<m>\d+)|block:(?P<r>\d+)x(?P<c>\d+))$")
+_PATTERN = re.compile(r"unstructured|(?P<n>[0-9]+):(?P<m>[0-9]+)|block:(?P<r>[0-9]+)x(?P<c>[0-9]+)")
+# The solver raises a ridge that is too small tenfold, seven times: from less it would not get anywhere.
+MIN_DAMPING = 1e-8
 
 
 def _option(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -103,15 +106,20 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is {value}, wanted at least 1")
-        if not 0.0 < self.damping < 10.0:
+        if not MIN_DAMPING <= self.damping < 10.0:
             raise UsageError(
-                f"--damping is {self.damping:g}, wanted a share above 0 and below 10", "try 0.01"
+                f"--damping is {self.damping:g}, wanted a share from {MIN_DAMPING:g} to below 10", "try 0.01"
             )
-        if self.max_memory <= 0:
-            raise UsageError(f"--max-memory is {self.max_memory:g} GiB, wanted more than 0")
+        if not 0.0 < self.max_memory < math.inf:
+            raise UsageError(f"--max-memory is {self.max_memory:g} GiB, wanted a number above 0")
+        if self.seed < 0:
+            raise UsageError(f"--seed is {self.seed}, wanted 0 or more")
+        for name in ("mean", "std"):
+            if not all(map(math.isfinite, getattr(self, name))):
+                raise UsageError(f"--{name} is {','.join(map(str, getattr(self, name)))}, wanted numbers")
 
     def _check_pattern(self) -> None:
-        match = _PATTERN.match(self.pattern)
+        match = _PATTERN.fullmatch(self.pattern)
         if not match:
             raise UsageError(f"--pattern is {self.pattern!r}, wanted unstructured, N:M or block:RxC")
         if match["n"] and not 0 < int(match["n"]) < int(match["m"]):
@@ -133,7 +141,7 @@ class Recipe:
         """Share of zeros wanted over all prunable weights."""
         if self.sparsity is not None:
             return self.sparsity
-        match = _PATTERN.match(self.pattern)
+        match = _PATTERN.fullmatch(self.pattern)
         assert match is not None  # checked on construction
         return 1 - int(match["n"]) / int(match["m"]) if match["n"] else 0.7
 
@@ -167,7 +175,8 @@ class Recipe:
             document = tomllib.loads(Path(path).read_text(encoding="utf8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"cannot read recipe {path}: {error}") from error
-        table: dict[str, Any] = document.get("tool", {}).get("onnxprune", document)
+        tool = document.get("tool")
+        table: dict[str, Any] = tool.get("onnxprune", document) if isinstance(tool, dict) else document
         return table
 
 

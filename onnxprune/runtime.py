@@ -36,7 +36,7 @@ def onnxruntime() -> ModuleType:
     found = installed_packages()
     if len(found) > 1:
         raise ResourceError(
-            f"{' and '.join(' '.join(item) for item in found.items())} installed together overwrite each other",
+            f"{' and '.join(' '.join(item) for item in found.items())} are both installed: they clash",
             "pip uninstall -y onnxruntime onnxruntime-gpu, then install exactly one of them",
         )
     try:

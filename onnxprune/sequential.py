@@ -18,12 +18,14 @@ from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.streams import Streams
 from onnxprune.layers import Layer
 from onnxprune.model import Model
-from onnxprune.solvers import embedding
+from onnxprune.parallel import map_threads
+from onnxprune.solvers import admm, embedding
 from onnxprune.solvers.columns import column_order
 from onnxprune.solvers.prune import Method, prune_matrix
-from onnxprune.solvers.reconstruct import bias_shift, target_weight
+from onnxprune.solvers.reconstruct import bias_shift, restore_variance, target_weight
 
 Floats = NDArray[np.float32]
+MAX_SHARED = 4096  # input features up to which the inverses of a Hessian are held: 335 MB
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,46 @@ class Solution:
         return arrays
 
 
+@dataclass(frozen=True)
+class Job:
+    """One layer to be solved: its dense weight (groups, out, in), its statistics, the zeros wanted."""
+
+    layer: Layer
+    W: Floats
+    moments: Moments
+    zeros: int
+
+
+def solve_layers(jobs: Sequence[Job], method: Method, *, repair: bool, threads: int | None) -> list[Solution]:
+    """Solve independent layers (or one layer at several sparsities); what the Hessians cost is shared."""
+    shared: dict[tuple[int, bool], admm.Prepared] = {}
+    keys = [(id(job.moments), repair and job.layer.bias is not None) for job in jobs]
+    if method.criterion == "obs" and method.solver == "admm":
+        for key, job in zip(keys, jobs, strict=True):
+            features = job.layer.view.matrix[2]
+            wanted = keys.count(key) > 1 and job.zeros and features <= MAX_SHARED
+            if wanted and key not in shared and column_order(job.layer, method.pattern) is None:
+                H, _, _ = job.moments.centred(job.layer.name, key[1])
+                shared[key] = admm.Prepared(H, method.damping, keep=True)
+
+    def solve(item: tuple[Job, tuple[int, bool]]) -> Solution:
+        job, key = item
+        return solve_layer(
+            job.layer, job.W, job.moments, job.zeros, method, repair=repair, prepared=shared.get(key)
+        )
+
+    return map_threads(solve, zip(jobs, keys, strict=True), threads)
+
+
 def solve_layer(
-    layer: Layer, W: Floats, moments: Moments, zeros: int, method: Method, *, repair: bool
+    layer: Layer,
+    W: Floats,
+    moments: Moments,
+    zeros: int,
+    method: Method,
+    *,
+    repair: bool,
+    prepared: admm.Prepared | None = None,
 ) -> Solution:
     """Prune and repair one layer from its statistics.
 
@@ -80,19 +120,28 @@ def solve_layer(
         zeros: weights to set to zero.
         method: how.
         repair: aim at the dense model's outputs and correct the bias; otherwise only prune.
+        prepared: see :func:`onnxprune.solvers.prune.prune_matrix`.
     """
     centre = repair and layer.bias is not None
     H, G, R = moments.centred(layer.name, centre)
-    target, used = (target_weight(W, H, G, R, method.damping)) if repair else (W, method.damping)
+    if repair and moments.moved:
+        target, used = target_weight(W, H, G, R, method.damping)
+    else:
+        target, used = W, method.damping
     order = column_order(layer, method.pattern)
     if order is None:
-        pruned, mask = prune_matrix(target, H, zeros, method)
+        pruned, mask = prune_matrix(target, H, zeros, method, prepared)
     else:
         pruned, mask = prune_matrix(target[:, :, order], H[:, order][:, :, order], zeros, method)
         back = np.argsort(order)
         pruned, mask = pruned[:, :, back], mask[:, :, back]
+    error = relative_error(target, pruned, H)
+    # Least squares shrinks what it cannot predict, and a stack of convolutions has nothing that undoes it.
+    # Not where a residual branch is added: there the sum matters, and r has already been aimed at.
+    if centre and moments.moved and layer.window is not None and not layer.sites[0].residual:
+        pruned = restore_variance(W, pruned, moments.dense_covariance(), H)
     shift = bias_shift(moments, layer.name, W, pruned).ravel() if centre else None
-    return Solution(pruned, int((~mask).sum()), shift, relative_error(target, pruned, H), used)
+    return Solution(pruned, int((~mask).sum()), shift, error, used)
 
 
 def relative_error(W: Floats, pruned: Floats, H: NDArray[np.float64]) -> float:
@@ -162,17 +211,16 @@ def prune_sequential(
             moments = collect(
                 streams, stage, masks, batches=range(streams.size), seed=seed, residuals=bool(skips)
             )
-            solutions = [
-                solve_layer(
+            jobs = [
+                Job(
                     layer,
                     dense_matrix(dense, layer),
                     moments + tied[layer.name] if tied and layer.name in tied else moments,
                     zeros[layer.name],
-                    method,
-                    repair=repair,
                 )
                 for layer in stage.layers
             ]
+            solutions = solve_layers(jobs, method, repair=repair, threads=streams.threads)
         for layer, solution in zip(stage.layers, solutions, strict=True):
             arrays = solution.arrays(dense, layer)
             for name, array in arrays.items():

@@ -135,8 +135,9 @@ def main() -> None:
     parser.add_argument("--values", choices=("same", "fp16"), default="same")
     arguments = parser.parse_args()
     print(
-        f"{arguments.sparsity:.0%} zeros, {arguments.rounds} rounds in turns, 1 thread. load: CPU ns a packed weight "
-        "above the dense load;\npeak: MiB while loading; latency: packed / dense; ops: same op types after folding"
+        f"{arguments.sparsity:.0%} zeros, {arguments.rounds} rounds in turns, 1 thread.\n"
+        "load: CPU ns a packed weight above the dense load; peak: MiB while loading;\n"
+        "latency: packed / dense; ops: same op types after folding"
     )
     print(
         f"{'model':22s} {'tensors':7s} {'M wts':>7s} {'size':>7s} {'MB':>7s} {'packed':>7s}   {'load':>6s} "

@@ -36,7 +36,7 @@ OURS: dict[str, tuple[str, ...]] = {
 }
 ONNXSIM = {
     "onnxsim magnitude, global": "onnxsim.apply_magnitude_pruning(m, sparsity=s, global_sparsity=True)",
-    "onnxsim Wanda, global": "onnxsim.apply_wanda_pruning(m, calibration_data=d, sparsity=s, global_sparsity=True)",
+    "onnxsim Wanda": "onnxsim.apply_wanda_pruning(m, calibration_data=d, sparsity=s)",
     "onnxsim SparseGPT": "onnxsim.apply_sparsegpt_pruning(m, calibration_data=d, sparsity=s)",
 }
 
@@ -60,7 +60,9 @@ def compare(task: Path, sparsity: float, samples: int, only: list[str] | None) -
     layers = [layer for layer in find_layers(model, min_size=1)[0] if layer.kind != "embedding"]
     tables = [layer.name for layer in find_layers(model)[0] if layer.kind == "embedding"]
     metric = load_function(f"{task / 'task.py'}:evaluate")
-    table = Table(title=f"{task.name}, {sparsity:.0%} of MatMul/Gemm/Conv weights, {samples} unlabelled samples")
+    table = Table(
+        title=f"{task.name}, {sparsity:.0%} of MatMul/Gemm/Conv weights, {samples} unlabelled samples"
+    )
     for name in ("method", "zeros", "metric", "MB", "s", "peak GB"):
         table.add_column(name, justify="left" if name == "method" else "right")
     value = task_metric(metric, runtime.session(source))
@@ -74,10 +76,19 @@ def compare(task: Path, sparsity: float, samples: int, only: list[str] | None) -
             if name in OURS:
                 arguments = [f"--data={task / 'task.py'}:calibration", f"--samples={samples}", *OURS[name]]
                 arguments += [f"--exclude={table_name}" for table_name in tables]
-                command = [sys.executable, "-m", "onnxprune", str(source), f"--sparsity={sparsity}", "--no-cache"]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "onnxprune",
+                    str(source),
+                    f"--sparsity={sparsity}",
+                    "--no-cache",
+                ]
                 command += [*arguments, "--min-size=1", "--force", "-o", str(output)]
             else:
-                command = onnxsim_command(ONNXSIM[name], task, source, output, sparsity, samples, Path(folder))
+                command = onnxsim_command(
+                    ONNXSIM[name], task, source, output, sparsity, samples, Path(folder)
+                )
             seconds, peak, error = measured(command)
             table.add_row(name, *row(output, layers, metric, error), f"{seconds:.0f}", f"{peak:.1f}")
     Console(width=110).print(table)

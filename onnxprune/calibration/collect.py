@@ -45,7 +45,15 @@ def find_stages(model: Model, layers: Iterable[Layer], site: int = 0) -> tuple[S
             window = layer.window if layer.kind == "conv" else None
             value = layer.sites[site].input
             batch = layer.view.stored[:-2] if layer.kind == "matmul" and layer.groups > 1 else ()
-            key = (value, layer.kind, window, layer.transposed_input, layer.groups, layer.view.matrix[2], batch)
+            key = (
+                value,
+                layer.kind,
+                window,
+                layer.transposed_input,
+                layer.groups,
+                layer.view.matrix[2],
+                batch,
+            )
             found.setdefault(key, []).append(layer)
     stages = [Stage(str(key[0]), tuple(members), site) for key, members in found.items()]
     # An input can only depend on layers that produce it, and those read values produced earlier.
@@ -113,7 +121,8 @@ def collect(
             moments.add_residual(layer.name, difference / np.float32(layer.alpha), rows_p)
     if not (np.isfinite(moments.H).all() and np.isfinite(moments.G).all()):
         raise ModelError(
-            f"the input {stage.value!r} of weight {first.name!r} holds NaN or infinite values on the calibration data",
+            f"the input {stage.value!r} of weight {first.name!r} holds NaN or infinite values "
+            "on the calibration data",
             f"check the data, or leave the weight alone with --exclude '{first.name}'",
         )
     return moments

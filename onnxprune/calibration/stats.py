@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Sums = NDArray[np.float64]
 
+# Rows whose mean is this many times their variance get more exact products: float32 would lose the variance.
+_FAR = 100
 _ROUNDING = 1e-12  # variance that float32 activations have from rounding alone, relative to their mean square
 
 
@@ -28,7 +30,9 @@ class Moments:
         sum_d: (groups, in_features), of x_d.
         H: (groups, in_features, in_features), of x_p x_p^T.
         G: (groups, in_features, in_features), of x_d x_p^T.
+        D: (groups, in_features, in_features), of x_d x_d^T.
         sum_r: layer name -> (groups, out_features), of r.
+        moved: True once the streams differed; until then G and D are H.
         R: layer name -> (groups, out_features, in_features), of r x_p^T.
     """
 
@@ -37,14 +41,17 @@ class Moments:
     sum_d: Sums
     H: Sums
     G: Sums
+    D: Sums
+    moved: bool = False
     sum_r: dict[str, Sums] = field(default_factory=dict)
     R: dict[str, Sums] = field(default_factory=dict)
+    _far: bool = field(default=False, repr=False, compare=False)  # the last rows were far from zero
 
     @classmethod
     def zeros(cls, groups: int, features: int) -> Moments:
         """Return empty sums."""
         vector, square = np.zeros((groups, features)), np.zeros((groups, features, features))
-        return cls(0, vector, vector.copy(), square, square.copy())
+        return cls(0, vector, vector.copy(), square, square.copy(), square.copy())
 
     @classmethod
     def like(cls, other: Moments) -> Moments:
@@ -60,21 +67,24 @@ class Moments:
         self.sum_p += sum_p
         self.sum_d += sum_d
         with np.errstate(over="ignore", invalid="ignore"):  # seen by whoever reads the sums
-            # float32 products of deviations, float64 for the rest: a large mean must not swallow the variance.
-            P, c = _deviations(pruned, sum_p)
-            H = P.swapaxes(1, 2) @ P + _mean_part(n, c, sum_p, c, sum_p)
-            self.H += H
+            H = _product(pruned, pruned)
+            means = (sum_p**2).sum(1) / max(n, 1)
+            self._far = bool(((np.einsum("gii->g", H) - means) * _FAR < means).any())
+            if self._far:
+                H = _exact_product(pruned, pruned)
+            G = D = H
             if dense is not pruned:
-                D, d = _deviations(dense, sum_d)
-                H = D.swapaxes(1, 2) @ P + _mean_part(n, d, sum_d, c, sum_p)
-            self.G += H
+                self.moved = True
+                product = _exact_product if self._far else _product
+                G, D = product(dense, pruned), product(dense, dense)
+            self.H += H
+            self.G += G
+            self.D += D
 
     def add_residual(self, name: str, difference: Floats, pruned: Floats) -> None:
         """Add ``r`` (groups, rows, out_features) of layer ``name`` for the rows given to :meth:`add`."""
-        total = difference.sum(1, dtype=np.float64)
-        P, c = _deviations(pruned, pruned.sum(1, dtype=np.float64))
-        R = (difference.swapaxes(1, 2) @ P).astype(np.float64) + total[:, :, None] * c[:, None, :]
-        self.sum_r[name] = self.sum_r.get(name, 0.0) + total
+        self.sum_r[name] = self.sum_r.get(name, 0.0) + difference.sum(1, dtype=np.float64)
+        R = (_exact_product if self._far else _product)(difference, pruned)
         self.R[name] = self.R.get(name, 0.0) + R
 
     def __add__(self, other: Moments) -> Moments:
@@ -86,9 +96,17 @@ class Moments:
             self.sum_d + other.sum_d,
             self.H + other.H,
             self.G + other.G,
+            self.D + other.D,
+            self.moved or other.moved,
             {name: _plus(self.sum_r.get(name), other.sum_r.get(name)) for name in names},
             {name: _plus(self.R.get(name), other.R.get(name)) for name in names},
         )
+
+    def dense_covariance(self) -> Sums:
+        """Return the covariance of x_d: (groups, in_features, in_features)."""
+        n = max(self.n, 1)
+        mean = self.sum_d / n
+        return self.D / n - mean[:, :, None] * mean[:, None, :]
 
     def centred(self, name: str, centre: bool) -> tuple[Sums, Sums, Sums | None]:
         """Return H, G and R of layer ``name`` per row, without the means when ``centre``.
@@ -119,12 +137,19 @@ def _plus(a: Sums | None, b: Sums | None) -> Sums:
     return a + b
 
 
-def _deviations(rows: Floats, total: Sums) -> tuple[Floats, Sums]:
-    """Return ``rows`` minus their mean, and that mean (groups, features) as it was subtracted."""
-    mean = (total / max(rows.shape[1], 1)).astype(np.float32)
-    return rows - mean[:, None, :], mean.astype(np.float64)
+def _product(x: Floats, y: Floats) -> Sums:
+    """Return ``sum x y^T`` (groups, features of x, features of y)."""
+    product: Sums = (x.swapaxes(1, 2) @ y).astype(np.float64)
+    return product
 
 
-def _mean_part(n: int, a: Sums, sum_a: Sums, b: Sums, sum_b: Sums) -> Sums:
-    """Return what ``sum x y^T`` has more than ``sum (x - a)(y - b)^T``: (groups, features, features)."""
-    return sum_a[:, :, None] * b[:, None, :] + a[:, :, None] * (sum_b - n * b)[:, None, :]
+def _exact_product(x: Floats, y: Floats) -> Sums:
+    """Return ``sum x y^T``: float32 products of the deviations from the means, float64 for the rest."""
+    n = x.shape[1]
+    (sum_x, a), (sum_y, b) = ((z.sum(1, dtype=np.float64), z.mean(1, dtype=np.float64)) for z in (x, y))
+    a, b = a.astype(np.float32), b.astype(np.float32)
+    deviations = (x - a[:, None, :]).swapaxes(1, 2) @ (y - b[:, None, :])
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    product: Sums = sum_x[:, :, None] * b[:, None, :] + a[:, :, None] * (sum_y - n * b)[:, None, :]
+    product += deviations
+    return product

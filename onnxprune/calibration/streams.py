@@ -21,6 +21,8 @@ from onnxprune.model import Model
 
 Batch = dict[str, NDArray[np.generic]]
 DENSE, PRUNED = 0, 1
+# Between two runs the solvers work: threads spinning for ONNX Runtime's next run would be in their way.
+QUIET = {"session.intra_op.allow_spinning": "0"}
 
 
 class Streams:
@@ -104,7 +106,9 @@ class Streams:
         differs = differs and len(self.models) == 2
         for stream in (DENSE, PRUNED) if differs else (DENSE,):
             proto = self.cutter.proto(segment, self._types, outputs, self.models[stream])
-            session = runtime.session(proto, threads=self.threads, name=f"part of {self.models[stream].name}")
+            session = runtime.session(
+                proto, threads=self.threads, config=QUIET, name=f"part of {self.models[stream].name}"
+            )
             for number in range(self.size):
                 feeds = {name: self.value(name, number, stream) for name in segment.inputs}
                 for name, array in zip(outputs, run(session, outputs, feeds), strict=True):

@@ -37,7 +37,9 @@ class Method:
     inner: int = 8
 
 
-def prune_matrix(W: Floats, H: NDArray[np.float64], zeros: int, method: Method) -> tuple[Floats, Mask]:
+def prune_matrix(
+    W: Floats, H: NDArray[np.float64], zeros: int, method: Method, prepared: admm.Prepared | None = None
+) -> tuple[Floats, Mask]:
     """Return the pruned matrix and its mask (True = keep).
 
     Args:
@@ -45,13 +47,14 @@ def prune_matrix(W: Floats, H: NDArray[np.float64], zeros: int, method: Method) 
         H: (groups, in_features, in_features) second moments of the inputs.
         zeros: weights to set to zero.
         method: how.
+        prepared: what ADMM can share between matrices with the same H.
     """
     if zeros <= 0:
         return W, np.ones(W.shape, dtype=bool)
     if method.criterion == "obs":
         if method.solver == "sweep":
             return sweep.solve(W, H, method.pattern, zeros, damping=method.damping)
-        return admm.solve(W, H, method.pattern, zeros, damping=method.damping, inner=method.inner)
+        return admm.solve(W, prepared or H, method.pattern, zeros, damping=method.damping, inner=method.inner)
     criterion = CRITERIA[method.criterion]
     score = criterion.saliency(W, H)
     if criterion.per_row and method.pattern.kind == "unstructured":

@@ -9,6 +9,7 @@ from onnxprune.calibration.stats import Moments
 from onnxprune.solvers.linalg import inverse_hessian
 
 Floats = NDArray[np.float32]
+MAX_SCALE = 2.0
 
 
 def target_weight(
@@ -33,6 +34,23 @@ def target_weight(
     if R is not None:
         right += R
     return (right @ inverse).astype(np.float32), used
+
+
+def restore_variance(W: Floats, pruned: Floats, dense: NDArray[np.float64], H: NDArray[np.float64]) -> Floats:
+    """Scale each output row of ``pruned`` so that the output varies as much as the dense model's.
+
+    Args:
+        W: (groups, out_features, in_features) dense weight.
+        pruned: same shape, the weight to scale.
+        dense: (groups, in, in) covariance of the dense inputs.
+        H: (groups, in, in) covariance of the pruned inputs.
+    """
+    wanted = np.einsum("goi,goi->go", W @ dense, W)
+    found = np.einsum("goi,goi->go", pruned @ H, pruned)
+    tiny = 1e-12 * max(float(wanted.max(initial=0.0)), 1e-30)
+    scale = np.sqrt(np.maximum(wanted, 0.0) / np.maximum(found, tiny))
+    # Only what was lost is put back, and a row that is nearly gone is not blown up to noise.
+    return np.asarray(pruned * np.clip(scale, 1.0, MAX_SCALE)[:, :, None], dtype=np.float32)
 
 
 def bias_shift(moments: Moments, name: str, dense: Floats, pruned: Floats) -> NDArray[np.float64]:

@@ -58,7 +58,7 @@ class Bitmap:
 
     name = "bitmap"
     prefix = "Bitmap"
-    inputs = ("mask", "values")
+    inputs: tuple[str, ...] = ("mask", "values")
     min_opset = 11  # CumSum, GatherElements
 
     def refusal(self, shape: Sequence[int], data_type: int) -> str:

@@ -20,6 +20,7 @@ The nodes of the body are of the model's own opset, for they end up in its graph
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -40,21 +41,29 @@ class Consumer:
         slot: position of the weight among its inputs.
         suffix: its name behind the form's prefix.
         others: names of its other inputs, in order; the packed tensors come after the first.
-        attributes: what the function passes on.
+        attributes: what the function passes on, with its type.
     """
 
     op: str
     slot: int
     suffix: str
     others: tuple[str, ...]
-    attributes: tuple[str, ...]
+    attributes: Mapping[str, AttributeProto.AttributeType]
 
 
-_GEMM = ("alpha", "beta", "transA", "transB")
-_CONV = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
+_A = AttributeProto
+_GEMM = {"alpha": _A.FLOAT, "beta": _A.FLOAT, "transA": _A.INT, "transB": _A.INT}
+_CONV = {
+    "auto_pad": _A.STRING,
+    "dilations": _A.INTS,
+    "group": _A.INT,
+    "kernel_shape": _A.INTS,
+    "pads": _A.INTS,
+    "strides": _A.INTS,
+}
 CONSUMERS = (
-    Consumer("MatMul", 1, "MatMul", ("X",), ()),
-    Consumer("MatMul", 0, "LeftMatMul", ("X",), ()),
+    Consumer("MatMul", 1, "MatMul", ("X",), {}),
+    Consumer("MatMul", 0, "LeftMatMul", ("X",), {}),
     Consumer("Gemm", 1, "Gemm", ("X",), _GEMM),
     Consumer("Gemm", 1, "GemmBias", ("X", "C"), _GEMM),
     Consumer("Conv", 1, "Conv", ("X",), _CONV),
@@ -69,7 +78,7 @@ def consumer_of(node: onnx.NodeProto, slot: int) -> Consumer | None:
     given = len(operands(node))
     for consumer in CONSUMERS:
         if (node.op_type, slot, given) == (consumer.op, consumer.slot, len(consumer.others) + 1):
-            known = {attribute.name for attribute in node.attribute} <= set(consumer.attributes)
+            known = {attribute.name for attribute in node.attribute} <= consumer.attributes.keys()
             return consumer if known else None
     return None
 
@@ -121,8 +130,8 @@ def make_function(form: Form, suffix: str, opset: int, *, cast: bool) -> onnx.Fu
         final_inputs = list(consumer.others)
         final_inputs.insert(consumer.slot, "W")
         final = helper.make_node(consumer.op, final_inputs, ["Y"])
-        for name in consumer.attributes:
-            final.attribute.add(name=name, ref_attr_name=name, type=_attribute_type(consumer.op, name))
+        for name, kind in consumer.attributes.items():
+            final.attribute.add(name=name, ref_attr_name=name, type=kind)
         nodes.append(final)
         inputs = [consumer.others[0], *form.inputs, *consumer.others[1:]]
         output = "Y"
@@ -151,8 +160,3 @@ def _shape_constant(opset: int) -> onnx.NodeProto:
     else:
         node.attribute.add(name="value_ints", ref_attr_name="shape", type=AttributeProto.INTS)
     return node
-
-
-def _attribute_type(op: str, name: str) -> AttributeProto.AttributeType:
-    kind: AttributeProto.AttributeType = onnx.defs.get_schema(op, 11).attributes[name].type.value
-    return kind

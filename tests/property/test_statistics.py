@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +30,10 @@ def collected(dense: np.ndarray, pruned: np.ndarray, residual: np.ndarray) -> Mo
 
 
 def arrays(moments: Moments) -> list[np.ndarray]:
-    return [moments.sum_p, moments.sum_d, moments.H, moments.G, moments.sum_r["w"], moments.R["w"]]
+    return [getattr(moments, name) for name in ("sum_p", "sum_d", "H", "G", "D")] + [
+        moments.sum_r["w"],
+        moments.R["w"],
+    ]
 
 
 @given(SHAPES, st.integers(0, 2**31), st.lists(st.integers(0, 40), max_size=3))
@@ -36,12 +41,10 @@ def test_shards_add_to_the_whole(shape: tuple[int, int, int, int], seed: int, cu
     data = rows(shape, seed)
     whole = collected(*data)
     edges = [0, *sorted(min(cut, shape[1]) for cut in cuts), shape[1]]
-    parts = [
-        collected(*(a[:, start:stop] for a in data)) for start, stop in zip(edges, edges[1:], strict=False)
-    ]
+    parts = [collected(*(a[:, start:stop] for a in data)) for start, stop in pairwise(edges)]
     merged = sum(parts[1:], parts[0])
     one_by_one = Moments.like(whole)
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         one_by_one.add(data[0][:, start:stop], data[1][:, start:stop])
         one_by_one.add_residual("w", data[2][:, start:stop], data[1][:, start:stop])
     for found in (merged, one_by_one):
@@ -61,17 +64,19 @@ def test_merging_does_not_change_the_parts(shape: tuple[int, int, int, int], see
         np.testing.assert_array_equal(a, b)
 
 
-@given(SHAPES.filter(lambda s: s[1] > 1), st.integers(0, 2**31), st.sampled_from([0.0, 1.0, -30.0]))
+@given(SHAPES.filter(lambda s: s[1] > 1), st.integers(0, 2**31), st.sampled_from([0.0, 1.0, -30.0, 3e3]))
 def test_centred_is_the_covariance(shape: tuple[int, int, int, int], seed: int, offset: float) -> None:
     dense, pruned, residual = rows(shape, seed, offset)
-    H, G, R = collected(dense, pruned, residual).centred("w", True)
+    moments = collected(dense, pruned, residual)
+    H, G, R = moments.centred("w", True)
+    D = moments.dense_covariance()
     assert R is not None
     for group in range(shape[0]):
         stacked = np.concatenate([dense[group], pruned[group], residual[group]], axis=1).T
         joint = np.cov(stacked.astype(np.float64), bias=True)
         n = shape[2]
         d, p, r = slice(0, n), slice(n, 2 * n), slice(2 * n, None)
-        for found, wanted in ((H, joint[p, p]), (G, joint[d, p]), (R, joint[r, p])):
+        for found, wanted in ((H, joint[p, p]), (G, joint[d, p]), (D, joint[d, d]), (R, joint[r, p])):
             np.testing.assert_allclose(found[group], wanted, rtol=1e-3, atol=1e-3)
 
 

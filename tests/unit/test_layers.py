@@ -63,7 +63,8 @@ def test_convolutions_as_matrices(
     groups = matrix[0]
     inputs = shape[1] * groups if op == "Conv" else shape[0]
     spatial = ", ".join("abc"[: len(shape) - 2])
-    text = f"g (float[N, {inputs}, {spatial}] x) => (float[N, C, {spatial.upper()}] y) {{ y = {op}{attributes}(x, w) }}"
+    text = f"""g (float[N, {inputs}, {spatial}] x) => (float[N, C, {spatial.upper()}] y) {{
+        y = {op}{attributes}(x, w) }}"""
     weight = noise(*shape)
     layers, skips = find(text, {"w": weight})
     layer = layers["w"]
@@ -115,7 +116,7 @@ def test_gemm(find: Find, trans_a: int, trans_b: int) -> None:
     [
         ("g (float[N, 8] x) => (float[N, 5] y) { y = MatMul(x, w) }", (8, 5), (1, 5, 8), False),
         ("g (float[8] x) => (float[5] y) { y = MatMul(x, w) }", (8, 5), (1, 5, 8), False),
-        ("g (float[A, B, C, N, 8] x) => (float[A, B, C, N, 5] y) { y = MatMul(x, w) }", (8, 5), (1, 5, 8), False),
+        ("g (float[A, B, N, 8] x) => (float[A, B, N, 5] y) { y = MatMul(x, w) }", (8, 5), (1, 5, 8), False),
         ("g (float[8, N] x) => (float[5, N] y) { y = MatMul(w, x) }", (5, 8), (1, 5, 8), True),
         ("g (float[3, N, 8] x) => (float[3, N, 5] y) { y = MatMul(x, w) }", (3, 8, 5), (3, 5, 8), False),
         ("g (float[N, 8] x) => (float[2, 3, N, 5] y) { y = MatMul(x, w) }", (2, 3, 8, 5), (6, 5, 8), False),
@@ -165,7 +166,8 @@ def test_view_round_trip(drawn: tuple[tuple[int, ...], list[int]]) -> None:
 
 def test_weights_in_constant_nodes() -> None:
     proto = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["": 17]> g (float[N, 8] x) => (float[N, 5] y) { m = MatMul(x, w) y = Add(m, b) }'
+        """<ir_version: 8, opset_import: ["": 17]>
+        g (float[N, 8] x) => (float[N, 5] y) { m = MatMul(x, w) y = Add(m, b) }"""
     )
     for name, array in (("b", noise(5)), ("w", noise(8, 5))):
         node = helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array))
@@ -209,7 +211,8 @@ def test_other_float_types(dtype: type) -> None:
 
 
 def test_order_is_that_of_the_graph(find: Find) -> None:
-    text = "g (float[N, 8] x) => (float[N, 8] y) { a = MatMul(x, last)  b = MatMul(a, first)  y = MatMul(b, middle) }"
+    text = """g (float[N, 8] x) => (float[N, 8] y) {
+        a = MatMul(x, last)  b = MatMul(a, first)  y = MatMul(b, middle) }"""
     layers, _ = find(text, {name: noise(8, 8) for name in ("first", "middle", "last")})
     assert list(layers) == ["last", "first", "middle"]
 
@@ -241,7 +244,9 @@ def test_order_is_that_of_the_graph(find: Find) -> None:
     ],
 )  # fmt: skip
 def test_bias_of_matrices(find: Find, body: str, bias: tuple[int, ...], wanted: Bias | None) -> None:
-    layers, _ = find(f"g (float[4, 8] x) => (float[4, 5] y) {{ {body} }}", {"w": noise(8, 5), "b": noise(*bias)})
+    layers, _ = find(
+        f"g (float[4, 8] x) => (float[4, 5] y) {{ {body} }}", {"w": noise(8, 5), "b": noise(*bias)}
+    )
     assert layers["w"].bias == wanted
 
 
@@ -275,7 +280,10 @@ def test_bias_of_convolutions(find: Find, body: str, bias: tuple[int, ...], want
 def test_mean_of_a_batch_normalization(find: Find) -> None:
     text = """g (float[N, 4, H, W] x) => (float[N, 5, H, W] y, float[5] z) {
         c = Conv(x, w)  y = BatchNormalization(c, scale, shift, mean, var)  z = Relu(READ) }"""
-    weights = {"w": noise(5, 4, 1, 1), **{n: np.ones(5, np.float32) for n in ("scale", "shift", "mean", "var")}}
+    weights = {
+        "w": noise(5, 4, 1, 1),
+        **{n: np.ones(5, np.float32) for n in ("scale", "shift", "mean", "var")},
+    }
     assert find(text.replace("READ", "var"), weights)[0]["w"].bias == Bias("mean", -1, 1.0)
     assert find(text.replace("READ", "mean"), weights)[0]["w"].bias is None  # it belongs to two
 
@@ -327,7 +335,7 @@ def test_residual_of_convolutions(find: Find) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("g (float[N, 8] x) => (float[N, 8] y) { y = Mul(x, w) }", "used by Mul, which is not a prunable operator"),
+        ("g (float[N, 8] x) => (float[N, 8] y) { y = Mul(x, w) }", "used by Mul, which is not a prunable"),
         ("g (float[N, 8] x) => (float[N, 8] y, float[8, 8] w) { y = MatMul(x, w) }", "is a graph output"),
         ("g (float[N, 8] x) => (float[N, 8] y) { y = Relu(x) }", "no node uses it"),
         ("g (float[N, 8] x) => (float[8, 8] y) { y = MatMul(w, w) }", "both operands are constants"),
@@ -338,15 +346,17 @@ def test_residual_of_convolutions(find: Find) -> None:
         ("g (float[8, 8] x) => (float[8, 8] y) { y = Gemm<alpha=0.0>(x, w) }", "has no effect"),
         ("g (float[8, 8] x) => (float[8, 8] y) { y = Gemm(w, x) }", "is input 0 of Gemm"),
         ("g (int64[N] x) => (float[8, N] y) { y = Gather<axis=1>(w, x) }", "not as the rows of a table"),
-        ("g (int64[N, 8] x) => (int64[N, 8] y, float[2, 8] z) { i = Constant<value_ints=[1, 2]>() y = Identity(x)"
-         " z = Gather(w, k) }", "gathered with constant indices"),
+        ("g (int64[N, 8] x) => (int64[N, 8] y, float[2, 8] z) { y = Identity(x) z = Gather(w, k) }",
+         "gathered with constant indices"),
         ("""g (float[N, 8] x, bool c) => (float[N, 8] y) {
             y = If(c)<then_branch = t () => (float[N, 8] a) { a = MatMul(x, w) },
-                      else_branch = e () => (float[N, 8] b) { b = Relu(x) }> }""", "read inside the subgraph of If(y)"),
+                      else_branch = e () => (float[N, 8] b) { b = Relu(x) }> }""",
+         "read inside the subgraph of If(y)"),
         ("""g (float[N, 8] x, bool c) => (float[N, 8] y) {
             z = MatMul(x, w)
             y = If(c)<then_branch = t () => (float[N, 8] a) { a = MatMul(z, w) },
-                      else_branch = e () => (float[N, 8] b) { b = Relu(x) }> }""", "read inside the subgraph of If(y)"),
+                      else_branch = e () => (float[N, 8] b) { b = Relu(x) }> }""",
+         "read inside the subgraph of If(y)"),
     ],
 )  # fmt: skip
 def test_skips(find: Find, text: str, reason: str) -> None:
@@ -398,14 +408,16 @@ def test_vectors_and_shapes_are_not_worth_a_line(find: Find) -> None:
         ({}, {"enc_w", "head_w"}, {}),
         ({"exclude": ["head_*"]}, {"enc_w"}, {"head_w": "excluded by --exclude head_*"}),
         ({"exclude": ["first"]}, {"head_w"}, {"enc_w": "excluded by --exclude first"}),  # a node's name
-        ({"exclude": ["*"]}, set(), {"enc_w": "excluded by --exclude *", "head_w": "excluded by --exclude *"}),
+        ({"exclude": ["*_w"]}, set(), dict.fromkeys(("enc_w", "head_w"), "excluded by --exclude *_w")),
         ({"include": ["enc*"]}, {"enc_w"}, {"head_w": "not matched by any --include"}),
         ({"include": ["*"], "exclude": ["ENC*"]}, {"enc_w", "head_w"}, {}),  # case matters
-        ({"include": ["enc*", "sec*"], "exclude": ["enc_w"]}, {"head_w"}, {"enc_w": "excluded by --exclude enc_w"}),
+        ({"include": ["enc*", "sec*"], "exclude": ["e*"]}, {"head_w"}, {"enc_w": "excluded by --exclude e*"}),
     ],
 )  # fmt: skip
 def test_globs(find: Find, globs: dict[str, list[str]], kept: set[str], reasons: dict[str, str]) -> None:
-    text = "g (float[N, 8] x) => (float[N, 8] y) { [first] a = MatMul(x, enc_w) [second] y = MatMul(a, head_w) }"
+    text = (
+        "g (float[N, 8] x) => (float[N, 8] y) { [first] a = MatMul(x, enc_w) [second] y = MatMul(a, head_w) }"
+    )
     layers, skips = find(text, {"enc_w": noise(8, 8), "head_w": noise(8, 8)}, **globs)
     assert set(layers) == kept
     assert {name: skip.reason for name, skip in skips.items()} == reasons

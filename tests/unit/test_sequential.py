@@ -63,7 +63,8 @@ def conv_net(seed: int = 0) -> tuple[Model, Batches, Batches]:
     rng = np.random.default_rng(seed)
     text = """g (float[N, 3, 8, 8] x) => (float[N, 8, 8, 8] y) {
         c1 = Conv<pads=[1, 1, 1, 1]>(x, w1, b1)  r1 = Relu(c1)
-        c2 = Conv<pads=[1, 1, 1, 1], group=8>(r1, w2)  n2 = BatchNormalization(c2, g2, s2, m2, v2)  r2 = Relu(n2)
+        c2 = Conv<pads=[1, 1, 1, 1], group=8>(r1, w2)
+        n2 = BatchNormalization(c2, g2, s2, m2, v2)  r2 = Relu(n2)
         c3 = Conv(r2, w3, b3)  y = Add(c3, r1) }"""
     weights = {
         "w1": rng.normal(0, 0.3, (8, 3, 3, 3)),
@@ -193,6 +194,47 @@ def test_the_mean_of_the_outputs_is_kept() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("body", "bias"),
+    [
+        ("y = Gemm<alpha=0.5, beta=-2.0>(x, w, b)", (12,)),
+        ("y = Gemm<alpha=3.0>(x, w, b)", (1, 12)),
+        ("m = Gemm<alpha=0.5>(x, w) y = Add(m, b)", (12,)),
+        ("t = Transpose(x) y = Gemm<transA=1, transB=1>(t, w, b)", (12,)),
+        ("m = MatMul(x, w) y = Add(b, m)", (1, 12)),
+        ("u = Unsqueeze(x, two) c = Conv<group=2>(u, g) d = Add(c, b) y = Squeeze(d, two)", (1, 12, 1)),
+        ("u = Unsqueeze(x, two) c = Conv<group=2>(u, g, b) y = Squeeze(c, two)", (12,)),
+    ],
+)
+def test_every_kind_of_bias_keeps_the_mean(body: str, bias: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    weights = {"w": (12, 12), "g": (12, 6, 1), "b": bias}
+    arrays = {n: rng.normal(0, 0.4, shape).astype(np.float32) for n, shape in weights.items()}
+    text = f"g (float[N, 12] x) => (float[N, 12] y) {{ {body} }}"
+    dense = parse(text, {**arrays, "two": np.array([2])})
+    batches = [{"x": correlated(rng, 100, 12)}]
+    pruned, _ = prune(dense, batches, 0.8, MAGNITUDE)
+    a, b = outputs(dense, batches), outputs(pruned, batches)
+    assert np.abs(a - b).max() > 0.1
+    np.testing.assert_allclose(a.mean(0), b.mean(0), atol=1e-5 * a.std())
+
+
+@pytest.mark.xfail(reason="layers with a bias hand the criterion centred statistics")
+def test_wanda_ranks_by_the_norms_of_the_inputs_not_by_their_spread() -> None:
+    rng = np.random.default_rng(0)
+    dense = parse(
+        "g (float[N, 12] x) => (float[N, 12] y) { y = Gemm(x, w, b) }",
+        {"w": rng.normal(size=(12, 12)).astype(np.float32), "b": np.zeros(12, np.float32)},
+    )
+    x = rng.normal(size=(200, 12)) * np.geomspace(0.1, 1, 12) + np.geomspace(20, 1, 12)
+    batches = [{"x": x.astype(np.float32)}]
+    pruned, _ = prune(dense, batches, 0.5, Method("wanda"))
+    score = np.abs(dense.array("w").T) * np.linalg.norm(x, axis=0)
+    kept = pruned.array("w").T != 0
+    for row in range(12):
+        assert score[row][kept[row]].min() >= score[row][~kept[row]].max()
+
+
 def test_the_mean_is_kept_through_a_batch_normalization_too() -> None:
     """Its running mean is the bias of the convolution before it, with the other sign."""
     dense, batches, _ = conv_net()
@@ -291,11 +333,24 @@ def test_the_residual_target_is_used() -> None:
     batches = [{"x": correlated(rng, 300, 12)}]
     zeros = {"w0": 80, "w1": 0}
     with_target, _ = prune(dense, batches, zeros)
-    without = pytest.MonkeyPatch()
-    with without.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequential, "open_residuals", lambda *args: [])
         plain, _ = prune(dense, batches, zeros)
     assert output_error(dense, with_target, batches) < 0.2 * output_error(dense, plain, batches)
+
+
+@pytest.mark.xfail(reason="without a moved input the residual target is not aimed at")
+def test_the_residual_target_is_used_when_the_input_is_that_of_the_dense_model() -> None:
+    rng = np.random.default_rng(0)
+    text = """g (float[N, 12] x) => (float[N, 12] y) {
+        s = MatMul(x, w0)  m = Gemm(x, w1, bias)  y = Add(m, s) }"""
+    weights = {n: rng.normal(0, 0.4, (12, 12)).astype(np.float32) for n in ("w0", "w1")}
+    dense = parse(text, {**weights, "bias": np.zeros(12, np.float32)})
+    batches = [{"x": correlated(rng, 300, 12)}]
+    pruned, _ = prune(dense, batches, {"w0": 80, "w1": 0})
+    alone = dense.copy()
+    alone.set_array("w0", pruned.array("w0"))
+    assert output_error(dense, pruned, batches) < 0.2 * output_error(dense, alone, batches)
 
 
 def test_a_residual_behind_an_unsolved_layer_is_not_waited_for() -> None:
@@ -311,7 +366,9 @@ def test_a_residual_behind_an_unsolved_layer_is_not_waited_for() -> None:
     assert output_error(dense, pruned, batches) < 0.05
 
 
-@pytest.mark.xfail(reason="values are declared done although a later stage asks for them again", raises=Exception)
+@pytest.mark.xfail(
+    reason="values are declared done although a later stage asks for them again", raises=Exception
+)
 def test_a_skip_over_three_layers_at_the_end_of_the_model() -> None:
     """An inverted bottleneck whose sum is the output: nothing behind it keeps the skip alive."""
     rng = np.random.default_rng(0)
@@ -400,7 +457,8 @@ def test_embeddings_and_padding() -> None:
 def test_other_types_keep_their_type(dtype: type) -> None:
     kind = {np.float16: "float16", np.float64: "double"}[dtype]
     rng = np.random.default_rng(0)
-    text = f"g ({kind}[N, 12] x) => ({kind}[N, 12] y) {{ h = MatMul(x, w0)  r = Relu(h)  m = MatMul(r, w1)  y = Add(m, b) }}"
+    text = f"""g ({kind}[N, 12] x) => ({kind}[N, 12] y) {{
+        h = MatMul(x, w0)  r = Relu(h)  m = MatMul(r, w1)  y = Add(m, b) }}"""
     weights = {n: rng.normal(0, 0.3, (12, 12)).astype(dtype) for n in ("w0", "w1")}
     dense = parse(text, {**weights, "b": rng.normal(size=12).astype(dtype)})
     batches = [{"x": correlated(rng, 200, 12).astype(dtype)}]

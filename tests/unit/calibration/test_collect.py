@@ -80,7 +80,8 @@ def test_batched_weights_of_other_axes_are_another_stage(build_model: Build) -> 
     """Both have two groups, but group 0 is another half of the input."""
     model = Model(
         build_model(
-            "g (float[2, 2, N, 8] x) => (float[2, 2, N, 8] y) { a = MatMul(x, u)  b = MatMul(x, v)  y = Add(a, b) }",
+            """g (float[2, 2, N, 8] x) => (float[2, 2, N, 8] y) {
+                a = MatMul(x, u)  b = MatMul(x, v)  y = Add(a, b) }""",
             {"u": noise(2, 1, 8, 8), "v": noise(1, 2, 8, 8)},
         )
     )
@@ -152,9 +153,13 @@ def test_a_limited_number_of_rows(linear: Layer, masked: bool) -> None:
 
 
 def walk(
-    model: Model, pruned: Model | None, batches: list[dict[str, np.ndarray]], targets: list[str], store: ArrayStore
+    model: Model,
+    pruned: Model | None,
+    batches: list[dict[str, np.ndarray]],
+    targets: list[str],
+    store: ArrayStore,
 ) -> Streams:
-    """Streams that stand at the last of ``targets``, the first weight changed when there is a pruned model."""
+    """Streams at the last of ``targets``; with a pruned model all weights count as changed."""
     streams = Streams(model, pruned, batches, targets, store, threads=1)
     if pruned is not None:
         streams.weights_changed([layer.name for layer in layers_of(model)])
@@ -227,8 +232,10 @@ def test_the_same_bytes_from_memory_and_from_disk(build_model: Build) -> None:
         for other in (None, pruned):
             with ArrayStore(budget) as store:
                 streams = walk(dense, other, batches, ["x", "r"], store)
-                for stage in find_stages(dense, layers_of(dense)):
-                    found.append(collect(streams, stage, [None] * 3, batches=range(3), seed=0))
+                found += [
+                    collect(streams, stage, [None] * 3, batches=range(3), seed=0)
+                    for stage in find_stages(dense, layers_of(dense))
+                ]
     for a, b in zip(found[:4], found[4:], strict=True):
         for field in ("H", "G", "sum_d", "sum_p"):
             assert getattr(a, field).tobytes() == getattr(b, field).tobytes()
@@ -236,7 +243,8 @@ def test_the_same_bytes_from_memory_and_from_disk(build_model: Build) -> None:
 
 
 RESIDUAL = """g (float[N, 4, 6, 6] x) => (float[N, 4, 6, 6] y) {
-    s = Conv(x, w)  h = Relu(x)  c = Conv<pads=[1, 1, 1, 1]>(h, v)  b = Add(c, bias)  t = SKIP(s)  y = Add(b, t) }"""
+    s = Conv(x, w)  h = Relu(x)  c = Conv<pads=[1, 1, 1, 1]>(h, v)  b = Add(c, bias)
+    t = SKIP(s)  y = Add(b, t) }"""
 
 
 @pytest.mark.parametrize("limit", [10**6, 30])
@@ -339,5 +347,7 @@ def test_token_counts(build_model: Build, store: ArrayStore) -> None:
 def test_an_empty_collection_is_empty_moments(build_model: Build, store: ArrayStore) -> None:
     dense, _ = two_layers(build_model)
     stage = find_stages(dense, layers_of(dense))[0]
-    moments = collect(walk(dense, None, [{"x": noise(1, 2, 8)}], ["x"], store), stage, [None], batches=[], seed=0)
+    moments = collect(
+        walk(dense, None, [{"x": noise(1, 2, 8)}], ["x"], store), stage, [None], batches=[], seed=0
+    )
     assert isinstance(moments, Moments) and moments.n == 0 and isinstance(stage, Stage)

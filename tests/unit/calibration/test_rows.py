@@ -107,7 +107,8 @@ def matmuls(draw: st.DrawFn) -> tuple[ModelProto, np.ndarray]:
     """Batch axes of both operands that broadcast, the constant on either side, vectors too."""
     full = draw(st.lists(st.integers(1, 3), max_size=3))
     weight_batch, x_batch = (
-        [draw(st.sampled_from([1, size])) for size in full[draw(st.integers(0, len(full))) :]] for _ in range(2)
+        [draw(st.sampled_from([1, size])) for size in full[draw(st.integers(0, len(full))) :]]
+        for _ in range(2)
     )
     slot = draw(st.sampled_from([0, 1]))
     inner, out, rows = draw(st.tuples(st.integers(1, 4), st.integers(2, 4), st.integers(1, 4)))
@@ -154,7 +155,9 @@ def test_transposed_convolutions(drawn: tuple[ModelProto, np.ndarray, dict[str, 
     layer, W, y = solve(proto, x)
     rows = input_rows(layer, x)
     assert rows.shape == (layer.groups, row_count(layer, x), layer.view.matrix[2])
-    products = (rows @ W.swapaxes(1, 2)).reshape(layer.groups, x.shape[0], *x.shape[2:], -1, *geometry["kernel"])
+    products = (rows @ W.swapaxes(1, 2)).reshape(
+        layer.groups, x.shape[0], *x.shape[2:], -1, *geometry["kernel"]
+    )
     found = np.zeros_like(y).reshape(x.shape[0], layer.groups, -1, *y.shape[2:])
     for index in np.ndindex(*x.shape[2:], *geometry["kernel"]):
         at, tap = index[: x.ndim - 2], index[x.ndim - 2 :]

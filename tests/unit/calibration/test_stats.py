@@ -27,6 +27,8 @@ def test_equal_streams_have_equal_moments() -> None:
     moments = Moments.zeros(2, 4)
     moments.add(rows, rows)
     np.testing.assert_array_equal(moments.H, moments.G)
+    np.testing.assert_array_equal(moments.H, moments.D)
+    assert not moments.moved
     np.testing.assert_array_equal(moments.H, moments.H.swapaxes(1, 2))
 
 
@@ -40,6 +42,15 @@ def test_residuals_of_one_shard_only() -> None:
         np.testing.assert_array_equal(merged.R["w"], second.R["w"])
         np.testing.assert_array_equal(merged.sum_r["w"], second.sum_r["w"])
         assert merged.n == 6
+
+
+def test_moved_once_the_streams_differ() -> None:
+    rows = np.ones((1, 3, 2), np.float32)
+    same, other = Moments.zeros(1, 2), Moments.zeros(1, 2)
+    same.add(rows, rows)
+    other.add(rows, rows * 2)
+    assert other.moved and (same + other).moved and (other + same).moved and not (same + same).moved
+    np.testing.assert_array_equal((same + other).D, 2 * same.D)
 
 
 def test_other_layers_have_no_residual() -> None:
@@ -70,7 +81,23 @@ def test_far_from_zero(offset: float) -> None:
     rows = np.random.default_rng(0).normal(offset, 1.0, (1, 4096, 8)).astype(np.float32)
     moments = Moments.zeros(1, 8)
     for start in range(0, 4096, 256):
-        moments.add(rows[:, start : start + 256], rows[:, start : start + 256])
-    H, _, _ = moments.centred("w", True)
+        part = rows[:, start : start + 256]
+        moments.add(part, part * np.float32(1))
+        moments.add_residual("w", part[:, :, :2], part)
+    H, G, R = moments.centred("w", True)
+    assert R is not None
     wanted = np.cov(rows[0].T.astype(np.float64), bias=True)
-    np.testing.assert_allclose(H[0], wanted, atol=0.05)
+    for found in (H[0], G[0], moments.dense_covariance()[0]):
+        np.testing.assert_allclose(found, wanted, atol=0.05)
+    np.testing.assert_allclose(R[0], wanted[:2], atol=0.05)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-20, 3.7, 1e5])
+def test_what_never_varies_leaves_a_positive_definite_hessian(value: float) -> None:
+    rows = np.full((2, 999, 3), value, np.float32)
+    moments = Moments.zeros(2, 3)
+    moments.add(rows, rows)
+    H, G, _ = moments.centred("w", True)
+    assert (np.linalg.eigvalsh(H) >= 0).all()
+    np.testing.assert_array_equal(H, G)
+    assert np.abs(H).max() <= 1e-11 * value**2

@@ -157,9 +157,7 @@ def test_the_pruned_stream_sees_changed_weights(store: ArrayStore) -> None:
         for number, batch in enumerate(batches):
             for stream, model in ((DENSE, dense), (PRUNED, pruned)):
                 wanted = whole(model, [value], batch)[value]
-                np.testing.assert_allclose(
-                    streams.value(value, number, stream), wanted, rtol=1e-5, atol=1e-6
-                )
+                np.testing.assert_allclose(streams.value(value, number, stream), wanted, rtol=1e-5, atol=1e-6)
         pairs = list(streams.pairs(value))
         assert len(pairs) == 3 and all((a != b).any() for a, b in pairs)
 
@@ -197,7 +195,9 @@ def test_one_stream_ignores_changed_weights(store: ArrayStore) -> None:
     streams.advance(["d"], ["joined"])
     assert not streams.differs("d")
     for number, batch in enumerate(batches):
-        np.testing.assert_allclose(streams.value("d", number, PRUNED), whole(model, ["d"], batch)["d"], rtol=1e-5)
+        np.testing.assert_allclose(
+            streams.value("d", number, PRUNED), whole(model, ["d"], batch)["d"], rtol=1e-5
+        )
 
 
 def test_what_nobody_needs_is_dropped(store: ArrayStore) -> None:
@@ -249,7 +249,9 @@ def test_strings_and_integers_travel_too(build_model: Build, store: ArrayStore) 
 
 def test_failures_name_the_cause(build_model: Build, store: ArrayStore) -> None:
     model = Model(
-        build_model("g (float[N, M] x) => (float[N, 4] y) { r = Relu(x)  y = MatMul(r, w) }", {"w": noise(4, 4)})
+        build_model(
+            "g (float[N, M] x) => (float[N, 4] y) { r = Relu(x)  y = MatMul(r, w) }", {"w": noise(4, 4)}
+        )
     )
     streams = Streams(model, None, [{"x": noise(2, 3)}], ["r", "y"], store, threads=1)
     streams.advance(["r"])
@@ -280,12 +282,17 @@ def random_graphs(draw: st.DrawFn) -> tuple[str, list[str], int]:
             lines.append(f"{new} = Concat<axis=1>({new}r, {new}l)")
         elif op == "If":
             lines.append(
-                f"{new} = If(c)<then_branch = t{number} () => (float[N, 4] p{number}) "
-                f"{{ p{number} = Sub({value()}, {value()}) }}, else_branch = f{number} () => (float[N, 4] q{number}) "
+                f"{new} = If(c)<"
+                f"then_branch = t{number} () => (float[N, 4] p{number}) "
+                f"{{ p{number} = Sub({value()}, {value()}) }}, "
+                f"else_branch = f{number} () => (float[N, 4] q{number}) "
                 f"{{ q{number} = Mul({value()}, half) }}>"
             )
         else:
-            lines.append(f"{new}s = Shape({value()}) {new}f = Reshape({value()}, minus) {new} = Reshape({new}f, {new}s)")
+            lines.append(
+                f"{new}s = Shape({value()}) {new}f = Reshape({value()}, minus) "
+                f"{new} = Reshape({new}f, {new}s)"
+            )
         values.append(new)
     body = "\n".join(lines)
     outputs = ", ".join(f"float[N, 4] {name}" for name in {value(), values[-1]} - {"x"})
@@ -316,7 +323,7 @@ def test_random_graphs(drawn: tuple[str, list[str], int], data: st.DataObject) -
             streams.advance([target], targets[max(at - 1, 0) : at])
             for stream, values_of in found.items():
                 values_of[target] = streams.value(target, 0, stream)
-            # A weight may change as long as nothing that was computed depends on it, as in the sequential walk.
+            # A weight may change as long as nothing that was computed depends on it.
             seen = streams.cutter.ancestors(targets[: at + 1])
             free = [f"w{i}" for i in range(weights) if dense.index.uses[f"w{i}"][0].index not in seen]
             for name in set(free[:1]) - changed:
@@ -383,7 +390,8 @@ def test_tail_with_a_constant_node_as_weight(store: ArrayStore) -> None:
 def test_tail_when_an_output_depends_on_weights_only(build_model: Build, store: ArrayStore) -> None:
     model = Model(
         build_model(
-            "g (float[N, 4] x) => (float[N, 4] y, float[4, 4] t, float[4, 4] k) { t = Transpose(w)  r = Relu(x)  y = MatMul(r, w) }",
+            """g (float[N, 4] x) => (float[N, 4] y, float[4, 4] t, float[4, 4] k) {
+                t = Transpose(w)  r = Relu(x)  y = MatMul(r, w) }""",
             {"w": noise(4, 4), "k": noise(4, 4)},
         )
     )

@@ -28,7 +28,8 @@ CASES: dict[str, tuple[str, tuple[int, ...]]] = {
         (32, 64),
     ),
     "subgraph": (
-        """g (float[N, 24] x) => (float[N, 32] y) { s = ReduceSum<keepdims=0>(x) z = Sub(s, s) c = Cast<to=9>(z)
+        """g (float[N, 24] x) => (float[N, 32] y) {
+           s = ReduceSum<keepdims=0>(x) z = Sub(s, s) c = Cast<to=9>(z)
            y = If (c) <then_branch = a () => (float[N, 32] p) { p = MatMul(x, w) },
                        else_branch = b () => (float[N, 32] q) { r = MatMul(x, w) q = Relu(r) }> }""",
         (24, 32),
@@ -95,7 +96,9 @@ def test_report_says_when_it_grew(build_model: Any) -> None:
 
 def test_all_zeros_and_no_zeros_load(build_model: Any, run_model: Any) -> None:
     text = "g (float[N, 10] x) => (float[N, 10] y) { a = MatMul(x, none) b = MatMul(x, all) y = Add(a, b) }"
-    model = Model(build_model(text, {"none": np.zeros((10, 10), np.float32), "all": np.eye(10, dtype=np.float32)}))
+    model = Model(
+        build_model(text, {"none": np.zeros((10, 10), np.float32), "all": np.eye(10, dtype=np.float32)})
+    )
     to_sparse_initializers(model, ["none", "all"])
     onnx.checker.check_model(model.proto)
     x = np.ones((2, 10), np.float32)

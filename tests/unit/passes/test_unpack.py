@@ -14,7 +14,8 @@ from onnxprune.passes.pack import pack
 from onnxprune.passes.unpack import unpack
 from onnxprune.storage.form import DOMAIN
 
-TEXT = """g (float[N, 24] x, float[N, 8, 9, 9] m, int64[N] i) => (float[N, 32] y, float[N, 16, 5, 5] c, float[32, N] l) {
+TEXT = """g (float[N, 24] x, float[N, 8, 9, 9] m, int64[N] i)
+    => (float[N, 32] y, float[N, 16, 5, 5] c, float[32, N] l) {
     e = Gather(t, i)
     h = MatMul(x, w)
     g = Gemm<transB=1, alpha=0.5>(x, u, b)
@@ -185,7 +186,9 @@ class TestCorruption:
 
     def test_mask_of_another_size(self, model: Model) -> None:
         self.replace(model, "w_mask", model.array("w_mask")[:-1])
-        self.refuses(model, r"mask of the weight of node 'layer' .* uint8\[95\], shape \[24, 32\] needs uint8\[96\]")
+        self.refuses(
+            model, r"mask of the weight of node 'layer' .* uint8\[95\], shape \[24, 32\] needs uint8\[96\]"
+        )
 
     def test_too_few_values(self, model: Model) -> None:
         self.replace(model, "w", model.array("w")[:-1])

@@ -21,9 +21,24 @@ def test_parse(text: str, pattern: Pattern) -> None:
     assert Pattern.parse(text) == pattern
 
 
-@pytest.mark.parametrize(
-    "text", ["", "2", "2:", "a:4", "2:4 ", "block", "block:4", "4x1", "block:4x-1", "4:2", "4:4", "0:4", "block:0x1"]
-)  # fmt: skip
+WRONG = [
+    "",
+    "2",
+    "2:",
+    "a:4",
+    "2:4 ",
+    "block",
+    "block:4",
+    "4x1",
+    "block:4x-1",
+    "4:2",
+    "4:4",
+    "0:4",
+    "block:0x1",
+]
+
+
+@pytest.mark.parametrize("text", WRONG)
 def test_parse_refuses(text: str) -> None:
     with pytest.raises(UsageError, match="wanted unstructured, N:M or block:RxC"):
         Pattern.parse(text)

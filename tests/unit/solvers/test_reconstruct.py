@@ -8,7 +8,7 @@ import pytest
 from onnxprune.calibration.stats import Moments
 from onnxprune.errors import ModelError
 from onnxprune.solvers.linalg import damped
-from onnxprune.solvers.reconstruct import bias_shift, target_weight
+from onnxprune.solvers.reconstruct import MAX_SCALE, bias_shift, restore_variance, target_weight
 
 RNG = np.random.default_rng(0)
 
@@ -128,3 +128,30 @@ def test_bias_makes_the_mean_output_equal(groups: int, residual: bool) -> None:
 def test_bias_of_nothing_seen() -> None:
     W = np.ones((1, 2, 3), np.float32)
     np.testing.assert_array_equal(bias_shift(Moments.zeros(1, 3), "w", W, W), [[0, 0]])
+
+
+def test_lost_variance_comes_back() -> None:
+    rng = np.random.default_rng(1)
+    dense = rng.normal(size=(1, 5000, 6)).astype(np.float32)
+    pruned = dense * np.linspace(0.6, 1.1, 6, dtype=np.float32)
+    moments = Moments.zeros(1, 6)
+    moments.add(dense, pruned)
+    W = rng.normal(size=(1, 4, 6)).astype(np.float32)
+    small = W * np.array([0.9, 0.7, 0.2, 1.5], np.float32)[:, None]
+    H, _, _ = moments.centred("w", True)
+    found = restore_variance(W, small, moments.dense_covariance(), H)
+    wanted, before, after = (
+        (x @ w.swapaxes(1, 2)).var(1)[0] for x, w in ((dense, W), (pruned, small), (pruned, found))
+    )
+    np.testing.assert_allclose(after[:2], wanted[:2], rtol=1e-3)
+    np.testing.assert_allclose(after[2], before[2] * MAX_SCALE**2, rtol=1e-3)  # too far gone
+    np.testing.assert_allclose(after[3], before[3], rtol=1e-3)  # never made smaller
+    assert found.dtype == np.float32
+
+
+def test_a_row_without_any_weight_stays_so() -> None:
+    W = np.ones((1, 2, 3), np.float32)
+    pruned = W * np.array([0, 0.8], np.float32)[:, None]
+    found = restore_variance(W, pruned, np.eye(3)[None], np.eye(3)[None])
+    np.testing.assert_allclose(found, np.array([[[0] * 3, [1] * 3]]), rtol=1e-6)
+    np.testing.assert_array_equal(restore_variance(W, W * 0, np.zeros((1, 3, 3)), np.zeros((1, 3, 3))), W * 0)

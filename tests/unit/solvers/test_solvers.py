@@ -71,14 +71,6 @@ def test_better_than_magnitude_with_refit(solve: Solve, text: str, seed: int) ->
     assert error(W, pruned, H) < 0.8 * error(W, magnitude, H)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_admm_is_better_than_the_sweep(seed: int) -> None:
-    W, H = layer(1, 24, 40, seed)
-    zeros = Pattern().zeros(W.shape, 0.7)
-    errors = [error(W, s(W, H, Pattern(), zeros, damping=0.01)[0], H) for s in (admm.solve, sweep.solve)]
-    assert errors[0] < errors[1]
-
-
 @pytest.mark.parametrize("solve", SOLVERS)
 def test_more_zeros_cost_more(solve: Solve) -> None:
     W, H = layer(1, 16, 32)
@@ -190,46 +182,3 @@ def test_units_do_not_matter(solve: Solve, scale: float) -> None:
     other, other_mask = solve(W, H * scale, Pattern(), 200, damping=0.01)
     assert (mask == other_mask).mean() > 0.99
     assert error(W, other, H) == pytest.approx(error(W, pruned, H), rel=0.02)
-
-
-@pytest.mark.parametrize("block", [8, 20, 40])
-def test_sweep_chooses_n_of_m_late(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    """Each group is chosen after all updates from its left, so the size of a block changes nothing."""
-    W, H = layer(1, 6, 42)
-    pattern = Pattern.parse("2:4")
-    pruned, mask = sweep.solve(W, H, pattern, 1, damping=0.01)
-    monkeypatch.setattr(sweep, "BLOCK", block)
-    other, other_mask = sweep.solve(W, H, pattern, 1, damping=0.01)
-    np.testing.assert_array_equal(mask, other_mask)
-    np.testing.assert_allclose(pruned, other, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("text", ["unstructured", "block:4x1", "block:2x3"])
-def test_sweep_over_several_blocks_of_columns(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    W, H = layer(1, 16, 42)
-    pattern = Pattern.parse(text)
-    zeros = pattern.zeros(W.shape, 0.5)
-    monkeypatch.setattr(sweep, "BLOCK", 8)
-    pruned, mask = sweep.solve(W, H, pattern, zeros, damping=0.01)
-    assert abs(int((~mask).sum()) - zeros) <= pattern.rows * pattern.columns - 1
-    plain = np.where(pattern.keep(W * W * np.einsum("gii->gi", H)[:, None], zeros), W, 0)
-    assert error(W, pruned, H) < 0.75 * error(W, plain, H)
-
-
-def test_zero_zeros_change_nothing_in_the_sweep() -> None:
-    W, H = layer(1, 6, 12)
-    for text in ("unstructured", "2:4", "block:2x2"):
-        pruned, mask = sweep.solve(W, H, Pattern.parse(text), 0, damping=0.01)
-        assert mask.all()
-        np.testing.assert_array_equal(pruned, W)
-
-
-def test_admm_with_a_sampled_threshold_is_exact_in_the_end() -> None:
-    """Layers above SAMPLE weights estimate the threshold while the support moves."""
-    W, H = layer(1, 2100, 32)
-    assert W.size > admm.SAMPLE
-    zeros = Pattern().zeros(W.shape, 0.7)
-    pruned, mask = admm.solve(W, H, Pattern(), zeros, damping=0.01)
-    assert int((~mask).sum()) == zeros
-    part, _ = admm.solve(W[:, :256], H, Pattern(), Pattern().zeros((1, 256, 32), 0.7), damping=0.01)
-    assert error(W, pruned, H) == pytest.approx(error(W[:, :256], part, H), rel=0.2)
