@@ -226,8 +226,8 @@ def _targets(
     if os.path.realpath(target) == os.path.realpath(report_path):
         raise UsageError(f"{target} cannot be both the model and its report", "name a .onnx file with -o")
     for path in (target, report_path):
-        for source in filter(None, (model.path, recipe.data)):
-            if os.path.isfile(path) and os.path.exists(source) and os.path.samefile(path, source):
+        for source in (model.path, recipe.data):
+            if source and os.path.isfile(path) and os.path.exists(source) and os.path.samefile(path, source):
                 raise UsageError(f"{path} is the input, which is never changed", "choose another output")
         data = [path.name + DATA_SUFFIX] if path is target and model.external else []
         with staged(path, force=force, companions=data):

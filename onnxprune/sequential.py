@@ -7,7 +7,7 @@ pass of each model however many layers there are.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,11 +123,13 @@ def solve_layer(
         prepared: see :func:`onnxprune.solvers.prune.prune_matrix`.
     """
     centre = repair and layer.bias is not None
-    H, G, R = moments.centred(layer.name, centre)
-    if repair and moments.moved:
+    # Wanda's norms are those of the inputs, not of their deviations from the mean.
+    H, G, R = moments.centred(layer.name, centre and method.criterion == "obs")
+    target = W
+    used = method.damping
+    if repair and (moments.moved or R is not None):
         target, used = target_weight(W, H, G, R, method.damping)
-    else:
-        target, used = W, method.damping
+        method = replace(method, damping=used)
     order = column_order(layer, method.pattern)
     if order is None:
         pruned, mask = prune_matrix(target, H, zeros, method, prepared)
@@ -138,7 +140,7 @@ def solve_layer(
     error = relative_error(target, pruned, H)
     # Least squares shrinks what it cannot predict, and a stack of convolutions has nothing that undoes it.
     # Not where a residual branch is added: there the sum matters, and r has already been aimed at.
-    if centre and moments.moved and layer.window is not None and not layer.sites[0].residual:
+    if centre and moments.moved and moments.D is not None and not layer.sites[0].residual:
         pruned = restore_variance(W, pruned, moments.dense_covariance(), H)
     shift = bias_shift(moments, layer.name, W, pruned).ravel() if centre else None
     return Solution(pruned, int((~mask).sum()), shift, error, used)
@@ -197,11 +199,15 @@ def prune_sequential(
     """
     unsolved = {site.node for layer in layers for site in layer.sites}
     results: list[Solved] = []
-    done: list[str] = []
-    for stage in find_stages(dense, layers):
+    asked: set[str] = set()
+    stages = find_stages(dense, layers)
+    for number, stage in enumerate(stages):
         skips = open_residuals(streams.cutter, stage, unsolved) if repair else []
-        streams.advance([stage.value, *skips], done)
-        done = [stage.value, *skips]
+        later = {
+            v for s in stages[number:] for v in (s.value, *(layer.sites[0].residual for layer in s.layers))
+        }
+        streams.advance([stage.value, *skips], sorted(asked - later))
+        asked = (asked & later) | {stage.value, *skips}
         if stage.layers[0].kind == "embedding":
             counts = token_counts(streams, stage, masks)
             solutions = [

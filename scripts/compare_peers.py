@@ -133,7 +133,8 @@ def measured(command: list[str]) -> tuple[float, float, str]:
     code = (
         "import json, resource, subprocess, sys, time\n"
         "start = time.time()\n"
-        "p = subprocess.run(json.loads(sys.argv[1]), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)\n"
+        "quiet = {'stdout': subprocess.DEVNULL, 'stderr': subprocess.PIPE, 'text': True}\n"
+        "p = subprocess.run(json.loads(sys.argv[1]), **quiet)\n"
         "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6\n"
         "lines = p.stderr.strip().splitlines() or ['']\n"
         "print(json.dumps([time.time() - start, peak, lines[-1] if p.returncode else '']))"

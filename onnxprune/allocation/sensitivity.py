@@ -82,7 +82,7 @@ def measure(
     fit = [number for number in range(streams.size) if number not in set(probes)] or list(range(streams.size))
     found = Sensitivity({}, {}, levels, {})
     stages = [stage for site in range(_sites(layers)) for stage in find_stages(dense, layers, site)]
-    stages.sort(key=lambda stage: dense.index.producer.get(stage.value, -1))
+    stages.sort(key=lambda stage: (dense.index.producer.get(stage.value, -1), stage.value))
     reference: list[list[Any]] | None = None
     kinds: list[OutputKind] = []
     done: list[str] = []

@@ -100,7 +100,7 @@ def collect(
         ModelError: when the input holds values whose squares are not finite.
     """
     first = stage.layers[0]
-    moments = Moments.zeros(first.groups, first.view.matrix[2])
+    moments = Moments.zeros(first.groups, first.view.matrix[2], dense=first.window is not None)
     limit = max(MIN_ROWS, ROWS_PER_FEATURE * first.view.matrix[2]) // max(len(batches), 1)
     for number in batches:
         dense = streams.value(stage.value, number, DENSE)

@@ -30,7 +30,7 @@ class Moments:
         sum_d: (groups, in_features), of x_d.
         H: (groups, in_features, in_features), of x_p x_p^T.
         G: (groups, in_features, in_features), of x_d x_p^T.
-        D: (groups, in_features, in_features), of x_d x_d^T.
+        D: (groups, in_features, in_features), of x_d x_d^T; None where nobody needs it.
         sum_r: layer name -> (groups, out_features), of r.
         moved: True once the streams differed; until then G and D are H.
         R: layer name -> (groups, out_features, in_features), of r x_p^T.
@@ -41,22 +41,22 @@ class Moments:
     sum_d: Sums
     H: Sums
     G: Sums
-    D: Sums
+    D: Sums | None = None
     moved: bool = False
     sum_r: dict[str, Sums] = field(default_factory=dict)
     R: dict[str, Sums] = field(default_factory=dict)
     _far: bool = field(default=False, repr=False, compare=False)  # the last rows were far from zero
 
     @classmethod
-    def zeros(cls, groups: int, features: int) -> Moments:
-        """Return empty sums."""
+    def zeros(cls, groups: int, features: int, *, dense: bool = False) -> Moments:
+        """Return empty sums; ``dense`` asks for D too."""
         vector, square = np.zeros((groups, features)), np.zeros((groups, features, features))
-        return cls(0, vector, vector.copy(), square, square.copy(), square.copy())
+        return cls(0, vector, vector.copy(), square, square.copy(), square.copy() if dense else None)
 
     @classmethod
     def like(cls, other: Moments) -> Moments:
         """Return empty sums for the same kind of rows as ``other``."""
-        return cls.zeros(other.sum_p.shape[0], other.sum_p.shape[1])
+        return cls.zeros(*other.sum_p.shape, dense=other.D is not None)
 
     def add(self, dense: Floats, pruned: Floats) -> None:
         """Add rows (groups, rows, in_features); pass the same array twice when the streams are equal."""
@@ -76,10 +76,12 @@ class Moments:
             if dense is not pruned:
                 self.moved = True
                 product = _exact_product if self._far else _product
-                G, D = product(dense, pruned), product(dense, dense)
+                G = product(dense, pruned)
+                D = product(dense, dense) if self.D is not None else H
             self.H += H
             self.G += G
-            self.D += D
+            if self.D is not None:
+                self.D += D
 
     def add_residual(self, name: str, difference: Floats, pruned: Floats) -> None:
         """Add ``r`` (groups, rows, out_features) of layer ``name`` for the rows given to :meth:`add`."""
@@ -96,14 +98,15 @@ class Moments:
             self.sum_d + other.sum_d,
             self.H + other.H,
             self.G + other.G,
-            self.D + other.D,
+            None if self.D is None or other.D is None else self.D + other.D,
             self.moved or other.moved,
             {name: _plus(self.sum_r.get(name), other.sum_r.get(name)) for name in names},
             {name: _plus(self.R.get(name), other.R.get(name)) for name in names},
         )
 
     def dense_covariance(self) -> Sums:
-        """Return the covariance of x_d: (groups, in_features, in_features)."""
+        """Return the covariance of x_d: (groups, in_features, in_features); only with D."""
+        assert self.D is not None
         n = max(self.n, 1)
         mean = self.sum_d / n
         return self.D / n - mean[:, :, None] * mean[:, None, :]

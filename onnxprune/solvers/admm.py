@@ -56,7 +56,7 @@ def solve(
     zeros: int,
     *,
     damping: float,
-    inner: int = 8,
+    inner: int = 6,
 ) -> tuple[Floats, Mask]:
     """Return the pruned weights and their mask; minimises ``||(W - W') X||^2`` over both.
 
@@ -91,7 +91,7 @@ def solve(
             off = np.float32(1)
         previous = rho
     keep = pattern.keep(Z * Z, zeros)
-    return refit(Z, keep, Hn, B, steps=inner) / scale, keep
+    return refit(Z, keep, Hn, B, steps=max(inner, 4)) / scale, keep
 
 
 def _support(Z: Floats, pattern: Pattern, zeros: int) -> Mask:

@@ -34,7 +34,7 @@ class Method:
     pattern: Pattern = field(default_factory=Pattern)
     damping: float = 0.01
     refit: bool = True
-    inner: int = 8
+    inner: int = 6
 
 
 def prune_matrix(

@@ -23,7 +23,7 @@ def rows(shape: tuple[int, int, int, int], seed: int, offset: float = 0.0) -> tu
 
 
 def collected(dense: np.ndarray, pruned: np.ndarray, residual: np.ndarray) -> Moments:
-    moments = Moments.zeros(dense.shape[0], dense.shape[2])
+    moments = Moments.zeros(dense.shape[0], dense.shape[2], dense=True)
     moments.add(dense, pruned)
     moments.add_residual("w", residual, pruned)
     return moments

@@ -88,9 +88,9 @@ def test_each_layer_at_each_level(model: Model, batches: list[dict[str, np.ndarr
     assert found.levels == LEVELS and not found.tied
     assert set(found.output) == set(found.error) == set(told)
     for name in told:
-        assert len(found.output[name]) == len(found.error[name]) == 3
+        assert len(found.output[name]) == len(found.error[name]) == len(LEVELS)
         assert list(found.error[name]) == sorted(found.error[name]) and found.error[name][0] > 0
-        assert found.output[name][0] <= found.output[name][2]
+        assert found.output[name][0] <= found.output[name][-1]
     # A layer can be hard to prune and yet not matter.
     assert max(found.output["w2"]) < 1e-9 < 1e-3 < min(found.output["w4"])
     assert found.error["w2"][0] > 1e-3
@@ -186,7 +186,7 @@ def test_tables_and_padding() -> None:
     mask = (np.arange(6) < RNG.integers(2, 6, (30, 1))).astype(np.int64)
     batches = [{"ids": RNG.integers(1, 20, (30, 6)) * mask, "attention_mask": mask} for _ in range(2)]
     found = measured(model, batches)
-    assert found.error["table"] == (0.0, 0.0, 0.0)  # a table has no error of its own
+    assert set(found.error["table"]) == {0.0}  # a table has no error of its own
     assert list(found.output["table"]) == sorted(found.output["table"]) and found.output["table"][0] > 1e-3
     other = model.copy()
     table = other.array("table").copy()

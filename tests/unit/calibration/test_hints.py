@@ -99,7 +99,8 @@ def test_range_of_a_fused_embedding() -> None:
 )
 def test_channels_of_the_first_convolution(body: str, wanted: tuple[int, int] | None) -> None:
     proto = onnx.parser.parse_model(
-        f'<ir_version: 8, opset_import: ["": 17]> g (float[N, a, b, c] x, float[1] m, int64[4] s) => (float[?] y) {{ {body} }}'
+        '<ir_version: 8, opset_import: ["": 17]> '
+        f"g (float[N, a, b, c] x, float[1] m, int64[4] s) => (float[?] y) {{ {body} }}"
     )
     proto.graph.initializer.append(numpy_helper.from_array(np.zeros((6, 5, 3, 3), np.float32), "w"))
     assert channels(Model(proto), "x") == wanted

@@ -52,7 +52,11 @@ def cut_npz(folder: Path) -> str:
 
 # what is wrong: (data, exit code, what the line must say)
 CASES: dict[str, tuple[Callable[[Path], str], int, str]] = {
-    "wrong keys": (npz(a=X, b=IDS), 3, "no array for input x: float32[N,4], ids: int64[N,3]; found a: float32[5,4], b:"),
+    "wrong keys": (
+        npz(a=X, b=IDS),
+        3,
+        "no array for input x: float32[N,4], ids: int64[N,3]; found a: float32[5,4], b:",
+    ),
     "one key missing": (npz(x=X), 3, "no array for input ids: int64[N,3]"),
     "wrong dtype": (npz(x=X.astype(np.uint8), ids=IDS), 3, "input 'x' wants float32[N,4], found uint8[5,4]"),
     "float ids": (npz(x=X, ids=IDS * 1.0), 3, "input 'ids' wants int64[N,3], found float64[5,3]"),
@@ -92,7 +96,8 @@ CASES: dict[str, tuple[Callable[[Path], str], int, str]] = {
 def test_one_clear_line(tmp_path: Path, case: str) -> None:
     make, code, says = CASES[case]
     proto = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["": 17]> g (float[N, 4] x, int64[N, 3] ids) => (float[N, 4] y) { y = Relu(x) }'
+        '<ir_version: 8, opset_import: ["": 17]> '
+        "g (float[N, 4] x, int64[N, 3] ids) => (float[N, 4] y) { y = Relu(x) }"
     )
     with pytest.raises(OnnxPruneError) as caught:
         load_data(Model(proto), Recipe(data=make(tmp_path)))

@@ -59,7 +59,10 @@ def header(text: str) -> bytes:
     [
         (b"", "cannot be read"),
         (b"hello", "cannot be read"),
-        (header("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 3), }"), "bytes follow its header"),
+        (
+            header("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 3), }"),
+            "bytes follow its header",
+        ),
         (header("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 3), }") + b"1234", "bytes follow"),
         (header("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }") + b"1234", "bytes follow"),
         (header("{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }") + b"12345", "bytes follow"),
@@ -110,7 +113,7 @@ def test_arrays_of_objects_are_left_out_beside_others(tmp_path: Path) -> None:
 
 def test_no_zip_and_empty_zip(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="not an .npz file"):
+    with pytest.raises(DataError, match=r"not an \.npz file"):
         open_npz(tmp_path / "a.npz")
     with zipfile.ZipFile(tmp_path / "b.npz", "w"):
         pass

@@ -24,7 +24,7 @@ def test_sums_by_hand() -> None:
 
 def test_equal_streams_have_equal_moments() -> None:
     rows = np.random.default_rng(0).normal(size=(2, 30, 4)).astype(np.float32)
-    moments = Moments.zeros(2, 4)
+    moments = Moments.zeros(2, 4, dense=True)
     moments.add(rows, rows)
     np.testing.assert_array_equal(moments.H, moments.G)
     np.testing.assert_array_equal(moments.H, moments.D)
@@ -46,11 +46,29 @@ def test_residuals_of_one_shard_only() -> None:
 
 def test_moved_once_the_streams_differ() -> None:
     rows = np.ones((1, 3, 2), np.float32)
-    same, other = Moments.zeros(1, 2), Moments.zeros(1, 2)
+    same, other = Moments.zeros(1, 2, dense=True), Moments.zeros(1, 2, dense=True)
     same.add(rows, rows)
     other.add(rows, rows * 2)
     assert other.moved and (same + other).moved and (other + same).moved and not (same + same).moved
+    assert same.D is not None
     np.testing.assert_array_equal((same + other).D, 2 * same.D)
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_dense_products_only_when_asked_for(factor: int) -> None:
+    rows = np.random.default_rng(0).normal(size=(1, 9, 2)).astype(np.float32)
+    other = rows if factor == 1 else rows * np.float32(factor)
+    without, having = Moments.zeros(1, 2), Moments.zeros(1, 2, dense=True)
+    without.add(rows, other)
+    having.add(rows, other)
+    assert without.D is None and Moments.like(without).D is None
+    assert (without + having).D is None and (having + without).D is None  # half a sum would be wrong
+    like = Moments.like(having)
+    assert like.D is not None and not like.D.any()
+    assert having.D is not None
+    np.testing.assert_allclose(having.D[0], rows[0].T @ rows[0], rtol=1e-5)
+    for name in ("sum_p", "sum_d", "H", "G"):
+        np.testing.assert_array_equal(getattr(without, name), getattr(having, name))
 
 
 def test_other_layers_have_no_residual() -> None:
@@ -79,7 +97,7 @@ def test_centring_does_not_change_the_sums() -> None:
 def test_far_from_zero(offset: float) -> None:
     """Inputs like pixels of 0..255, not normalised: what varies must survive the large mean."""
     rows = np.random.default_rng(0).normal(offset, 1.0, (1, 4096, 8)).astype(np.float32)
-    moments = Moments.zeros(1, 8)
+    moments = Moments.zeros(1, 8, dense=True)
     for start in range(0, 4096, 256):
         part = rows[:, start : start + 256]
         moments.add(part, part * np.float32(1))

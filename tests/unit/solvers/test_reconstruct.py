@@ -134,7 +134,7 @@ def test_lost_variance_comes_back() -> None:
     rng = np.random.default_rng(1)
     dense = rng.normal(size=(1, 5000, 6)).astype(np.float32)
     pruned = dense * np.linspace(0.6, 1.1, 6, dtype=np.float32)
-    moments = Moments.zeros(1, 6)
+    moments = Moments.zeros(1, 6, dense=True)
     moments.add(dense, pruned)
     W = rng.normal(size=(1, 4, 6)).astype(np.float32)
     small = W * np.array([0.9, 0.7, 0.2, 1.5], np.float32)[:, None]
