@@ -97,7 +97,7 @@ def prune(
             dense, include=recipe.include, exclude=recipe.exclude, min_size=recipe.min_size
         )
         if not layers:
-            raise ModelError(f"{dense.name}: nothing to prune", _why_nothing(skips))
+            raise ModelError(f"{dense.name}: nothing to prune", _why_nothing(dense, skips))
         metric = load_function(recipe.eval) if recipe.eval else None
         calibration, held_out = _data(dense, recipe, data)
     with clock.stage("dense model"):
@@ -197,7 +197,16 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
         raise UsageError(
             f"prune() got unknown options {', '.join(unknown)}", f"known: {', '.join(sorted(known))}"
         )
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
+    values = {
+        key: os.fspath(v)
+        if isinstance(v, os.PathLike)
+        else v.tolist()
+        if isinstance(v, np.generic | np.ndarray)
+        else v
+        for key, v in options.items()
+    }
+    checked = Recipe.from_dict(values)  # a wrong type is an error here, not deep inside
+    return {key: getattr(checked, key) for key in options}
 
 
 def _source(model: Model) -> Any:
@@ -253,7 +262,9 @@ def _refuse_packed(model: Model) -> None:
         )
 
 
-def _why_nothing(skips: tuple[Skip, ...]) -> str:
+def _why_nothing(model: Model, skips: tuple[Skip, ...]) -> str:
+    if model.graph.sparse_initializer:
+        return "its weights are sparse initializers: onnxprune export --format dense undoes it"
     reasons = list(dict.fromkeys(skip.reason for skip in skips))[:3]
     return f"left alone: {'; '.join(reasons)}" if reasons else "the model has no weight matrices"
 

@@ -51,7 +51,7 @@ class Plan:
     cached: bool = False
 
 
-def method_of(recipe: Recipe, inner: int = 6) -> Method:
+def method_of(recipe: Recipe, inner: int = 10) -> Method:
     """Return the part of the recipe that a single layer needs."""
     return Method(
         recipe.criterion, recipe.solver, Pattern.parse(recipe.pattern), recipe.damping, recipe.refit, inner
@@ -120,7 +120,7 @@ def _measured(
     levels = LEVELS if Pattern.parse(recipe.pattern).kind != "nm" else (recipe.target_sparsity,)
     outputs = recipe.allocation == "sensitivity"
     path = _cache_path(model, layers, data, recipe, levels)
-    if recipe.cache and not tied and (found := _read_cache(path, levels)):
+    if recipe.cache and not tied and (found := _read_cache(path, layers, levels, outputs)):
         return found, True
     batches = data.batches
     masks = [row_mask(batch) for batch in batches]
@@ -187,13 +187,18 @@ def _cache_path(
     return cache_dir() / "sensitivity" / f"{state.hexdigest()[:32]}.json"
 
 
-def _read_cache(path: Path, levels: tuple[float, ...]) -> Sensitivity | None:
+def _read_cache(
+    path: Path, layers: Sequence[Layer], levels: tuple[float, ...], outputs: bool
+) -> Sensitivity | None:
     try:
         document = json.loads(path.read_text(encoding="utf8"))
         output = {name: tuple(map(float, values)) for name, values in document["output"].items()}
         error = {name: tuple(map(float, values)) for name, values in document["error"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # absent or damaged: measure again
+    costs = (error, output) if outputs else (error,)
+    if any(len(table.get(layer.name, ())) != len(levels) for table in costs for layer in layers):
+        return None
     return Sensitivity(output, error, levels, {})
 
 

@@ -35,7 +35,7 @@ OURS: dict[str, tuple[str, ...]] = {
     "onnxprune": (),
 }
 ONNXSIM = {
-    "onnxsim magnitude, global": "onnxsim.apply_magnitude_pruning(m, sparsity=s, global_sparsity=True)",
+    "onnxsim magnitude (global)": "onnxsim.apply_magnitude_pruning(m, sparsity=s, global_sparsity=True)",
     "onnxsim Wanda": "onnxsim.apply_wanda_pruning(m, calibration_data=d, sparsity=s)",
     "onnxsim SparseGPT": "onnxsim.apply_sparsegpt_pruning(m, calibration_data=d, sparsity=s)",
 }

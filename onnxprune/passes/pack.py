@@ -20,6 +20,7 @@ from onnx import helper, numpy_helper
 from onnxprune.errors import ModelError
 from onnxprune.model import Model
 from onnxprune.storage import FORMS
+from onnxprune.storage.choose import Candidate, choose
 from onnxprune.storage.domain import check_domain, drop_functions, packed_inputs
 from onnxprune.storage.edit import (
     Names,
@@ -30,7 +31,14 @@ from onnxprune.storage.edit import (
     raise_ir_version,
 )
 from onnxprune.storage.form import DOMAIN, MIN_IR_VERSION, VERSION, Form, Packed, np_dtype
-from onnxprune.storage.functions import Consumer, consumer_of, make_function, operands, parse_op, set_shape
+from onnxprune.storage.functions import (
+    Consumer,
+    consumer_of,
+    make_function,
+    operands,
+    parse_op,
+    set_attributes,
+)
 from onnxprune.storage.report import PackReport, StoredWeight
 
 __all__ = ["PackReport", "StoredWeight", "pack"]
@@ -39,14 +47,17 @@ __all__ = ["PackReport", "StoredWeight", "pack"]
 OVERHEAD_BYTES = 256
 
 
-def pack(model: Model, weights: Sequence[str], *, values: str = "same", form: str = "bitmap") -> PackReport:
+def pack(
+    model: Model, weights: Sequence[str], *, values: str = "same", form: str | None = None
+) -> PackReport:
     """Pack ``weights`` of ``model`` in place.
 
     Args:
         model: our own copy; a model that is partly packed already is fine.
         weights: names of initializers or outputs of ``Constant`` nodes.
         values: ``same``, or ``fp16`` to round float32 and float64 values (not where one would overflow).
-        form: a key of ``onnxprune.storage.FORMS``.
+        form: a key of ``onnxprune.storage.FORMS``; None lets :func:`onnxprune.storage.choose.choose` find
+            one for each weight.
 
     Returns:
         One entry per weight; those that stay dense say why.
@@ -54,8 +65,8 @@ def pack(model: Model, weights: Sequence[str], *, values: str = "same", form: st
     Raises:
         ModelError: when a weight does not exist, or the model holds ops of our domain that are not ours.
     """
-    packer = _Packer(model, FORMS[form], values)
-    entries = tuple(packer.store(name) for name in dict.fromkeys(weights))
+    packer = _Packer(model, [FORMS[form]] if form else list(FORMS.values()), values)
+    entries = packer.store(list(dict.fromkeys(weights)))
     packer.finish()
     return PackReport(entries)
 
@@ -63,40 +74,71 @@ def pack(model: Model, weights: Sequence[str], *, values: str = "same", form: st
 class _Packer:
     """State of one call: what is inserted and removed once all weights are known."""
 
-    def __init__(self, model: Model, form: Form, values: str) -> None:
+    def __init__(self, model: Model, forms: list[Form], values: str) -> None:
         check_domain(model.proto, model.name)
-        self.model, self.form, self.values = model, form, values
+        self.model, self.forms, self.values = model, forms, values
         self.names = Names(model)
         self.fused: set[int] = set()  # nodes that took a packed weight
         self.added: list[tuple[int, list[onnx.NodeProto]]] = []  # (position, nodes to put before it)
         self.casts: dict[str, bool] = {}  # op -> whether one of its nodes needs a cast
         self.stale: set[str] = set()  # values whose type information no longer holds
 
-    def store(self, name: str) -> StoredWeight:
-        """Pack one weight, or say why not."""
-        model, tensor = self.model, self.model.index.tensors.get(name)
-        if tensor is None:
-            raise ModelError(f"{model.name}: no weight named {name!r}")
-        array = model.array(name)
-        reason = self._refusal(name, tensor)
-        if not reason:
-            packed = self.form.encode(array, values=self.values)
-            if packed.nbytes + OVERHEAD_BYTES < array.nbytes:
-                self._apply(name, packed)
-                return StoredWeight(name, "packed", array.nbytes, packed.nbytes, self._note(packed))
-            reason = f"{self.form.name} would take {packed.nbytes + OVERHEAD_BYTES} of {array.nbytes} bytes"
-        return StoredWeight(name, "dense", array.nbytes, array.nbytes, reason)
+    def store(self, names: list[str]) -> tuple[StoredWeight, ...]:
+        """Pack the weights, or say why not.
 
-    def _refusal(self, name: str, tensor: onnx.TensorProto) -> str:
-        if self.model.opset < self.form.min_opset:
-            return (
-                f"opset {self.model.opset} has no op to decode it, opset {self.form.min_opset} is the first"
-            )
+        Each is encoded twice, to compare and to store: all forms of all weights would fill the memory.
+        """
+        reasons: dict[str, str] = {}
+        candidates: dict[str, Candidate] = {}
+        for name in names:
+            found = self._compare(name)
+            if isinstance(found, str):
+                reasons[name] = found
+            else:
+                candidates[name] = found
+        chosen = choose(candidates, {form.name: form.load_ns for form in self.forms})
+        return tuple(
+            self._keep(name, reasons[name]) if name in reasons else self._pack(name, FORMS[chosen[name]])
+            for name in names
+        )
+
+    def _compare(self, name: str) -> Candidate | str:
+        """Return what each form makes of a weight, or why none does."""
+        tensor = self.model.index.tensors.get(name)
+        if tensor is None:
+            raise ModelError(f"{self.model.name}: no weight named {name!r}")
         if is_overridable(self.model, name):
             return "callers can override it: it is also a graph input"
         if name not in self.model.index.uses and name not in self.model.index.outputs:
             return "nothing uses it"
-        return self.form.refusal(tensor.dims, tensor.data_type)
+        refusals = {form.name: self._refusal(form, tensor) for form in self.forms}
+        if all(refusals.values()):
+            return refusals[self.forms[-1].name]
+        array = self.model.array(name)
+        sizes = {
+            form.name: form.encode(array, values=self.values).nbytes
+            for form in self.forms
+            if not refusals[form.name]
+        }
+        smaller = {form: size for form, size in sizes.items() if size + OVERHEAD_BYTES < array.nbytes}
+        if not smaller:
+            return f"packed it would take {min(sizes.values()) + OVERHEAD_BYTES} of {array.nbytes} bytes"
+        return Candidate(array.size, smaller)
+
+    def _refusal(self, form: Form, tensor: onnx.TensorProto) -> str:
+        if self.model.opset < form.min_opset:
+            return f"opset {self.model.opset} has no op to decode it, opset {form.min_opset} is the first"
+        return form.refusal(tensor.dims, tensor.data_type)
+
+    def _keep(self, name: str, reason: str) -> StoredWeight:
+        size = self.model.array(name).nbytes
+        return StoredWeight(name, "dense", size, size, reason)
+
+    def _pack(self, name: str, form: Form) -> StoredWeight:
+        array = self.model.array(name)
+        packed = form.encode(array, values=self.values)
+        self._apply(name, form, packed)
+        return StoredWeight(name, "packed", array.nbytes, packed.nbytes, self._note(packed))
 
     def _note(self, packed: Packed) -> str:
         wide = np_dtype(packed.data_type).itemsize > 2
@@ -104,51 +146,51 @@ class _Packer:
             return "values kept: float16 cannot hold the largest"
         return ""
 
-    def _apply(self, name: str, packed: Packed) -> None:
-        consumer = self._consumer(name, packed)
+    def _apply(self, name: str, form: Form, packed: Packed) -> None:
+        consumer = self._consumer(name, form, packed)
         self.stale.add(name)
         if consumer is None:
-            self._decode(name, packed)
+            self._decode(name, form, packed)
         else:
-            self._fuse(name, packed, consumer)
+            self._fuse(name, form, packed, consumer)
 
-    def _consumer(self, name: str, packed: Packed) -> Consumer | None:
+    def _consumer(self, name: str, form: Form, packed: Packed) -> Consumer | None:
         """The fused op for the only use of the weight, if there is one."""
         uses = self.model.index.uses.get(name, [])
-        if len(uses) != 1 or name in self.model.index.outputs or not self.form.fits_fused(packed.shape):
+        if len(uses) != 1 or name in self.model.index.outputs or not form.fits_fused(packed.shape):
             return None
         node = self.model.graph.node[uses[0].index]
         return None if uses[0].index in self.fused else consumer_of(node, uses[0].slot)
 
-    def _fuse(self, name: str, packed: Packed, consumer: Consumer) -> None:
+    def _fuse(self, name: str, form: Form, packed: Packed, consumer: Consumer) -> None:
         index = self.model.index.uses[name][0].index
         node = self.model.graph.node[index]
-        inputs = self._replace(name, name, packed)
+        inputs = self._replace(name, name, form, packed)
         others = [value for slot, value in enumerate(operands(node)) if slot != consumer.slot]
         self.fused.add(index)
-        self._label(node, consumer.suffix, packed)
+        self._label(node, consumer.suffix, form, packed)
         node.ClearField("input")
         node.input.extend([others[0], *inputs, *others[1:]])
 
-    def _decode(self, name: str, packed: Packed) -> None:
-        inputs = self._replace(name, self.names.fresh(f"{name}_{self.form.inputs[-1]}"), packed)
+    def _decode(self, name: str, form: Form, packed: Packed) -> None:
+        inputs = self._replace(name, self.names.fresh(f"{name}_{form.inputs[-1]}"), form, packed)
         node = helper.make_node("", inputs, [name], name=f"decode_{name}")
-        self._label(node, self.form.decode_op(packed.shape), packed)
+        self._label(node, form.decode_op(packed.shape), form, packed)
         home = self.model.index.constants.get(name)
         self.added.append((0 if home is None else home + 1, [node]))
 
-    def _label(self, node: onnx.NodeProto, suffix: str, packed: Packed) -> None:
-        """Make ``node`` the op of this form with the given suffix."""
-        node.domain, node.op_type = DOMAIN, self.form.prefix + suffix
-        set_shape(node, packed.shape, packed.data_type, self.model.opset)
+    def _label(self, node: onnx.NodeProto, suffix: str, form: Form, packed: Packed) -> None:
+        """Make ``node`` the op of the form with the given suffix."""
+        node.domain, node.op_type = DOMAIN, form.prefix + suffix
+        set_attributes(node, form, packed, self.model.opset)
         self.casts[node.op_type] = self.casts.get(node.op_type, False) or packed.cast
 
-    def _replace(self, name: str, values_name: str, packed: Packed) -> list[str]:
+    def _replace(self, name: str, values_name: str, form: Form, packed: Packed) -> list[str]:
         """Put the packed tensors where the weight was; return their names in input order.
 
         The values take the weight's own tensor, so its doc string stays.
         """
-        names = [self.names.fresh(f"{name}_{role}") for role in self.form.inputs[:-1]] + [values_name]
+        names = [self.names.fresh(f"{name}_{role}") for role in form.inputs[:-1]] + [values_name]
         tensors = [numpy_helper.from_array(a, n) for a, n in zip(packed.tensors, names, strict=True)]
         old, home = self.model.index.tensors[name], self.model.index.constants.get(name)
         fill(old, tensors[-1])

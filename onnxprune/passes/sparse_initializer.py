@@ -21,6 +21,7 @@ from onnxprune.model import Model
 from onnxprune.storage import coo
 from onnxprune.storage.edit import drop_initializers, is_overridable, raise_ir_version
 from onnxprune.storage.report import PackReport, StoredWeight
+from onnxprune.tensors import type_name
 
 _MIN_IR_VERSION = 5  # SparseTensorProto
 _MIN_OPSET = 11  # Constant.sparse_value
@@ -66,7 +67,7 @@ def to_sparse_initializers(model: Model, weights: Sequence[str]) -> PackReport:
 
 def _refusal(model: Model, name: str, tensor: onnx.TensorProto) -> str:
     if tensor.data_type not in _FLOATS:
-        return f"holds {TensorProto.DataType.Name(tensor.data_type)}, sparse storage is for floating point"
+        return f"holds {type_name(tensor.data_type)}, sparse storage is for floating point"
     if not tensor.dims:
         return "a scalar has no sparse form"
     if name in model.index.constants and model.opset < _MIN_OPSET:

@@ -23,7 +23,7 @@ from onnxprune.storage.edit import Names, drop_initializers, fill
 from onnxprune.storage.form import DOMAIN, Array, Packed
 from onnxprune.storage.functions import consumer_with
 
-_OURS = ("shape", "dtype", "shape_tensor")
+_OURS = ("shape", "dtype", "shape_tensor")  # and those of the form
 
 
 _Key = tuple[tuple[str, ...], tuple[int, ...], int]  # names of the packed tensors, shape, data type
@@ -109,6 +109,9 @@ class _Unpacker:
         if key not in arrays:
             packed = Packed(tuple(model.array(name) for name in names), key[1], key[2])
             arrays[key] = form.decode(packed, f"the weight of {_where(node)}")
+            for name, ints in form.extra(packed).items():
+                if name not in attributes or list(attributes[name].ints) != ints:
+                    raise ModelError(f"{model.name}: attribute {name!r} of {_where(node)} is not {ints}")
         return _Node(position, suffix, key, arrays[key])
 
     def _restore(self, item: _Node) -> str:
@@ -123,6 +126,7 @@ class _Unpacker:
             name = item.key[0][-1] if free else self.names.fresh(f"{item.key[0][-1]}_dense")
             self._store(item, name)
             self.shared[item.key] = name
+        form, _ = form_of(node)
         others = [node.input[0], *node.input[1 + len(item.key[0]) :]]
         others.insert(consumer.slot, self.shared[item.key])
         node.op_type = consumer.op
@@ -130,7 +134,7 @@ class _Unpacker:
         node.ClearField("input")
         node.input.extend(others)
         for position in range(len(node.attribute) - 1, -1, -1):
-            if node.attribute[position].name in _OURS:
+            if node.attribute[position].name in (*_OURS, *form.attributes):
                 del node.attribute[position]
         return self.shared[item.key]
 

@@ -56,7 +56,7 @@ def solve(
     zeros: int,
     *,
     damping: float,
-    inner: int = 6,
+    inner: int = 10,
 ) -> tuple[Floats, Mask]:
     """Return the pruned weights and their mask; minimises ``||(W - W') X||^2`` over both.
 

@@ -34,7 +34,7 @@ class Method:
     pattern: Pattern = field(default_factory=Pattern)
     damping: float = 0.01
     refit: bool = True
-    inner: int = 6
+    inner: int = 10
 
 
 def prune_matrix(

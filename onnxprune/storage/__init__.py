@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from onnxprune.storage.bitmap import Bitmap
 from onnxprune.storage.form import Form
+from onnxprune.storage.gaps import Gaps
 
-# First match wins when a file is read, so prefixes must not begin with one another.
-FORMS: dict[str, Form] = {form.name: form for form in (Bitmap(),)}
+# No prefix may begin with another. Where a model has no reason to prefer one, the first wins.
+FORMS: dict[str, Form] = {form.name: form for form in (Gaps(8), Gaps(4), Bitmap())}

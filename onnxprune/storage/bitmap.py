@@ -18,7 +18,7 @@ attribute ``shape_tensor`` (tensor, int64)
     ``shape`` once more, only in models of opset 11, whose ``Constant`` has no ``value_ints``.
 
 -0.0 counts as zero and comes back as 0.0. NaN and infinities are values like any other.
-Size at 70 % zeros: 0.331 of dense float32, 0.181 with ``values="fp16"``.
+Size at 70 % zeros: 0.331 of dense float32, 0.181 with ``values="fp16"``, however the zeros lie.
 
 Decoding in standard ONNX, folded at load by stock ONNX Runtime (``Bitmap.body``): a table turns each
 byte into 8 bits, their running count is the slot of each weight in ``values``, and ``slot * bit`` sends
@@ -27,11 +27,11 @@ intermediate of constant folding until the pass ends, so each costs its page fau
 uint8 until the count (22 bytes a weight in all), and ``GatherElements``, which needs one more reshape
 than ``Gather`` but takes 1.5 ns instead of 5.5 ns a weight. Nodes cost 50 us each whatever the size.
 
-Tried on ONNX Runtime 1.31.1, MiniLM's 36 MatMul at 70 %, CPU ns a weight over the dense load (best of
-18 interleaved loads, 1 thread; a page fault takes 2.6 us on that machine): this body 16.8; int32 bits
-18.3; start of each byte + table of positions + GatherElements 16.5 (more nodes: slower on small
-weights), with Gather 18.9, with Gather as everywhere 27. Compress, NonZero and what else has a
-data-dependent shape are not folded, neither is any node whose output is over 1 GiB.
+Tried on ONNX Runtime 1.31.1, 36 MatMul like MiniLM's at 70 %, processor ns a weight over the dense load
+(best of 18 interleaved loads, 1 thread; a page fault takes 2.6 us on that machine): this body 16.8;
+with int32 bits 18.3; start of each byte, table of positions, GatherElements 16.5 but more nodes; the
+same with Gather 18.9; form gaps4 7.5. Compress, NonZero and what else has a data-dependent shape are
+not folded, neither is any node whose output is over 1 GiB.
 """
 
 from __future__ import annotations
@@ -44,10 +44,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.storage.form import Array, Packed, np_dtype, onnx_type
+from onnxprune.storage.form import MAX_FOLDED_BYTES, Array, Packed, np_dtype, onnx_type, round_to_fp16
+from onnxprune.tensors import type_name
 
-# ONNX Runtime folds no node whose output is larger (kDefaultConstantFoldingMaxOutputSizeInBytes).
-MAX_FOLDED_BYTES = 2**30
 RAGGED = "DecodeRagged"
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _FP16_FROM = (TensorProto.FLOAT, TensorProto.DOUBLE)  # 16-bit types gain nothing
@@ -59,12 +58,15 @@ class Bitmap:
     name = "bitmap"
     prefix = "Bitmap"
     inputs: tuple[str, ...] = ("mask", "values")
+    attributes: tuple[str, ...] = ()
+    decoders: tuple[str, ...] = ("Decode", RAGGED)
     min_opset = 11  # CumSum, GatherElements
+    load_ns = 20
 
     def refusal(self, shape: Sequence[int], data_type: int) -> str:
         """Return why a weight of this shape and type must stay dense, or an empty string."""
         if data_type not in _FLOATS:
-            return f"holds {TensorProto.DataType.Name(data_type)}, packed storage is for floating point"
+            return f"holds {type_name(data_type)}, packed storage is for floating point"
         widest = max(4, np_dtype(data_type).itemsize)  # the running count is int32
         if math.prod(shape) * widest > MAX_FOLDED_BYTES:
             return "too large: ONNX Runtime folds no intermediate over 1 GiB"
@@ -81,14 +83,16 @@ class Bitmap:
         data_type = onnx_type(array.dtype)
         flat = array.reshape(-1)
         if values == "fp16" and data_type in _FP16_FROM:
-            with np.errstate(over="ignore", under="ignore"):
-                rounded = flat.astype(np.float16)
-            if np.array_equal(np.isfinite(rounded), np.isfinite(flat)):
-                flat = rounded
-        keep = flat != 0
+            flat = round_to_fp16(flat)
+        with np.errstate(invalid="ignore"):  # ml_dtypes raises the flag for NaN
+            keep = flat != 0
         return Packed(
             (np.packbits(keep), np.concatenate([np.zeros(1, flat.dtype), flat[keep]])), array.shape, data_type
         )
+
+    def extra(self, packed: Packed) -> dict[str, list[int]]:
+        """Return no attributes."""
+        return {}
 
     def decode(self, packed: Packed, where: str = "the weight") -> Array:
         """Return the dense array of shape ``packed.shape``.

@@ -19,6 +19,8 @@ from onnxprune.errors import ModelError
 from onnxprune.storage.form import Array, np_dtype
 from onnxprune.tensors import check_inline, check_sparse
 
+MAX_DENSE_BYTES = 2**31 - 1  # what one tensor of a protobuf file can hold
+
 
 def encode(array: Array, name: str) -> onnx.SparseTensorProto:
     """Return ``array`` (any shape but a scalar) as a sparse tensor called ``name``."""
@@ -44,8 +46,10 @@ def decode(sparse: onnx.SparseTensorProto, where: str) -> Array:
     check_inline(sparse.values, f"values of {where}")
     check_inline(sparse.indices, f"indices of {where}")
     check_sparse(sparse, where)
-    shape = tuple(sparse.dims)
-    dense = np.zeros(math.prod(shape), np_dtype(sparse.values.data_type))
+    shape, dtype = tuple(sparse.dims), np_dtype(sparse.values.data_type)
+    if math.prod(shape) * dtype.itemsize > MAX_DENSE_BYTES:  # a few bytes could ask for any amount of memory
+        raise ModelError(f"{where} would take {math.prod(shape) * dtype.itemsize} bytes dense, over 2 GiB")
+    dense = np.zeros(math.prod(shape), dtype)
     if sparse.values.dims[0]:
         positions = _linear(numpy_helper.to_array(sparse.indices), shape)
         if bool((np.diff(positions) <= 0).any()):

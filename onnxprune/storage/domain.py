@@ -57,7 +57,7 @@ def packed_inputs(node: onnx.NodeProto) -> list[str]:
         ModelError: when the op is none of ours, or the node has too few inputs.
     """
     form, suffix = form_of(node)
-    first = 0 if suffix.startswith("Decode") else 1
+    first = 0 if suffix in form.decoders else 1
     names = list(node.input)[first : first + len(form.inputs)]
     if len(names) != len(form.inputs) or not all(names):
         raise ModelError(

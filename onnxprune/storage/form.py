@@ -19,6 +19,8 @@ from onnx import helper
 DOMAIN = "onnxprune"
 VERSION = 1  # of the domain; readers refuse a newer one
 MIN_IR_VERSION = 8  # the first with model-local functions
+# ONNX Runtime folds no node whose output is larger (kDefaultConstantFoldingMaxOutputSizeInBytes).
+MAX_FOLDED_BYTES = 2**30
 
 Array = NDArray[Any]  # ml_dtypes.bfloat16 is no np.generic subclass for the type checker
 
@@ -55,13 +57,19 @@ class Form(Protocol):
         name: key in the table.
         prefix: op names are ``prefix + "MatMul"``, ``prefix + "Conv"``, ``prefix + "Decode"``, ...
         inputs: names of the stored tensors; the values, which may be cast, come last.
+        attributes: names of attributes (ints) that its ops have besides ``shape`` and ``dtype``.
+        decoders: suffixes of its ops that only decode.
         min_opset: oldest default opset whose ops can decode it.
+        load_ns: what decoding costs at load, processor ns a weight, roughly; only for comparing forms.
     """
 
     name: str
     prefix: str
     inputs: tuple[str, ...]
+    attributes: tuple[str, ...]
+    decoders: tuple[str, ...]
     min_opset: int
+    load_ns: int
 
     def refusal(self, shape: Sequence[int], data_type: int) -> str:
         """Return why a weight of this shape and type must stay dense, or an empty string."""
@@ -69,6 +77,10 @@ class Form(Protocol):
 
     def encode(self, array: Array, *, values: str) -> Packed:
         """Pack ``array``; ``values`` is ``same`` or ``fp16``."""
+        ...
+
+    def extra(self, packed: Packed) -> dict[str, list[int]]:
+        """Return the values of ``attributes``."""
         ...
 
     def decode(self, packed: Packed, where: str) -> Array:
@@ -90,8 +102,8 @@ class Form(Protocol):
     def body(self, suffix: str, opset: int, cast: bool, output: str) -> list[onnx.NodeProto]:
         """Return standard nodes from ``inputs`` to the dense weight ``output``.
 
-        They may use the values ``shape`` (int64, made from the attribute of the same name), and
-        ``data_type`` as the name of an attribute of the function.
+        They may use the value ``shape`` (int64, made from the attribute of that name) and refer to
+        ``dtype`` and their own ``attributes`` of the function.
         """
         ...
 
@@ -104,3 +116,10 @@ def np_dtype(data_type: int) -> np.dtype[Any]:
 def onnx_type(dtype: np.dtype[Any]) -> int:
     """Return the ``onnx.TensorProto.DataType`` of a numpy (or ml_dtypes) type."""
     return int(helper.np_dtype_to_tensor_dtype(dtype))
+
+
+def round_to_fp16(array: Array) -> Array:
+    """Return ``array`` as float16, or as it is when a finite element would become infinite."""
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = array.astype(np.float16)
+    return rounded if np.array_equal(np.isfinite(rounded), np.isfinite(array)) else array

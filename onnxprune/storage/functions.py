@@ -1,6 +1,6 @@
 """The ops of domain ``onnxprune``, version 1, and their bodies in standard ONNX.
 
-For a form with prefix ``Bitmap`` and inputs ``mask, values``::
+For a form with prefix ``Bitmap`` and inputs ``mask, values`` (others likewise: ``Gap4``, ``steps, values``)::
 
     BitmapMatMul(X, mask, values) -> Y              Y = MatMul(X, W)
     BitmapLeftMatMul(X, mask, values) -> Y          Y = MatMul(W, X)
@@ -11,11 +11,11 @@ For a form with prefix ``Bitmap`` and inputs ``mask, values``::
     BitmapDecode(mask, values) -> W                 for any other use, and for weights used twice
 
 With an optional bias as one op, ONNX Runtime would inline ``Conv(X, W, "")``, whose empty name keeps
-it from fusing BatchNormalization.
-Each has the attributes ``shape`` (ints) and ``dtype`` (int) of the dense weight besides those of the
-standard op, which keep their defaults when a node does not set them. A runtime that has a kernel for
-the op uses it and never builds W; ONNX Runtime without one inlines the function and folds the decoding.
-The nodes of the body are of the model's own opset, for they end up in its graph.
+it from fusing BatchNormalization. Each has the attributes ``shape`` (ints) and ``dtype`` (int) of the
+dense weight, and those of the form, besides those of the standard op, which keep their defaults when a
+node does not set them. A runtime that has a kernel for the op uses it and never builds W; ONNX Runtime
+without one inlines the function and folds the decoding. The nodes of the body are of the model's own
+opset, for they end up in its graph.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import onnx
 from onnx import AttributeProto, helper
 
 from onnxprune.errors import ModelError
-from onnxprune.storage.form import DOMAIN, VERSION, Form
+from onnxprune.storage.form import DOMAIN, VERSION, Form, Packed
 
 _DIRECT_SHAPE_OPSET = 12  # Constant.value_ints
 
@@ -99,7 +99,7 @@ def parse_op(op_type: str, forms: dict[str, Form]) -> tuple[Form, str]:
     """
     for form in forms.values():
         suffix = op_type.removeprefix(form.prefix)
-        if suffix != op_type and suffix in (*(c.suffix for c in CONSUMERS), "Decode", "DecodeRagged"):
+        if suffix != op_type and suffix in (*(c.suffix for c in CONSUMERS), *form.decoders):
             return form, suffix
     raise ModelError(
         f"the model has an op {DOMAIN}.{op_type}, which this version does not know",
@@ -123,7 +123,7 @@ def make_function(form: Form, suffix: str, opset: int, *, cast: bool) -> onnx.Fu
     """
     consumer = consumer_with(suffix)
     nodes = [_shape_constant(opset), *form.body(suffix, opset, cast, "W")]
-    inputs, output, attributes = list(form.inputs), "W", ["shape", "dtype"]
+    inputs, output, attributes = list(form.inputs), "W", ["shape", "dtype", *form.attributes]
     if opset < _DIRECT_SHAPE_OPSET:
         attributes.append("shape_tensor")
     if consumer is not None:
@@ -144,12 +144,14 @@ def make_function(form: Form, suffix: str, opset: int, *, cast: bool) -> onnx.Fu
     return function
 
 
-def set_shape(node: onnx.NodeProto, shape: tuple[int, ...], data_type: int, opset: int) -> None:
+def set_attributes(node: onnx.NodeProto, form: Form, packed: Packed, opset: int) -> None:
     """Give ``node`` the attributes that say which dense weight its packed inputs stand for."""
-    node.attribute.append(helper.make_attribute("shape", list(shape), attr_type=AttributeProto.INTS))
-    node.attribute.append(helper.make_attribute("dtype", data_type))
+    shape = list(packed.shape)
+    for name, ints in {"shape": shape, **form.extra(packed)}.items():
+        node.attribute.append(helper.make_attribute(name, ints, attr_type=AttributeProto.INTS))
+    node.attribute.append(helper.make_attribute("dtype", packed.data_type))
     if opset < _DIRECT_SHAPE_OPSET:
-        tensor = helper.make_tensor("", onnx.TensorProto.INT64, [len(shape)], list(shape))
+        tensor = helper.make_tensor("", onnx.TensorProto.INT64, [len(shape)], shape)
         node.attribute.append(helper.make_attribute("shape_tensor", tensor))
 
 

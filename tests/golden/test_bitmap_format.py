@@ -100,7 +100,7 @@ def test_writing_a_model_of_version_1(build_model: Callable[..., onnx.ModelProto
         build_model("g (float[N, 4] x) => (float[N, 8] y) { y = MatMul(x, w) }", {"w": dense_weight()})
     )
     model.graph.node[0].name = "n"
-    pack(model, ["w"])
+    pack(model, ["w"], form="bitmap")
     golden = golden_model()
     assert model.graph.node[0] == golden.graph.node[0]
     assert list(model.graph.initializer) == list(golden.graph.initializer)

@@ -90,9 +90,7 @@ def test_a_refused_model_is_named(build_model: Build, tmp_path: Path, broken: st
 def test_settings_reach_the_session(build_model: Build, tmp_path: Path, optimize: bool) -> None:
     written = tmp_path / "optimized.onnx"
     # A constant sum in front: gone after optimisation, still there without.
-    proto = build_model(
-        "g (float[N, 4] x) => (float[N, 3] y) { w = Add(v, v) y = MatMul(x, w) }", {"v": W}
-    )
+    proto = build_model("g (float[N, 4] x) => (float[N, 3] y) { w = Add(v, v) y = MatMul(x, w) }", {"v": W})
     session = runtime.session(
         proto,
         threads=2,

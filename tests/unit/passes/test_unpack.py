@@ -12,6 +12,7 @@ from onnxprune.errors import ModelError
 from onnxprune.model import Model
 from onnxprune.passes.pack import pack
 from onnxprune.passes.unpack import unpack
+from onnxprune.storage import FORMS
 from onnxprune.storage.form import DOMAIN
 
 TEXT = """g (float[N, 24] x, float[N, 8, 9, 9] m, int64[N] i)
@@ -52,10 +53,11 @@ def packed_names(model: Model) -> list[str]:
 
 
 @pytest.mark.parametrize("opset", [11, 17])
-def test_is_the_inverse_of_pack(opset: int, dense: Model) -> None:
+@pytest.mark.parametrize("form", [None, *FORMS])
+def test_is_the_inverse_of_pack(opset: int, form: str | None, dense: Model) -> None:
     dense.proto.opset_import[0].version = opset
     model = dense.copy()
-    report = pack(model, packed_names(model))
+    report = pack(model, packed_names(model), form=form)
     assert {entry.form for entry in report.weights} == {"packed"}
     found = unpack(model)
     assert found == dict.fromkeys(SHAPES, "packed")
@@ -68,7 +70,8 @@ def test_is_the_inverse_of_pack(opset: int, dense: Model) -> None:
     assert model.graph.input == dense.graph.input and model.graph.output == dense.graph.output
 
 
-def test_constant_nodes_come_back_in_their_place(dense: Model) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_constant_nodes_come_back_in_their_place(form: str, dense: Model) -> None:
     weights = {tensor.name: tensor for tensor in dense.graph.initializer}
     for position, name in ((3, "w"), (0, "t"), (0, "k")):
         node = helper.make_node("Constant", [], [name], name=f"const_{name}", value=weights[name])
@@ -77,7 +80,7 @@ def test_constant_nodes_come_back_in_their_place(dense: Model) -> None:
     dense.graph.node.sort(key=lambda node: node.op_type != "Constant")
     dense.reindex()
     model = dense.copy()
-    pack(model, list(SHAPES))
+    pack(model, list(SHAPES), form=form)
     assert any(node.domain == DOMAIN for node in model.graph.node)
     unpack(model)
     assert [n.name for n in model.graph.node] == [n.name for n in dense.graph.node]
@@ -89,9 +92,10 @@ def test_constant_nodes_come_back_in_their_place(dense: Model) -> None:
         assert (name in model.index.constants) == (name in dense.index.constants)
 
 
-def test_fp16_values_are_widened(dense: Model) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_fp16_values_are_widened(form: str, dense: Model) -> None:
     model = dense.copy()
-    pack(model, list(SHAPES), values="fp16")
+    pack(model, list(SHAPES), values="fp16", form=form)
     unpack(model)
     assert nodes(model) == nodes(dense)
     for name in SHAPES:
@@ -121,7 +125,7 @@ class TestTensorsThatOtherToolsMerged:
     def model(self, build_model: Any, first: Any, second: Any) -> Model:
         text = "g (float[N, 24] x) => (float[N, 32] y) { a = MatMul(x, w) b = MatMul(x, v) y = Add(a, b) }"
         model = Model(build_model(text, {"w": first, "v": second}))
-        pack(model, ["w", "v"])
+        pack(model, ["w", "v"], form="bitmap")
         return model
 
     def test_shared_mask(self, build_model: Any, pruned: Any) -> None:
@@ -167,7 +171,7 @@ class TestCorruption:
     def model(self, build_model: Any, pruned: Any) -> Model:
         text = "g (float[N, 24] x) => (float[N, 32] y) { y = MatMul(x, w) }"
         model = Model(build_model(text, {"w": pruned(24, 32)}))
-        pack(model, ["w"])
+        pack(model, ["w"], form="bitmap")
         model.graph.node[0].name = "layer"
         return model
 
@@ -241,6 +245,16 @@ class TestCorruption:
     def test_newer_version(self, model: Model) -> None:
         model.proto.opset_import[1].version = 7
         self.refuses(model, "version 7")
+
+    @pytest.mark.parametrize("ints", [None, [], [1], [600, 2]])
+    def test_span_that_onnx_runtime_would_believe(self, ints: list[int] | None, model: Model) -> None:
+        unpack(model)
+        pack(model, ["w"], form="gaps8")
+        if ints is None:
+            model.graph.node[0].attribute.remove(self.attribute(model, "span"))
+        else:
+            self.attribute(model, "span").ints[:] = ints
+        self.refuses(model, "span")
 
     def test_node_in_a_subgraph(self, model: Model, build_model: Any) -> None:
         text = """g (float[N, 24] x, bool c) => (float[N, 24] y) { y = If (c) <

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto
 
 from onnxprune.errors import ModelError
-from onnxprune.storage.bitmap import MAX_FOLDED_BYTES, Bitmap
-from onnxprune.storage.form import Packed, onnx_type
+from onnxprune.storage.bitmap import Bitmap
+from onnxprune.storage.form import MAX_FOLDED_BYTES, Packed, onnx_type
 
 FORM = Bitmap()
 NAN = np.float32("nan")

@@ -70,6 +70,11 @@ def test_truncated_data() -> None:
         coo.decode(broken, "'w'")
 
 
+def test_absurd_shape_allocates_nothing() -> None:
+    with pytest.raises(ModelError, match="over 2 GiB"):
+        coo.decode(sparse([1.5], [7], [2**20, 2**20]), "'w'")
+
+
 def test_densify_takes_initializers_and_constants() -> None:
     text = "g (float[2, 3] x) => (float[2, 3] y) { a = Add(x, w) y = Add(a, v) }"
     proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')

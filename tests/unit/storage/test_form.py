@@ -7,7 +7,7 @@ from onnx import TensorProto
 
 from onnxprune.interface import OWN
 from onnxprune.storage import FORMS
-from onnxprune.storage.form import DOMAIN, Packed, np_dtype, onnx_type
+from onnxprune.storage.form import DOMAIN, Packed, np_dtype, onnx_type, round_to_fp16
 from onnxprune.storage.functions import make_function
 
 
@@ -37,6 +37,13 @@ def test_types_map_both_ways(name: str) -> None:
     number = TensorProto.DataType.Value(name)
     assert onnx_type(np_dtype(number)) == number
     assert np_dtype(TensorProto.BFLOAT16) == np.dtype(ml_dtypes.bfloat16)
+
+
+def test_fp16_rounds_all_or_nothing() -> None:
+    fits, overflows = np.array([65519, 1e-9], np.float32), np.array([65520, 1], np.float32)
+    assert round_to_fp16(fits).dtype == np.float16 and round_to_fp16(fits).tolist() == [65504, 0]
+    assert round_to_fp16(overflows) is overflows
+    assert round_to_fp16(np.array([np.inf, np.nan], np.float32)).dtype == np.float16
 
 
 def test_cast_compares_the_last_tensor_with_the_weight() -> None:

@@ -9,7 +9,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxprune.errors import ModelError
 from onnxprune.storage import FORMS
-from onnxprune.storage.form import DOMAIN, VERSION
+from onnxprune.storage.form import DOMAIN, VERSION, Form
 from onnxprune.storage.functions import (
     CONSUMERS,
     consumer_of,
@@ -17,73 +17,88 @@ from onnxprune.storage.functions import (
     make_function,
     operands,
     parse_op,
-    set_shape,
+    set_attributes,
 )
 
 BITMAP = FORMS["bitmap"]
-SUFFIXES = [*(c.suffix for c in CONSUMERS), "Decode", "DecodeRagged"]
+GAPS = FORMS["gaps4"]
+OPS = [
+    (form, suffix) for form in FORMS.values() for suffix in (*(c.suffix for c in CONSUMERS), *form.decoders)
+]
 
 
 def node(text: str) -> onnx.NodeProto:
     return onnx.parser.parse_node(text)
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(("form", "suffix"), OPS, ids=[form.prefix + suffix for form, suffix in OPS])
 @pytest.mark.parametrize("opset", [11, 12, 17, 23])
 @pytest.mark.parametrize("cast", [False, True])
-def test_functions_are_valid(suffix: str, opset: int, cast: bool) -> None:
-    function = make_function(BITMAP, suffix, opset, cast=cast)
+def test_functions_are_valid(form: Form, suffix: str, opset: int, cast: bool) -> None:
+    function = make_function(form, suffix, opset, cast=cast)
     context = onnx.checker.C.CheckerContext()
     context.ir_version, context.opset_imports = 8, {"": opset}
     onnx.checker.check_function(function, context)
-    assert (function.domain, function.name) == (DOMAIN, f"Bitmap{suffix}")
+    assert (function.domain, function.name) == (DOMAIN, form.prefix + suffix)
     assert function.opset_import[0].version == opset
     assert list(function.attribute)[:2] == ["shape", "dtype"]
+    assert function.ByteSize() < 3500  # the bitmap's table takes 2048
 
 
 def test_signatures() -> None:
     """What kernels of the same names rely on."""
-    found = {
-        s: (list(f.input), list(f.output), list(f.attribute))
-        for s in SUFFIXES
-        for f in [make_function(BITMAP, s, 17, cast=False)]
-    }
-    gemm = ["shape", "dtype", "alpha", "beta", "transA", "transB"]
-    conv = ["shape", "dtype", "auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"]
-    assert found == {
-        "MatMul": (["X", "mask", "values"], ["Y"], ["shape", "dtype"]),
-        "LeftMatMul": (["X", "mask", "values"], ["Y"], ["shape", "dtype"]),
-        "Gemm": (["X", "mask", "values"], ["Y"], gemm),
-        "GemmBias": (["X", "mask", "values", "C"], ["Y"], gemm),
-        "Conv": (["X", "mask", "values"], ["Y"], conv),
-        "ConvBias": (["X", "mask", "values", "B"], ["Y"], conv),
-        "Decode": (["mask", "values"], ["W"], ["shape", "dtype"]),
-        "DecodeRagged": (["mask", "values"], ["W"], ["shape", "dtype"]),
-    }  # fmt: skip
+    functions = [make_function(form, suffix, 17, cast=False) for form, suffix in OPS]
+    found = {f.name: (list(f.input), list(f.output), list(f.attribute)) for f in functions}
+    gemm = ["alpha", "beta", "transA", "transB"]
+    conv = ["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"]
+    wanted = {}
+    for prefix, packed, own in (
+        ("Bitmap", ["mask", "values"], []),
+        ("Gap4", ["steps", "values"], ["span"]),
+        ("Gap8", ["steps", "values"], ["span"]),
+    ):
+        shared = ["shape", "dtype", *own]
+        wanted |= {
+            f"{prefix}MatMul": (["X", *packed], ["Y"], shared),
+            f"{prefix}LeftMatMul": (["X", *packed], ["Y"], shared),
+            f"{prefix}Gemm": (["X", *packed], ["Y"], [*shared, *gemm]),
+            f"{prefix}GemmBias": (["X", *packed, "C"], ["Y"], [*shared, *gemm]),
+            f"{prefix}Conv": (["X", *packed], ["Y"], [*shared, *conv]),
+            f"{prefix}ConvBias": (["X", *packed, "B"], ["Y"], [*shared, *conv]),
+            f"{prefix}Decode": (packed, ["W"], shared),
+        }
+    wanted["BitmapDecodeRagged"] = (["mask", "values"], ["W"], ["shape", "dtype"])
+    assert found == wanted
 
 
 @pytest.mark.parametrize("opset", [12, 17, 22])  # not 11: the evaluator cannot bind a tensor to an attribute
 @pytest.mark.parametrize("values", ["same", "fp16"])
 @pytest.mark.parametrize("shape", [(4, 8), (3, 5), (17,), (2, 1, 3, 4)])
-def test_body_decodes_like_numpy_in_another_runtime(opset: int, values: str, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    "name", ["bitmap"]
+)  # the evaluator's MaxUnpool wants the kernel's size to be its stride
+def test_body_decodes_like_numpy_in_another_runtime(
+    name: str, opset: int, values: str, shape: tuple[int, ...]
+) -> None:
     """onnx's reference evaluator knows nothing of ONNX Runtime."""
     rng = np.random.default_rng(0)
     array = np.where(rng.random(shape) < 0.3, rng.standard_normal(shape), 0).astype(np.float32)
-    packed = BITMAP.encode(array, values=values)
-    suffix = BITMAP.decode_op(shape)
-    call = helper.make_node(f"Bitmap{suffix}", ["mask", "values"], ["W"], domain=DOMAIN)
-    set_shape(call, packed.shape, packed.data_type, opset)
-    inits = [numpy_helper.from_array(t, n) for t, n in zip(packed.tensors, BITMAP.inputs, strict=True)]
+    form = FORMS[name]
+    packed = form.encode(array, values=values)
+    suffix = form.decode_op(shape)
+    call = helper.make_node(form.prefix + suffix, form.inputs, ["W"], domain=DOMAIN)
+    set_attributes(call, form, packed, opset)
+    inits = [numpy_helper.from_array(t, n) for t, n in zip(packed.tensors, form.inputs, strict=True)]
     output = helper.make_tensor_value_info("W", TensorProto.FLOAT, shape)
     model = helper.make_model(
         helper.make_graph([call], "g", [], [output], inits),
-        functions=[make_function(BITMAP, suffix, opset, cast=packed.cast)],
+        functions=[make_function(form, suffix, opset, cast=packed.cast)],
         opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, VERSION)],
         ir_version=8,
     )
     onnx.checker.check_model(model, full_check=True)
     found = ReferenceEvaluator(model).run(None, {})[0]
-    assert found.dtype == np.float32 and np.array_equal(found, BITMAP.decode(packed, "w"))
+    assert found.dtype == np.float32 and np.array_equal(found, form.decode(packed, "w"))
 
 
 class TestConsumerOf:
@@ -128,7 +143,8 @@ def test_operands_end_with_the_last_that_is_given() -> None:
 
 def test_operators_of_no_form_are_refused() -> None:
     assert parse_op("BitmapConvBias", FORMS) == (BITMAP, "ConvBias")
-    for name in ("Bitmap", "BitmapRelu", "MatMul", "ZipConv", ""):
+    assert parse_op("Gap4Decode", FORMS) == (GAPS, "Decode")
+    for name in ("Bitmap", "BitmapRelu", "Gap4DecodeRagged", "MatMul", "ZipConv", ""):
         with pytest.raises(ModelError, match=f"onnxprune.{name}"):
             parse_op(name, FORMS)
 
@@ -139,15 +155,12 @@ def test_decode_ops_have_no_consumer() -> None:
 
 @pytest.mark.parametrize(("opset", "extra"), [(11, ["shape_tensor"]), (12, [])])
 def test_opset_11_needs_the_shape_as_a_tensor(opset: int, extra: list[str]) -> None:
-    call = helper.make_node("BitmapDecode", [], [])
-    set_shape(call, (2, 3), TensorProto.FLOAT, opset)
-    assert [a.name for a in call.attribute] == ["shape", "dtype", *extra]
-    assert list(call.attribute[0].ints) == [2, 3] and call.attribute[1].i == TensorProto.FLOAT
+    call = helper.make_node("Gap4Decode", [], [])
+    set_attributes(
+        call, GAPS, GAPS.encode(np.array([[0, 1, 0], [0, 0, 0]], np.float32), values="same"), opset
+    )
+    found = {a.name: helper.get_attribute_value(a) for a in call.attribute}
+    assert list(found) == ["shape", "span", "dtype", *extra]
+    assert (found["shape"], found["span"], found["dtype"]) == ([2, 3], [5], TensorProto.FLOAT)
     if extra:
-        assert numpy_helper.to_array(call.attribute[2].t).tolist() == [2, 3]
-
-
-def test_functions_stay_small() -> None:
-    assert all(
-        make_function(BITMAP, s, 17, cast=True).ByteSize() < 3500 for s in SUFFIXES
-    )  # the table is 2048
+        assert numpy_helper.to_array(found["shape_tensor"]).tolist() == [2, 3]

@@ -1,0 +1,182 @@
+"""A file that is not what was planned must not get its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.calibration.data import CalibrationData, from_iterable
+from onnxprune.errors import OnnxPruneError, VerificationError
+from onnxprune.io import save
+from onnxprune.layers import find_layers
+from onnxprune.model import Model
+from onnxprune.passes.pack import pack
+from onnxprune.recipe import Recipe
+from onnxprune.solvers.patterns import Pattern
+from onnxprune.verify import Expected, verify_file
+
+TEXT = """g (float[N, 16] x) => (float[N, 8] y) {
+    a = MatMul(x, w1)  h = Add(a, b1)  r = Relu(h)  y = MatMul(r, w2) }"""
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(shape).normal(size=shape).astype(np.float32)
+
+
+@pytest.fixture
+def expected(build_model: Callable[..., onnx.ModelProto]) -> Expected:
+    dense = Model(build_model(TEXT, {"w1": noise(16, 24), "b1": noise(24), "w2": noise(24, 8)}))
+    layers, _ = find_layers(dense, min_size=64)
+    pruned, zeros = dense.copy(), {}
+    for layer in layers:
+        array = pruned.array(layer.name).copy()
+        array[np.abs(array) < 0.8] = 0
+        pruned.set_array(layer.name, array)
+        zeros[layer.name] = array.size - int(np.count_nonzero(array))
+    return Expected(dense, pruned, layers, zeros, Pattern(), False)
+
+
+@pytest.fixture
+def data(expected: Expected) -> CalibrationData:
+    return from_iterable(expected.dense, noise(12, 16), Recipe())
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "out.onnx"
+
+
+def written(expected: Expected, values: str = "same") -> Model:
+    final = expected.pruned.copy()
+    pack(final, list(expected.zeros), values=values)
+    return final
+
+
+def publish(model: Model, target: Path, expected: Expected, data: CalibrationData) -> None:
+    """Save with the check, as the pipeline does."""
+
+    def check(path: Path) -> None:
+        verify_file(path, expected, data, 1)
+
+    save(model, target, check=check)
+
+
+def refused(model: Model, target: Path, expected: Expected, data: CalibrationData, match: str) -> None:
+    with pytest.raises(VerificationError, match=match) as caught:
+        publish(model, target, expected, data)
+    assert caught.value.exit_code == 1
+    assert list(target.parent.iterdir()) == []  # no output, no leftovers
+
+
+def test_what_was_planned_passes(expected: Expected, data: CalibrationData, target: Path) -> None:
+    publish(written(expected), target, expected, data)
+    session = verify_file(target, expected, data, 1)
+    assert [item.name for item in session.get_outputs()] == ["y"]
+
+
+def test_plain_weights_pass(expected: Expected, data: CalibrationData, target: Path) -> None:
+    publish(expected.pruned, target, expected, data)
+    assert target.is_file()
+
+
+def test_half_precision_passes_only_when_planned(
+    expected: Expected, data: CalibrationData, target: Path
+) -> None:
+    final = written(expected, values="fp16")
+    refused(final, target, expected, data, "weight 'w1' differs from the plan")
+    publish(final, target, replace(expected, cast=True), data)
+    assert target.is_file()
+
+
+@pytest.mark.parametrize("name", ["w1", "w2"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_one_wrong_weight(
+    expected: Expected, data: CalibrationData, target: Path, name: str, packed: bool
+) -> None:
+    wrong = expected.pruned.copy()
+    array = wrong.array(name).copy()
+    place = tuple(np.argwhere(array)[5])
+    array[place] = np.nextafter(array[place], np.float32(9))  # the last bit: no output would tell
+    wrong.set_array(name, array)
+    if packed:
+        pack(wrong, [name])
+    refused(wrong, target, expected, data, f"weight '{name}' differs from the plan")
+
+
+def test_a_weight_of_another_shape(expected: Expected, data: CalibrationData, target: Path) -> None:
+    wrong = expected.pruned.copy()
+    next(t for t in wrong.graph.initializer if t.name == "w2").dims[:] = [8, 24]
+    with pytest.raises(OnnxPruneError):  # ONNX's own checker or ours, whichever sees it first
+        publish(wrong, target, expected, data)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_missing_zeros(expected: Expected, data: CalibrationData, target: Path) -> None:
+    """The plan promised more zeros than the solver made: file and pruned model agree, both are wrong."""
+    more = replace(expected, zeros={**expected.zeros, "w2": expected.zeros["w2"] + 1})
+    zeros = expected.zeros["w2"]
+    refused(written(expected), target, more, data, f"'w2' has {zeros} zeros in the file, .* {zeros + 1}")
+
+
+def test_more_zeros_than_planned_are_fine(expected: Expected, data: CalibrationData, target: Path) -> None:
+    publish(written(expected), target, replace(expected, zeros=dict.fromkeys(expected.zeros, 0)), data)
+    assert target.is_file()
+
+
+@pytest.mark.parametrize("change", ["input", "output", "shape", "metadata", "opset"])
+def test_another_interface(expected: Expected, data: CalibrationData, target: Path, change: str) -> None:
+    wrong = expected.pruned.copy()
+    graph = wrong.proto.graph
+    if change == "input":
+        graph.input[0].name = graph.node[0].input[0] = "z"
+    elif change == "output":
+        graph.output[0].name = graph.node[-1].output[0] = "z"
+    elif change == "shape":
+        graph.input[0].type.tensor_type.shape.dim[0].dim_value = 12
+    elif change == "metadata":
+        wrong.proto.metadata_props.add(key="author", value="someone")
+    else:
+        wrong.proto.opset_import[0].version = 18
+    wrong.reindex()
+    refused(wrong, target, expected, data, "the written model has another interface: ")
+
+
+def test_a_file_that_the_checker_refuses(expected: Expected, data: CalibrationData, target: Path) -> None:
+    wrong = expected.pruned.copy()
+    wrong.graph.node[2].attribute.append(onnx.helper.make_attribute("no_such_attribute", 1))
+    refused(wrong, target, expected, data, "does not pass the ONNX checker")
+
+
+@pytest.mark.parametrize("change", ["bias", "operator"])
+def test_another_computation(expected: Expected, data: CalibrationData, target: Path, change: str) -> None:
+    """Every pruned weight is right, yet the outputs are not."""
+    wrong = expected.pruned.copy()
+    if change == "bias":
+        wrong.set_array("b1", wrong.array("b1") + np.float32(0.1))
+    else:
+        wrong.graph.node[2].op_type = "Abs"
+    refused(wrong, target, expected, data, "output 'y' of the written model is off by .*, wanted at most")
+
+
+def test_nan_where_there_was_none(expected: Expected, data: CalibrationData, target: Path) -> None:
+    wrong = expected.pruned.copy()
+    bias = wrong.array("b1").copy()
+    bias[0] = np.nan
+    wrong.set_array("b1", bias)
+    wrong.graph.node[2].op_type = "Abs"  # Relu may swallow NaN
+    with pytest.raises(VerificationError, match="output 'y'"):
+        publish(wrong, target, expected, data)
+
+
+def test_outputs_of_another_shape(expected: Expected, data: CalibrationData, target: Path) -> None:
+    """The interface says float[N, 8] of both; the file gives every row twice."""
+    wrong = expected.pruned.copy()
+    wrong.graph.node[-1].output[0] = "once"
+    wrong.graph.node.append(onnx.helper.make_node("Concat", ["once", "once"], ["y"], axis=0))
+    wrong.reindex()
+    refused(wrong, target, expected, data, "output 'y'")
