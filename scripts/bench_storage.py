@@ -1,6 +1,6 @@
 """Size, load time and latency of packed models against the same weights stored dense.
 
-    scripts/bench_storage.py [MODEL.onnx ...] [--sparsity 0.7] [--rounds 9] [--values fp16]
+    python scripts/bench_storage.py [MODEL.onnx ...] [--sparsity 0.7] [--rounds 9] [--values fp16]
 
 Each model (default: one like MiniLM, 36 MatMul of 10.6 M weights) is pruned by magnitude, each weight by
 the same share, and saved twice. Loading: a fresh process each time, dense and packed in turns, processor

@@ -111,6 +111,10 @@ class _Packer:
             return "callers can override it: it is also a graph input"
         if name not in self.model.index.uses and name not in self.model.index.outputs:
             return "nothing uses it"
+        if any(
+            self.model.graph.node[use.index].domain == DOMAIN for use in self.model.index.uses.get(name, [])
+        ):
+            return "packed already"
         refusals = {form.name: self._refusal(form, tensor) for form in self.forms}
         if all(refusals.values()):
             return refusals[self.forms[-1].name]

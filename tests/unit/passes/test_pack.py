@@ -505,6 +505,13 @@ class TestReport:
         assert report.by_name("w") is packed and report.by_name("x") is None
         assert report.changed == (packed,)
 
+    def test_what_is_packed_stays_as_it_is(self, build_model: Any, pruned: Any) -> None:
+        model = as_model("matmul", build_model, pruned)
+        pack(model, ["w"], form="bitmap")
+        before = model.to_bytes()
+        assert pack(model, ["w"]).weights[0].reason == "packed already"
+        assert model.to_bytes() == before
+
     def test_fp16_that_would_overflow_keeps_its_values(self, build_model: Any, pruned: Any) -> None:
         model = as_model("matmul", build_model, pruned)
         array = model.array("w").copy()
