@@ -27,7 +27,7 @@ from onnxprune.recipe import Recipe
 from onnxprune.solvers.patterns import Pattern
 from onnxprune.solvers.prune import Method
 
-# Rows of output that the divergence of one layer is averaged over: 64 images, or the tokens of some sentences.
+# Rows of output that the divergence of one layer is averaged over: 64 images, or the tokens of a few texts.
 PROBE_ROWS = 64
 MAX_PROBES = 4  # batches: samples of a small batch are large, and give many rows of output each
 _QUICK = 2  # ADMM iterations per penalty for an estimate
