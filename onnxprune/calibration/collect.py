@@ -16,8 +16,8 @@ from onnxprune.errors import ModelError
 from onnxprune.layers import Layer
 from onnxprune.model import Model
 
-# Rows per input feature that the second moments are estimated from, and rows at least. Maps of 112 x 112
-# pixels would give millions; four times as many (MIN_ROWS 16384) left EfficientNet-Lite0's top-1 where it was.
+# Rows per input feature that the second moments are estimated from, and rows at least. A map of 112 x 112
+# pixels would give millions; four times as many rows left EfficientNet-Lite0's top-1 where it was.
 ROWS_PER_FEATURE = 64
 MIN_ROWS = 4096
 
