@@ -271,7 +271,8 @@ class TestOptions:
         model = with_weights(parse(CHAIN), w1=WEIGHTS["w1"] * np.float32(1e6), w2=WEIGHTS["w2"])
         done = halve(tmp_path, model, X, "--values", "fp16", layers={"w1", "w2"})
         notes = {entry["name"]: entry["note"] for entry in done.report["layers"]}
-        assert "float16 cannot hold" in notes["w1"] and not notes["w2"]
+        assert "float16 cannot hold" in notes["w1"]
+        assert "float16" not in notes["w2"]
 
     @pytest.mark.parametrize("criterion", ["wanda", "magnitude"])
     def test_without_refit_only_zeros_are_new(self, criterion: str, tmp_path: Path) -> None:
