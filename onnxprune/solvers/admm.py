@@ -2,8 +2,9 @@
 
 Source: Meng et al., "ALPS: Improved Optimization for Highly Sparse One-Shot Pruning for Large
 Language Models" (2024), with a fixed penalty schedule instead of an eigendecomposition, so that an
-iteration costs one matrix product. Measured on one layer of each kind of MiniLM and EfficientNet-Lite0
-at 70 % against the column sweep (:mod:`onnxprune.solvers.sweep`): 15 to 70 % less output error.
+iteration costs one matrix product. Twelve layers of MiniLM and EfficientNet-Lite0 at 70 % against the
+column sweep (:mod:`onnxprune.solvers.sweep`): 15 to 70 % less output error with ten penalties; five are
+within 2 % of that.
 """
 
 from __future__ import annotations
