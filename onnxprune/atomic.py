@@ -193,10 +193,13 @@ def _make_folder(target: Path) -> tuple[Path, int | None]:
             folder.mkdir(mode=0o700)
         except FileExistsError:
             continue
-        lock = _open_folder(folder)
+        # A cleaner may have taken the new folder for an abandoned one before it was locked
+        try:
+            lock = _open_folder(folder)
+        except FileNotFoundError:
+            continue
         if lock is None:
             return folder, None
-        # A cleaner may have taken the new folder for an abandoned one before it was locked
         if _lock(lock) is not False and _is_same(lock, folder):
             return folder, lock
         os.close(lock)
@@ -209,15 +212,23 @@ def _remove_abandoned(target: Path) -> None:
     with contextlib.suppress(OSError), os.scandir(target.parent) as entries:
         for entry in list(entries):
             match = pattern.fullmatch(entry.name)
-            if not match or not entry.is_dir(follow_symlinks=False):
-                continue
-            lock = _open_folder(Path(entry.path))
-            if lock is None:
-                continue
-            locked = _lock(lock)
-            if locked or (locked is None and not _alive(int(match[1]))):
-                shutil.rmtree(entry.path, ignore_errors=True)
-            os.close(lock)
+            if match and entry.is_dir(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):  # its writer has just finished
+                    _remove_if_abandoned(Path(entry.path), int(match[1]))
+
+
+def _remove_if_abandoned(folder: Path, pid: int) -> None:
+    lock = _open_folder(folder)
+    if lock is None:
+        return
+    try:
+        locked = _lock(lock)
+        abandoned = locked or (locked is None and not _alive(pid))
+        # The name may belong to a new writer by now, who does not hold the lock of the old folder
+        if abandoned and _is_same(lock, folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
 def _open_folder(folder: Path) -> int | None:
@@ -229,7 +240,9 @@ def _open_folder(folder: Path) -> int | None:
     )
     try:
         return os.open(folder, flags)
-    except OSError:  # Windows, or the folder is gone or not ours
+    except FileNotFoundError:
+        raise
+    except OSError:  # Windows, or the folder is not ours
         return None
 
 

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -264,3 +265,28 @@ def test_a_folder_taken_by_a_cleaner_is_not_used(tmp_path: Path, monkeypatch: py
     atomic_write_bytes(tmp_path / "a", b"x")
     assert names(tmp_path) == ["a"]
     assert taken
+
+
+def test_many_threads_that_write_one_target(tmp_path: Path) -> None:
+    """Writers take each other's new folders for abandoned ones unless every step is checked."""
+    errors: list[Exception] = []
+    interval = sys.getswitchinterval()
+
+    def work() -> None:
+        for _ in range(60):
+            try:
+                atomic_write_bytes(tmp_path / "a", b"x" * 100, force=True)
+            except Exception as error:
+                errors.append(error)
+
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert errors == []
+    assert names(tmp_path) == ["a"]
