@@ -6,10 +6,11 @@ other work too, that costs more than it brings. Independent layers and candidate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import cache
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
@@ -44,3 +45,38 @@ def map_threads(function: Callable[[T], R], items: Iterable[T], threads: int | N
             return [function(item) for item in work]
         with ThreadPoolExecutor(workers) as pool:
             return list(pool.map(function, work))
+
+
+class Team:
+    """Threads that work on parts of one array, with one BLAS thread each.
+
+    BLAS splits a product only; here the arithmetic around it is shared too. One thread: the caller
+    itself, and BLAS stays as it is (several teams may work at the same time).
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self._stack = ExitStack()
+        self._pool: ThreadPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        if self.threads > 1:
+            self._stack.enter_context(_controller().limit(limits=1, user_api="blas"))
+            self._pool = self._stack.enter_context(ThreadPoolExecutor(self.threads))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def split(self, size: int) -> list[slice]:
+        """Return a part of ``range(size)`` for each thread."""
+        parts = max(1, min(self.threads, size))
+        return [slice(size * k // parts, size * (k + 1) // parts) for k in range(parts)]
+
+    def run(self, function: Callable[[slice], object], parts: Sequence[slice]) -> None:
+        """Call ``function`` with each part."""
+        if self._pool is None or len(parts) == 1:
+            for part in parts:
+                function(part)
+        else:
+            list(self._pool.map(function, parts))

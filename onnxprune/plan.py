@@ -30,7 +30,6 @@ from onnxprune.solvers.prune import Method
 # Rows of output that the divergence of one layer is averaged over: 64 images, or the tokens of a few texts.
 PROBE_ROWS = 64
 MAX_PROBES = 4  # batches: samples of a small batch are large, and give many rows of output each
-_QUICK = 2  # ADMM iterations per penalty for an estimate
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,10 @@ class Plan:
     cached: bool = False
 
 
-def method_of(recipe: Recipe, inner: int = 10) -> Method:
+def method_of(recipe: Recipe, *, quick: bool = False) -> Method:
     """Return the part of the recipe that a single layer needs."""
     return Method(
-        recipe.criterion, recipe.solver, Pattern.parse(recipe.pattern), recipe.damping, recipe.refit, inner
+        recipe.criterion, recipe.solver, Pattern.parse(recipe.pattern), recipe.damping, recipe.refit, quick
     )
 
 
@@ -135,7 +134,7 @@ def _measured(
             streams,
             masks,
             probe_batches(data, masks),
-            method_of(recipe, _QUICK),
+            method_of(recipe, quick=True),
             seed=recipe.seed,
             repair=recipe.refit,
             outputs=outputs,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune import runtime
 from onnxprune.calibration.collect import Stage, collect, find_stages, token_counts
 from onnxprune.calibration.cut import Cutter
 from onnxprune.calibration.stats import Moments
@@ -82,20 +83,35 @@ class Job:
 
 def solve_layers(jobs: Sequence[Job], method: Method, *, repair: bool, threads: int | None) -> list[Solution]:
     """Solve independent layers (or one layer at several sparsities); what the Hessians cost is shared."""
-    shared: dict[tuple[int, bool], admm.Prepared] = {}
-    keys = [(id(job.moments), repair and job.layer.bias is not None) for job in jobs]
+    shared: dict[tuple[int, bool, admm.Schedule], admm.Prepared] = {}
+    keys = [
+        (
+            id(job.moments),
+            repair and job.layer.bias is not None,
+            admm.schedule_for(job.W.shape, quick=method.quick),
+        )
+        for job in jobs
+    ]
     if method.criterion == "obs" and method.solver == "admm":
         for key, job in zip(keys, jobs, strict=True):
             features = job.layer.view.matrix[2]
             wanted = keys.count(key) > 1 and job.zeros and features <= MAX_SHARED
             if wanted and key not in shared and column_order(job.layer, method.pattern) is None:
                 H, _, _ = job.moments.centred(job.layer.name, key[1])
-                shared[key] = admm.Prepared(H, method.damping, keep=True)
+                shared[key] = admm.Prepared(H, method.damping, key[2], keep=True)
+    inside = 1 if len(jobs) > 1 else threads or runtime.cpu_count()
 
-    def solve(item: tuple[Job, tuple[int, bool]]) -> Solution:
+    def solve(item: tuple[Job, tuple[int, bool, admm.Schedule]]) -> Solution:
         job, key = item
         return solve_layer(
-            job.layer, job.W, job.moments, job.zeros, method, repair=repair, prepared=shared.get(key)
+            job.layer,
+            job.W,
+            job.moments,
+            job.zeros,
+            method,
+            repair=repair,
+            prepared=shared.get(key),
+            threads=inside,
         )
 
     return map_threads(solve, zip(jobs, keys, strict=True), threads)
@@ -110,6 +126,7 @@ def solve_layer(
     *,
     repair: bool,
     prepared: admm.Prepared | None = None,
+    threads: int = 1,
 ) -> Solution:
     """Prune and repair one layer from its statistics.
 
@@ -121,6 +138,7 @@ def solve_layer(
         method: how.
         repair: aim at the dense model's outputs and correct the bias; otherwise only prune.
         prepared: see :func:`onnxprune.solvers.prune.prune_matrix`.
+        threads: see there.
     """
     centre = repair and layer.bias is not None
     # Wanda's norms are those of the inputs, not of their deviations from the mean.
@@ -132,9 +150,11 @@ def solve_layer(
         method = replace(method, damping=used)
     order = column_order(layer, method.pattern)
     if order is None:
-        pruned, mask = prune_matrix(target, H, zeros, method, prepared)
+        pruned, mask = prune_matrix(target, H, zeros, method, prepared, threads)
     else:
-        pruned, mask = prune_matrix(target[:, :, order], H[:, order][:, :, order], zeros, method)
+        pruned, mask = prune_matrix(
+            target[:, :, order], H[:, order][:, :, order], zeros, method, threads=threads
+        )
         back = np.argsort(order)
         pruned, mask = pruned[:, :, back], mask[:, :, back]
     error = relative_error(target, pruned, H)
@@ -148,9 +168,10 @@ def solve_layer(
 
 def relative_error(W: Floats, pruned: Floats, H: NDArray[np.float64]) -> float:
     """Return ``tr(D H D^T) / tr(W H W^T)`` with ``D = W - pruned``."""
-    D = (W - pruned).astype(np.float64)
-    whole = float(((W.astype(np.float64) @ H) * W).sum())
-    return float(((D @ H) * D).sum()) / whole if whole > 0 else 0.0
+    H32 = (H / max(float(np.einsum("gii->gi", H).max(initial=0.0)), 1e-300)).astype(np.float32)
+    D = W - pruned
+    whole = float(np.einsum("goi,goi->", W @ H32, W, dtype=np.float64))
+    return float(np.einsum("goi,goi->", D @ H32, D, dtype=np.float64)) / whole if whole > 0 else 0.0
 
 
 def dense_matrix(model: Model, layer: Layer) -> Floats:

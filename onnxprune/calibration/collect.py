@@ -20,6 +20,9 @@ from onnxprune.model import Model
 # pixels would give millions; four times as many rows left EfficientNet-Lite0's top-1 where it was.
 ROWS_PER_FEATURE = 64
 MIN_ROWS = 4096
+MIN_PRODUCT = 1024  # rows that are collected before they are multiplied
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,14 @@ def collect(
     first = stage.layers[0]
     moments = Moments.zeros(first.groups, first.view.matrix[2], dense=first.window is not None)
     limit = max(MIN_ROWS, ROWS_PER_FEATURE * first.view.matrix[2]) // max(len(batches), 1)
+    sums = _Sums(moments, max(MIN_PRODUCT, 2 * first.view.matrix[2]))
     for number in batches:
         dense = streams.value(stage.value, number, DENSE)
         pruned = streams.value(stage.value, number, PRUNED) if streams.differs(stage.value) else dense
         positions = row_positions(first, pruned, masks[number], max(limit, 1), seed + number)
         rows_p = input_rows(first, pruned, positions)
         rows_d = rows_p if dense is pruned else input_rows(first, dense, positions)
-        moments.add(rows_d, rows_p)
+        differences = {}
         for layer in stage.layers if residuals else ():
             skip, shape = layer.sites[stage.site].residual, output_shape(layer, pruned)
             if not skip or shape is None or not streams.differs(skip):
@@ -118,7 +122,9 @@ def collect(
                 continue  # the branch is larger than the output: one output makes up for several places
             difference = output_rows(layer, np.broadcast_to(skip_d, shape), positions)
             difference = difference - output_rows(layer, np.broadcast_to(skip_p, shape), positions)
-            moments.add_residual(layer.name, difference / np.float32(layer.alpha), rows_p)
+            differences[layer.name] = difference / np.float32(layer.alpha)
+        sums.add(rows_d, rows_p, differences)
+    sums.flush()
     if not (np.isfinite(moments.H).all() and np.isfinite(moments.G).all()):
         raise ModelError(
             f"the input {stage.value!r} of weight {first.name!r} holds NaN or infinite values "
@@ -126,6 +132,41 @@ def collect(
             f"check the data, or leave the weight alone with --exclude '{first.name}'",
         )
     return moments
+
+
+class _Sums:
+    """Adds rows to moments in large pieces: each addition touches every element of the matrices."""
+
+    def __init__(self, moments: Moments, least: int) -> None:
+        self.moments, self.least = moments, least
+        self._held: list[tuple[Floats, Floats, dict[str, Floats]]] = []
+
+    def add(self, dense: Floats, pruned: Floats, differences: dict[str, Floats]) -> None:
+        """Add rows (groups, rows, features); pieces are alike in what they hold."""
+        if self._held and not _alike(self._held[0], (dense, pruned, differences)):
+            self.flush()
+        self._held.append((dense, pruned, differences))
+        if sum(rows.shape[1] for rows, _, _ in self._held) >= self.least:
+            self.flush()
+
+    def flush(self) -> None:
+        """Add what is still held."""
+        if not self._held:
+            return
+        held, self._held = self._held, []
+        pruned = _joined([item[1] for item in held])
+        same = held[0][0] is held[0][1]
+        self.moments.add(pruned if same else _joined([item[0] for item in held]), pruned)
+        for name in held[0][2]:
+            self.moments.add_residual(name, _joined([item[2][name] for item in held]), pruned)
+
+
+def _alike(a: tuple[Floats, Floats, dict[str, Floats]], b: tuple[Floats, Floats, dict[str, Floats]]) -> bool:
+    return (a[0] is a[1]) == (b[0] is b[1]) and a[2].keys() == b[2].keys()
+
+
+def _joined(pieces: list[Floats]) -> Floats:
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=1)
 
 
 def token_counts(

@@ -43,10 +43,19 @@ def spd_inverse(A: NDArray[np.floating]) -> NDArray[np.floating]:
         factor, info = potri(factor, lower=1, overwrite_c=1)
     if info != 0:
         raise np.linalg.LinAlgError(f"matrix is not positive definite (LAPACK info {info})")
-    half = np.tril(factor, -1)
-    inverse = half + half.T
-    np.einsum("ii->i", inverse)[:] = factor.diagonal()
-    return np.asarray(inverse[None])
+    _mirror(factor)
+    return np.asarray(factor[None])
+
+
+def _mirror(A: NDArray[np.floating], block: int = 256) -> None:
+    """Copy the lower triangle of a matrix to the upper one, block by block so that both stay in cache."""
+    n = len(A)
+    for i in range(0, n, block):
+        for j in range(0, i, block):
+            A[j : j + block, i : i + block] = A[i : i + block, j : j + block].T
+        corner = A[i : i + block, i : i + block]
+        lower = np.tril(corner, -1)
+        corner[...] = lower + lower.T + np.diag(corner.diagonal())
 
 
 def inverse_hessian(H: NDArray[np.floating], damping: float) -> tuple[NDArray[np.float64], float]:

@@ -26,7 +26,7 @@ class Method:
         pattern: of the zeros.
         damping: ridge as a share of the mean diagonal of the Hessian.
         refit: repair what a criterion other than obs keeps, by least squares on its mask.
-        inner: ADMM iterations per penalty; fewer for a quick estimate.
+        quick: fewer ADMM iterations, for an estimate.
     """
 
     criterion: str = "obs"
@@ -34,11 +34,16 @@ class Method:
     pattern: Pattern = field(default_factory=Pattern)
     damping: float = 0.01
     refit: bool = True
-    inner: int = 10
+    quick: bool = False
 
 
 def prune_matrix(
-    W: Floats, H: NDArray[np.float64], zeros: int, method: Method, prepared: admm.Prepared | None = None
+    W: Floats,
+    H: NDArray[np.float64],
+    zeros: int,
+    method: Method,
+    prepared: admm.Prepared | None = None,
+    threads: int = 1,
 ) -> tuple[Floats, Mask]:
     """Return the pruned matrix and its mask (True = keep).
 
@@ -48,13 +53,22 @@ def prune_matrix(
         zeros: weights to set to zero.
         method: how.
         prepared: what ADMM can share between matrices with the same H.
+        threads: of ADMM.
     """
     if zeros <= 0:
         return W, np.ones(W.shape, dtype=bool)
     if method.criterion == "obs":
         if method.solver == "sweep":
             return sweep.solve(W, H, method.pattern, zeros, damping=method.damping)
-        return admm.solve(W, prepared or H, method.pattern, zeros, damping=method.damping, inner=method.inner)
+        return admm.solve(
+            W,
+            prepared or H,
+            method.pattern,
+            zeros,
+            damping=method.damping,
+            quick=method.quick,
+            threads=threads,
+        )
     criterion = CRITERIA[method.criterion]
     score = criterion.saliency(W, H)
     if criterion.per_row and method.pattern.kind == "unstructured":

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from onnxprune.solvers.patterns import Mask
 
 Floats = NDArray[np.float32]
+_TINY = np.float32(1e-30)
 
 
 def refit(start: Floats, mask: Mask, H: Floats, B: Floats, steps: int = 12) -> Floats:
@@ -23,18 +24,30 @@ def refit(start: Floats, mask: Mask, H: Floats, B: Floats, steps: int = 12) -> F
         B: (groups, rows, n) right-hand side.
         steps: iterations at most.
     """
-    W = np.where(mask, start, np.float32(0))
-    scale = 1.0 / np.maximum(np.einsum("gii->gi", H)[:, None, :], np.float32(1e-30))
-    residual = np.where(mask, B - W @ H, np.float32(0))
+    W = start * mask
+    scale = 1.0 / np.maximum(np.einsum("gii->gi", H)[:, None, :], _TINY)
+    residual = B - W @ H
+    residual *= mask
     direction = residual * scale
-    energy = (residual * direction).sum(-1, keepdims=True)
+    energy = _dots(residual, direction)
+    product = np.empty_like(W)  # in place: fresh memory costs as much as the arithmetic
     for _ in range(steps):
-        product = np.where(mask, direction @ H, np.float32(0))
-        length = energy / np.maximum((direction * product).sum(-1, keepdims=True), np.float32(1e-30))
-        W += length * direction
-        residual -= length * product
-        preconditioned = residual * scale
-        fresh = (residual * preconditioned).sum(-1, keepdims=True)
-        direction = preconditioned + fresh / np.maximum(energy, np.float32(1e-30)) * direction
+        np.matmul(direction, H, out=product)
+        product *= mask
+        length = energy / np.maximum(_dots(direction, product), _TINY)
+        product *= length
+        residual -= product
+        np.multiply(direction, length, out=product)
+        W += product
+        np.multiply(residual, scale, out=product)
+        fresh = _dots(residual, product)
+        direction *= fresh / np.maximum(energy, _TINY)
+        direction += product
         energy = fresh
     return W
+
+
+def _dots(a: Floats, b: Floats) -> Floats:
+    """Return the inner product of each row: (groups, rows, 1)."""
+    products: Floats = np.einsum("gri,gri->gr", a, b)[:, :, None]
+    return products
