@@ -1,82 +1,88 @@
-"""Threads of the solvers: several matrices at once with one BLAS thread each, or one with all of them.
+"""Threads of the solvers: our own, with one BLAS thread each.
 
-BLAS threads wait for each other after every product, busily; on small matrices, or on a machine that does
-other work too, that costs more than it brings. Independent layers and candidates share the processors better.
+BLAS threads wait for each other after every product, busily: on small matrices, or on a machine that does
+other work too, that costs more than it brings (MiniLM's solve: 45 s of processor time with one BLAS thread,
+106 with two). So BLAS gets one thread inside :func:`workers`, and layers, candidates or rows are shared out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import contextmanager
 from functools import cache
-from typing import Self, TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from onnxprune import runtime
 
 T = TypeVar("T")
 R = TypeVar("R")
+LEAST = 10_000_000  # multiplications that are worth a second thread
+
+_local = threading.local()  # a worker sees no pool, so what it calls stays in its thread
 
 
 @cache
 def _controller() -> ThreadpoolController:
     """Find the BLAS libraries of numpy and scipy once: it takes milliseconds."""
-    import numpy  # noqa: F401
+    import numpy.linalg  # noqa: F401
     import scipy.linalg  # noqa: F401
 
     return ThreadpoolController()
 
 
-def map_threads(function: Callable[[T], R], items: Iterable[T], threads: int | None = None) -> list[R]:
-    """Return ``[function(item) for item in items]``, computed by up to ``threads`` threads.
+@contextmanager
+def workers(threads: int | None = None) -> Iterator[None]:
+    """Share the work of :func:`map_threads` and :func:`multiply` in this block among ``threads`` threads.
+
+    Args:
+        threads: at most; default all processors of this process.
+    """
+    count = threads or runtime.cpu_count()
+    before = getattr(_local, "pool", None)
+    with _controller().limit(limits=1, user_api="blas"), ThreadPoolExecutor(count) as pool:
+        _local.pool = (pool, count)
+        try:
+            yield
+        finally:
+            _local.pool = before
+
+
+def available() -> int:
+    """Return how many threads :func:`map_threads` would use here: 1 in a worker and outside of a block."""
+    pool: tuple[ThreadPoolExecutor, int] | None = getattr(_local, "pool", None)
+    return pool[1] if pool else 1
+
+
+def map_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """Return ``[function(item) for item in items]``.
 
     Args:
         function: numpy code, which releases the interpreter lock where it matters.
         items: independent of each other.
-        threads: at most; default all processors of this process.
     """
     work = list(items)
-    available = threads or runtime.cpu_count()
-    workers = min(available, len(work))
-    with _controller().limit(limits=max(1, available // max(workers, 1)), user_api="blas"):
-        if workers <= 1:
-            return [function(item) for item in work]
-        with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(function, work))
+    if available() == 1 or len(work) <= 1:
+        return [function(item) for item in work]
+    return list(_local.pool[0].map(function, work))
 
 
-class Team:
-    """Threads that work on parts of one array, with one BLAS thread each.
+def split(size: int) -> list[slice]:
+    """Return a part of ``range(size)`` for each available thread."""
+    parts = max(1, min(available(), size))
+    return [slice(size * k // parts, size * (k + 1) // parts) for k in range(parts)]
 
-    BLAS splits a product only; here the arithmetic around it is shared too. One thread: the caller
-    itself, and BLAS stays as it is (several teams may work at the same time).
-    """
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
-        self._stack = ExitStack()
-        self._pool: ThreadPoolExecutor | None = None
-
-    def __enter__(self) -> Self:
-        if self.threads > 1:
-            self._stack.enter_context(_controller().limit(limits=1, user_api="blas"))
-            self._pool = self._stack.enter_context(ThreadPoolExecutor(self.threads))
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
-
-    def split(self, size: int) -> list[slice]:
-        """Return a part of ``range(size)`` for each thread."""
-        parts = max(1, min(self.threads, size))
-        return [slice(size * k // parts, size * (k + 1) // parts) for k in range(parts)]
-
-    def run(self, function: Callable[[slice], object], parts: Sequence[slice]) -> None:
-        """Call ``function`` with each part."""
-        if self._pool is None or len(parts) == 1:
-            for part in parts:
-                function(part)
-        else:
-            list(self._pool.map(function, parts))
+def multiply(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """Return ``a @ b`` for (groups, rows, n) and (groups, n, columns), shared out by rows."""
+    groups, rows, n = a.shape
+    if groups * rows * n * b.shape[2] < LEAST:
+        return a @ b
+    out: NDArray[Any] = np.empty((groups, rows, b.shape[2]), np.result_type(a, b))
+    map_threads(lambda part: np.matmul(a[:, part], b, out=out[:, part]), split(rows))
+    return out

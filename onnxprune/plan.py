@@ -22,6 +22,7 @@ from onnxprune.calibration.streams import Streams
 from onnxprune.layers import Layer
 from onnxprune.machine import cache_dir
 from onnxprune.model import Model
+from onnxprune.parallel import workers
 from onnxprune.progress import Progress
 from onnxprune.recipe import Recipe
 from onnxprune.solvers.patterns import Pattern
@@ -126,7 +127,7 @@ def _measured(
     if outputs:
         targets |= set(model.index.outputs)
     progress.stage("measuring the layers", len(layers))
-    with ArrayStore(int(recipe.max_memory * 2**30)) as store:
+    with ArrayStore(int(recipe.max_memory * 2**30)) as store, workers(recipe.threads):
         streams = Streams(model, None, batches, targets, store, recipe.threads)
         found = measure(
             model,

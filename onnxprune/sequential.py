@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import runtime
 from onnxprune.calibration.collect import Stage, collect, find_stages, token_counts
 from onnxprune.calibration.cut import Cutter
 from onnxprune.calibration.stats import Moments
@@ -81,7 +80,7 @@ class Job:
     zeros: int
 
 
-def solve_layers(jobs: Sequence[Job], method: Method, *, repair: bool, threads: int | None) -> list[Solution]:
+def solve_layers(jobs: Sequence[Job], method: Method, *, repair: bool) -> list[Solution]:
     """Solve independent layers (or one layer at several sparsities); what the Hessians cost is shared."""
     shared: dict[tuple[int, bool, admm.Schedule], admm.Prepared] = {}
     keys = [
@@ -99,7 +98,6 @@ def solve_layers(jobs: Sequence[Job], method: Method, *, repair: bool, threads: 
             if wanted and key not in shared and column_order(job.layer, method.pattern) is None:
                 H, _, _ = job.moments.centred(job.layer.name, key[1])
                 shared[key] = admm.Prepared(H, method.damping, key[2], keep=True)
-    inside = 1 if len(jobs) > 1 else threads or runtime.cpu_count()
 
     def solve(item: tuple[Job, tuple[int, bool, admm.Schedule]]) -> Solution:
         job, key = item
@@ -111,10 +109,9 @@ def solve_layers(jobs: Sequence[Job], method: Method, *, repair: bool, threads: 
             method,
             repair=repair,
             prepared=shared.get(key),
-            threads=inside,
         )
 
-    return map_threads(solve, zip(jobs, keys, strict=True), threads)
+    return map_threads(solve, zip(jobs, keys, strict=True))
 
 
 def solve_layer(
@@ -126,7 +123,6 @@ def solve_layer(
     *,
     repair: bool,
     prepared: admm.Prepared | None = None,
-    threads: int = 1,
 ) -> Solution:
     """Prune and repair one layer from its statistics.
 
@@ -138,7 +134,6 @@ def solve_layer(
         method: how.
         repair: aim at the dense model's outputs and correct the bias; otherwise only prune.
         prepared: see :func:`onnxprune.solvers.prune.prune_matrix`.
-        threads: see there.
     """
     centre = repair and layer.bias is not None
     # Wanda's norms are those of the inputs, not of their deviations from the mean.
@@ -150,11 +145,9 @@ def solve_layer(
         method = replace(method, damping=used)
     order = column_order(layer, method.pattern)
     if order is None:
-        pruned, mask = prune_matrix(target, H, zeros, method, prepared, threads)
+        pruned, mask = prune_matrix(target, H, zeros, method, prepared)
     else:
-        pruned, mask = prune_matrix(
-            target[:, :, order], H[:, order][:, :, order], zeros, method, threads=threads
-        )
+        pruned, mask = prune_matrix(target[:, :, order], H[:, order][:, :, order], zeros, method)
         back = np.argsort(order)
         pruned, mask = pruned[:, :, back], mask[:, :, back]
     error = relative_error(target, pruned, H)
@@ -247,7 +240,7 @@ def prune_sequential(
                 )
                 for layer in stage.layers
             ]
-            solutions = solve_layers(jobs, method, repair=repair, threads=streams.threads)
+            solutions = solve_layers(jobs, method, repair=repair)
         for layer, solution in zip(stage.layers, solutions, strict=True):
             arrays = solution.arrays(dense, layer)
             for name, array in arrays.items():

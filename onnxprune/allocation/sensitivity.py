@@ -99,7 +99,7 @@ def measure(
                 for layer in stage.layers:
                     found.tied[layer.name] = found.tied.get(layer.name, Moments.like(moments)) + moments
                 continue
-            solve = _matrix_candidates(dense, moments, method, repair, streams.threads)
+            solve = _matrix_candidates(dense, moments, method, repair)
         if stage.site > 0:
             continue
         tail = _Tail(dense, streams, stage, probes) if outputs else None
@@ -137,9 +137,7 @@ def _table_candidates(dense: Model, counts: NDArray[np.int64], method: Method) -
     ]
 
 
-def _matrix_candidates(
-    dense: Model, moments: Moments, method: Method, repair: bool, threads: int | None
-) -> Candidates:
+def _matrix_candidates(dense: Model, moments: Moments, method: Method, repair: bool) -> Candidates:
     """Return the solver of one stage: every layer at every level, layer by layer."""
 
     def solve(layers: Sequence[Layer], levels: Sequence[float]) -> list[Solution]:
@@ -148,7 +146,7 @@ def _matrix_candidates(
             for layer, W in [(layer, dense_matrix(dense, layer)) for layer in layers]
             for level in levels
         ]
-        return solve_layers(jobs, method, repair=repair, threads=threads)
+        return solve_layers(jobs, method, repair=repair)
 
     return solve
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.parallel import LEAST, map_threads, split
+
 Floats = NDArray[np.float32]
 Sums = NDArray[np.float64]
 
@@ -142,7 +144,15 @@ def _plus(a: Sums | None, b: Sums | None) -> Sums:
 
 def _product(x: Floats, y: Floats) -> Sums:
     """Return ``sum x y^T`` (groups, features of x, features of y)."""
-    product: Sums = (x.swapaxes(1, 2) @ y).astype(np.float64)
+
+    def part(rows: slice) -> Floats:  # with x = y, numpy computes half of the matrix only
+        piece: Floats = x[:, rows].swapaxes(1, 2) @ y[:, rows]
+        return piece
+
+    rows = split(x.shape[1]) if x.size * y.shape[2] > LEAST else [slice(None)]
+    product: Sums = np.zeros((x.shape[0], x.shape[2], y.shape[2]))
+    for piece in map_threads(part, rows):
+        product += piece
     return product
 
 
@@ -151,7 +161,7 @@ def _exact_product(x: Floats, y: Floats) -> Sums:
     n = x.shape[1]
     (sum_x, a), (sum_y, b) = ((z.sum(1, dtype=np.float64), z.mean(1, dtype=np.float64)) for z in (x, y))
     a, b = a.astype(np.float32), b.astype(np.float32)
-    deviations = (x - a[:, None, :]).swapaxes(1, 2) @ (y - b[:, None, :])
+    deviations = _product(x - a[:, None, :], y - b[:, None, :])
     a, b = a.astype(np.float64), b.astype(np.float64)
     product: Sums = sum_x[:, :, None] * b[:, None, :] + a[:, :, None] * (sum_y - n * b)[:, None, :]
     product += deviations

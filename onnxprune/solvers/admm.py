@@ -9,14 +9,14 @@ column sweep (:mod:`onnxprune.solvers.sweep`): 15 to 70 % less output error.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.parallel import Team
+from onnxprune.parallel import map_threads, multiply, split
 from onnxprune.solvers.linalg import damped, spd_inverse
 from onnxprune.solvers.patterns import Mask, Pattern
 from onnxprune.solvers.refit import refit
@@ -74,17 +74,19 @@ class Prepared:
         self.Hn = Hd.astype(np.float32)
         self.scale = scale[:, None, :].astype(np.float32)
         self.schedule = schedule
-        self._kept = list(self._inverses()) if keep else None
+        self._kept = map_threads(self._inverse, self.schedule.penalties) if keep else None
 
-    def _inverses(self) -> Iterator[tuple[float, int, Floats]]:
-        for rho, iterations in self.schedule.penalties:
-            shifted = self.Hn.copy()
-            np.einsum("gii->gi", shifted)[:] += np.float32(rho)
-            yield rho, iterations, np.asarray(spd_inverse(shifted), dtype=np.float32)
+    def _inverse(self, penalty: tuple[float, int]) -> tuple[float, int, Floats]:
+        rho, iterations = penalty
+        shifted = self.Hn.copy()
+        np.einsum("gii->gi", shifted)[:] += np.float32(rho)
+        return rho, iterations, np.asarray(spd_inverse(shifted), dtype=np.float32)
 
     def penalties(self) -> Iterable[tuple[float, int, Floats]]:
         """Yield ``rho, iterations, (Hn + rho I)^-1``."""
-        return self._inverses() if self._kept is None else self._kept
+        if self._kept is not None:
+            return self._kept
+        return (self._inverse(penalty) for penalty in self.schedule.penalties)
 
 
 def solve(
@@ -95,7 +97,6 @@ def solve(
     *,
     damping: float,
     quick: bool = False,
-    threads: int = 1,
 ) -> tuple[Floats, Mask]:
     """Return the pruned weights and their mask; minimises ``||(W - W') X||^2`` over both.
 
@@ -106,26 +107,22 @@ def solve(
         zeros: zeros wanted in the mask.
         damping: ridge as a share of the mean diagonal of H.
         quick: fewer iterations, for an estimate; what was prepared goes first.
-        threads: rows are shared among so many.
 
     Raises:
         np.linalg.LinAlgError: when H is not positive definite even with damping.
     """
     prepared = H if isinstance(H, Prepared) else Prepared(H, damping, schedule_for(W.shape, quick=quick))
     start = W * prepared.scale
-    with Team(threads) as team:
-        rows = team.split(W.shape[1])
-        B = np.empty_like(start)
-        team.run(lambda r: np.matmul(start[:, r], prepared.Hn, out=B[:, r]), rows)
-        Z = _Iteration(start, B, pattern, zeros, team, rows).run(prepared.penalties())
-        keep = pattern.keep(Z * Z, zeros)
-        result = np.empty_like(Z)
+    B = multiply(start, prepared.Hn)
+    Z = _Iteration(start, B, pattern, zeros).run(prepared.penalties())
+    keep = pattern.keep(Z * Z, zeros)
+    result = np.empty_like(Z)
 
-        def finish(r: slice) -> None:
-            result[:, r] = refit(Z[:, r], keep[:, r], prepared.Hn, B[:, r], prepared.schedule.refit)
-            result[:, r] /= prepared.scale
+    def finish(rows: slice) -> None:
+        result[:, rows] = refit(Z[:, rows], keep[:, rows], prepared.Hn, B[:, rows], prepared.schedule.refit)
+        result[:, rows] /= prepared.scale
 
-        team.run(finish, rows)
+    map_threads(finish, split(W.shape[1]))
     return result, keep
 
 
@@ -137,12 +134,11 @@ class _Iteration:
     numpy's masked writes take ten times as long.
     """
 
-    def __init__(
-        self, start: Floats, B: Floats, pattern: Pattern, zeros: int, team: Team, rows: Sequence[slice]
-    ) -> None:
-        self.B, self.pattern, self.zeros, self.team, self.rows = B, pattern, zeros, team, rows
+    def __init__(self, start: Floats, B: Floats, pattern: Pattern, zeros: int) -> None:
+        self.B, self.pattern, self.zeros = B, pattern, zeros
+        self.rows = split(start.shape[1])
         self.Z = start.copy()
-        self.Z_next, self.work, self.ridge_solution = (np.empty_like(start) for _ in range(3))
+        self.Z_next, self.work = np.empty_like(start), np.empty_like(start)
         self.drop = np.zeros(start.shape, dtype=bool)
         self.stride = max(1, start.size // SAMPLE)
         while math.gcd(self.stride, start.shape[-1]) > 1:  # every column has to be seen
@@ -152,24 +148,18 @@ class _Iteration:
         """Return the last Z."""
         previous = 0.0
         for rho, iterations, inverse in penalties:
-            self._start_penalty(inverse)
+            self.ridge_solution = multiply(self.B, inverse)
             scaled = inverse * np.float32(rho)
             off = np.float32(
                 previous / rho if previous else 1
             )  # the dual keeps its size, U = V / rho shrinks
             for _ in range(iterations):
-                self.team.run(partial(self._step, scaled, off), self.rows)
+                map_threads(partial(self._step, scaled, off), self.rows)
                 self.Z, self.Z_next = self.Z_next, self.Z
                 self._choose()
                 off = np.float32(1)
             previous = rho
         return self.Z
-
-    def _start_penalty(self, inverse: Floats) -> None:
-        def work(rows: slice) -> None:
-            np.matmul(self.B[:, rows], inverse, out=self.ridge_solution[:, rows])
-
-        self.team.run(work, self.rows)
 
     def _step(self, inverse: Floats, off: np.float32, rows: slice) -> None:
         """One iteration of some rows: ``Z' = (rho (D - U) + B) (Hn + rho I)^-1 + U``.

@@ -43,7 +43,6 @@ def prune_matrix(
     zeros: int,
     method: Method,
     prepared: admm.Prepared | None = None,
-    threads: int = 1,
 ) -> tuple[Floats, Mask]:
     """Return the pruned matrix and its mask (True = keep).
 
@@ -53,7 +52,6 @@ def prune_matrix(
         zeros: weights to set to zero.
         method: how.
         prepared: what ADMM can share between matrices with the same H.
-        threads: of ADMM.
     """
     if zeros <= 0:
         return W, np.ones(W.shape, dtype=bool)
@@ -67,7 +65,6 @@ def prune_matrix(
             zeros,
             damping=method.damping,
             quick=method.quick,
-            threads=threads,
         )
     criterion = CRITERIA[method.criterion]
     score = criterion.saliency(W, H)
