@@ -81,8 +81,7 @@ def split(size: int) -> list[slice]:
 def multiply(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     """Return ``a @ b`` for (groups, rows, n) and (groups, n, columns), shared out by rows."""
     groups, rows, n = a.shape
-    if groups * rows * n * b.shape[2] < LEAST:
-        return a @ b
     out: NDArray[Any] = np.empty((groups, rows, b.shape[2]), np.result_type(a, b))
-    map_threads(lambda part: np.matmul(a[:, part], b, out=out[:, part]), split(rows))
+    parts = split(rows) if groups * rows * n * b.shape[2] > LEAST else [slice(None)]
+    map_threads(lambda part: np.matmul(a[:, part], b, out=out[:, part]), parts)
     return out
