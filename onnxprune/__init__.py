@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from onnxprune.pipeline import prune as prune
     from onnxprune.recipe import Recipe as Recipe
     from onnxprune.report.report import Report as Report
+    from onnxprune.runtime import register as register
+    from onnxprune.runtime import session as session
 
 __version__ = "0.1.0"
 
@@ -38,7 +40,9 @@ _HOMES = {
     "inspect": "onnxprune.inspection",
     "load": "onnxprune.io",
     "prune": "onnxprune.pipeline",
+    "register": "onnxprune.runtime",
     "save": "onnxprune.io",
+    "session": "onnxprune.runtime",
 }
 
 __all__ = [
@@ -53,7 +57,9 @@ __all__ = [
     "inspect",
     "load",
     "prune",
+    "register",
     "save",
+    "session",
 ]
 
 

@@ -300,6 +300,49 @@ def doctor(ctx: click.Context, /, as_json: bool, quiet: bool) -> None:
     ctx.exit(0 if healthy else 1)
 
 
+@cli.group(short_help="Build the kernels for ONNX Runtime, or say which are in use.")
+def ops() -> None:
+    """The library that makes pruned models faster than dense ones in ONNX Runtime on a CPU.
+
+    Models run without it too, on the functions in the file, at dense speed.
+    """
+
+
+@ops.command("build", short_help="Compile the library into the user's cache.")
+@click.option("--force", is_flag=True, help="Compile even if it is there.")
+@output_options
+def ops_build(force: bool, as_json: bool, quiet: bool) -> None:
+    """Compile the library into the user's cache; needs a C++ compiler and under a minute."""
+    from onnxprune.ops import build
+
+    with working(quiet) as progress:
+        progress.stage("compiling")
+        library = build(force=force)
+
+    def render(console: Console) -> None:
+        from onnxprune.report.console import paragraph
+
+        paragraph(console, str(library))
+
+    emit(lambda: {"schema_version": 1, "library": str(library)}, render, as_json)
+
+
+@ops.command("info", short_help="What is loaded, and on which instruction set.")
+@output_options
+def ops_info(as_json: bool, quiet: bool) -> None:
+    """Say which library is in use, what its kernels run on and which ONNX Runtime they go with."""
+    from onnxprune.ops import info
+
+    found = info()
+
+    def render(console: Console) -> None:
+        from onnxprune.report.listing import render_ops
+
+        render_ops(console, found, quiet)
+
+    emit(lambda: {"schema_version": 1, **plain(found)}, render, as_json)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import onnxprune
-from onnxprune import machine
+from onnxprune import machine, ops
 from onnxprune.errors import OnnxPruneError, ResourceError
 from onnxprune.report import units
 
@@ -50,7 +50,7 @@ class Check:
 def examine() -> tuple[Check, ...]:
     """Look at everything that a pruning run needs."""
     ours = Check("onnxprune", "ok", f"{onnxprune.__version__} ({Path(onnxprune.__file__ or '').parent})")
-    checks: list[Check] = [ours, _python(), _onnx(), *_onnxruntime()]
+    checks: list[Check] = [ours, _python(), _onnx(), *_onnxruntime(), _kernels()]
     checks += [_required(package) for package in _REQUIRED]
     checks += [_optional(package, purpose) for package, purpose in _OPTIONAL.items()]
     checks += [_cpu(), _memory()]
@@ -105,6 +105,13 @@ def _onnxruntime() -> list[Check]:
         Check("onnxruntime", "ok", names or "built from source"),
         Check("providers", "ok", ", ".join(providers)),
     ]
+
+
+def _kernels() -> Check:
+    found = ops.info()
+    if found.problem:
+        return Check("kernels", "note", found.problem, "onnxprune ops build, for models faster than dense")
+    return Check("kernels", "ok", f"{found.level} ({found.library})")
 
 
 def _importable(package: str, text: str, hint: str) -> Check:

@@ -22,13 +22,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "What is pruned": (
-        "sparsity", "pattern", "criterion", "allocation", "solve", "solver", "refit", "damping", "include",
+        "sparsity", "pattern", "speedup", "criterion", "allocation", "solve", "solver", "refit", "damping", "include",
         "exclude", "min_size",
     ),
     "Calibration data": (
         "data", "samples", "batch_size", "mean", "std", "resize", "layout", "tokenizer", "max_length", "eval",
     ),
-    "How it is stored": ("format", "values"),
+    "How it is stored": ("format", "values", "target_runtime"),
     "Machine": ("seed", "threads", "max_memory", "allow_external", "cache"),
 }  # fmt: skip
 DATA_FIELDS = ("data", "samples", "batch_size", "mean", "std", "resize", "layout", "tokenizer", "max_length")

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 from numpy.typing import NDArray
 
 import onnxprune
-from onnxprune.allocation.budget import Curve, allocate, uniform
+from onnxprune.allocation.auto import CANDIDATES, Choices, fastest, least_damage
+from onnxprune.allocation.budget import GRID, Curve, allocate, uniform
 from onnxprune.allocation.sensitivity import LEVELS, Sensitivity, measure
+from onnxprune.allocation.speed import dense_costs, relative_times
 from onnxprune.calibration.collect import find_stages
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.mask import row_mask
 from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams
+from onnxprune.kernels.select import typical_feeds
 from onnxprune.layers import Layer
 from onnxprune.machine import cache_dir
 from onnxprune.model import Model
@@ -39,6 +43,7 @@ class Plan:
 
     Attributes:
         zeros: weight name -> number of zeros.
+        patterns: weight name -> pattern, where it is not the recipe's.
         sensitivity: weight name -> divergence of the model's output, this layer alone at the lowest level.
         tied: statistics of the later uses of tied weights.
         cached: True when the measurements came from the cache.
@@ -48,12 +53,18 @@ class Plan:
     sensitivity: dict[str, float]
     tied: dict[str, Moments]
     cached: bool = False
+    patterns: dict[str, Pattern] = field(default_factory=dict)
 
 
 def method_of(recipe: Recipe, *, quick: bool = False) -> Method:
     """Return the part of the recipe that a single layer needs."""
     return Method(
-        recipe.criterion, recipe.solver, Pattern.parse(recipe.pattern), recipe.damping, recipe.refit, quick
+        recipe.criterion,
+        recipe.solver,
+        Pattern.parse(recipe.base_pattern),
+        recipe.damping,
+        recipe.refit,
+        quick,
     )
 
 
@@ -81,7 +92,51 @@ def make_plan(
     }
     sensitivity = {name: values[0] for name, values in found.output.items() if values}
     counts = allocate(curves, zeros)
+    if recipe.pattern == "auto":
+        choices = _choices(model, layers, data, found, curves)
+        fixed = {name: counts[name] for name in counts if name not in choices}
+        if recipe.speedup is not None:
+            chosen = least_damage(choices, recipe.speedup)
+        else:
+            chosen = fastest(choices, sum(curves[name].at(counts[name]) for name in choices))
+        return Plan(
+            {
+                layer.name: chosen[layer.name].zeros if layer.name in chosen else fixed[layer.name]
+                for layer in layers
+            },
+            sensitivity,
+            found.tied,
+            cached,
+            {name: choice.pattern for name, choice in chosen.items()},
+        )
     return Plan(_fit_pattern(counts, layers, recipe, by), sensitivity, found.tied, cached)
+
+
+def _choices(
+    model: Model,
+    layers: Sequence[Layer],
+    data: CalibrationData,
+    found: Sensitivity,
+    curves: Mapping[str, Curve],
+) -> dict[str, Choices]:
+    """Return what each layer may become with ``--pattern auto``; those that no kernel speeds up are left out.
+
+    How far a pattern moves the model's output is not measured: it is what the layer alone moves it by without
+    a pattern, times the ratio of the layer's own errors. Both are of second order in what changes.
+    """
+    times = dense_costs(model, layers, typical_feeds(data)[:1])
+    choices = {}
+    for layer in layers:
+        relative = np.array([relative_times(layer, pattern, GRID) for pattern in CANDIDATES])
+        if layer.kind == "embedding" or relative.min() == 1 or not times[layer.name]:
+            continue
+        plain, curve = np.asarray(found.error[layer.name]), curves[layer.name]
+        costs = [curve.on_grid()]
+        for pattern in CANDIDATES[1:]:
+            ratio = np.asarray(found.others[pattern][layer.name]) / np.maximum(plain, 1e-12)
+            costs.append(replace(curve, cost=tuple((ratio * curve.cost).tolist())).on_grid())
+        choices[layer.name] = Choices(layer.size, times[layer.name], CANDIDATES, np.array(costs), relative)
+    return choices
 
 
 def _highest(layer: Layer, recipe: Recipe) -> float:
@@ -95,7 +150,7 @@ def _fit_pattern(
     costs: dict[str, tuple[float, ...]] | None = None,
 ) -> dict[str, int]:
     """Make the counts ones that the pattern can have. N:M is all or nothing: the cheapest layers get it."""
-    pattern = Pattern.parse(recipe.pattern)
+    pattern = Pattern.parse(recipe.base_pattern)
     if pattern.kind != "nm":
         return counts
     full = {layer.name: pattern.zeros(layer.view.matrix, 1.0) for layer in layers}
@@ -116,10 +171,11 @@ def _measured(
     progress: Progress,
     tied: bool,
 ) -> tuple[Sensitivity, bool]:
-    levels = LEVELS if Pattern.parse(recipe.pattern).kind != "nm" else (recipe.target_sparsity,)
+    levels = LEVELS if Pattern.parse(recipe.base_pattern).kind != "nm" else (recipe.target_sparsity,)
     outputs = recipe.allocation == "sensitivity"
+    others = CANDIDATES[1:] if recipe.pattern == "auto" else ()
     path = _cache_path(model, layers, data, recipe, levels)
-    if recipe.cache and not tied and (found := _read_cache(path, layers, levels, outputs)):
+    if recipe.cache and not tied and (found := _read_cache(path, layers, levels, outputs, others)):
         return found, True
     batches = data.batches
     masks = [row_mask(batch) for batch in batches]
@@ -140,6 +196,7 @@ def _measured(
             repair=recipe.refit,
             outputs=outputs,
             levels=levels,
+            others=others,
             on_layer=lambda _: progress.advance(),
         )
     if recipe.cache and not tied:
@@ -187,25 +244,36 @@ def _cache_path(
 
 
 def _read_cache(
-    path: Path, layers: Sequence[Layer], levels: tuple[float, ...], outputs: bool
+    path: Path, layers: Sequence[Layer], levels: tuple[float, ...], outputs: bool, others: Sequence[Pattern]
 ) -> Sensitivity | None:
     try:
         document = json.loads(path.read_text(encoding="utf8"))
         output = {name: tuple(map(float, values)) for name, values in document["output"].items()}
         error = {name: tuple(map(float, values)) for name, values in document["error"].items()}
+        more = {
+            pattern: {
+                name: tuple(map(float, values)) for name, values in document["others"][str(pattern)].items()
+            }
+            for pattern in others
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # absent or damaged: measure again
     costs = (error, output) if outputs else (error,)
+    matrices = [layer for layer in layers if layer.kind != "embedding"]
+    if any(len(table.get(layer.name, ())) != len(levels) for table in more.values() for layer in matrices):
+        return None
     if any(len(table.get(layer.name, ())) != len(levels) for table in costs for layer in layers):
         return None
-    return Sensitivity(output, error, levels, {})
+    return Sensitivity(output, error, levels, {}, more)
 
 
 def _write_cache(path: Path, found: Sensitivity) -> None:
     from onnxprune.io import atomic_write_text
 
+    others = {str(pattern): errors for pattern, errors in found.others.items()}
+    document = {"output": found.output, "error": found.error, "others": others}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(path, json.dumps({"output": found.output, "error": found.error}), force=True)
+        atomic_write_text(path, json.dumps(document), force=True)
     except (OSError, onnxprune.errors.OnnxPruneError):
         return  # a cache that cannot be written costs time next run, nothing else

@@ -21,10 +21,13 @@ CRITERIA = ("obs", "wanda", "magnitude")
 ALLOCATIONS = ("sensitivity", "error", "uniform")
 FORMATS = ("packed", "dense", "sparse-initializer")
 VALUES = ("same", "fp16")
+TARGETS = ("cpu", "stock", "cuda")
 SOLVES = ("sequential", "one-shot")
 SOLVERS = ("admm", "sweep")
 LAYOUTS = ("auto", "nchw", "nhwc")
-_PATTERN = re.compile(r"unstructured|(?P<n>[0-9]+):(?P<m>[0-9]+)|block:(?P<r>[0-9]+)x(?P<c>[0-9]+)")
+_PATTERN = re.compile(
+    r"unstructured|auto|(?P<n>[0-9]+):(?P<m>[0-9]+)|block:(?P<r>[0-9]+)x(?P<c>[0-9]+)(,adjacent)?"
+)
 # The solver raises a ridge that is too small tenfold, seven times: from less it would not get anywhere.
 MIN_DAMPING = 1e-8
 
@@ -49,7 +52,13 @@ class Recipe:
         None, "Share of the prunable weights to set to zero, 0 <= s < 1 (default: 0.7; N:M: 1 - N/M)."
     )
     pattern: str = _option(
-        "unstructured", "unstructured, N:M (such as 2:4) or block:RxC (such as block:4x1)."
+        "unstructured",
+        "unstructured, N:M (such as 2:4), block:RxC (such as block:4x1: any 4 rows x 1 column; "
+        "block:4x1,adjacent: neighbouring rows) or auto (per layer: as fast as can be at the damage that "
+        "unstructured does at --sparsity, or as --speedup says).",
+    )
+    speedup: float | None = _option(
+        None, "pattern auto only: how many times faster the pruned layers are to be, as predicted."
     )
     criterion: str = _option("obs", "How weights are chosen and repaired.", CRITERIA)
     allocation: str = _option("sensitivity", "How the sparsity is shared among the layers.", ALLOCATIONS)
@@ -70,6 +79,12 @@ class Recipe:
     min_size: int = _option(256, "Leave weights with fewer elements than this alone.")
     format: str = _option("packed", "How pruned weights are stored.", FORMATS)
     values: str = _option("same", "Type of the packed values: as in the model, or fp16.", VALUES)
+    target_runtime: str | None = _option(
+        None,
+        "cpu: ops with a sparse CPU kernel where they are measured to be faster; stock: standard speed "
+        "anywhere, the same bytes on every machine (default: cpu with --format packed).",
+        TARGETS,
+    )
     data: str | None = _option(
         None, "Calibration inputs: .npz, folder, images, text, test_data_set_*, FILE.py:function."
     )
@@ -99,9 +114,12 @@ class Recipe:
             )
         for item in dataclasses.fields(self):
             choices, value = item.metadata["choices"], getattr(self, item.name)
-            if choices and value not in choices:
-                raise UsageError(f"--{item.name} is {value!r}, wanted one of {', '.join(choices)}")
+            if choices and value not in choices and not (value is None and item.default is None):
+                raise UsageError(
+                    f"--{item.name.replace('_', '-')} is {value!r}, wanted one of {', '.join(choices)}"
+                )
         self._check_pattern()
+        self._check_target()
         for name in ("samples", "min_size", "max_length", "batch_size", "threads", "resize"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -121,7 +139,18 @@ class Recipe:
     def _check_pattern(self) -> None:
         match = _PATTERN.fullmatch(self.pattern)
         if not match:
-            raise UsageError(f"--pattern is {self.pattern!r}, wanted unstructured, N:M or block:RxC")
+            raise UsageError(
+                f"--pattern is {self.pattern!r}, wanted unstructured, N:M, block:RxC[,adjacent] or auto"
+            )
+        if self.speedup is not None and self.pattern != "auto":
+            raise UsageError("--speedup needs --pattern auto", "with another pattern say --sparsity")
+        if self.speedup is not None and not 1.0 <= self.speedup < math.inf:
+            raise UsageError(f"--speedup is {self.speedup:g}, wanted a number from 1 up", "try 2")
+        if self.pattern == "auto" and self.allocation == "uniform":
+            raise UsageError(
+                "--pattern auto measures the layers, --allocation uniform does not",
+                "leave --allocation out",
+            )
         if match["n"] and not 0 < int(match["n"]) < int(match["m"]):
             raise UsageError(f"--pattern {self.pattern} keeps N of every M weights and needs 0 < N < M")
         if (
@@ -135,6 +164,28 @@ class Recipe:
             )
         if match["r"] and int(match["r"]) * int(match["c"]) < 1:
             raise UsageError(f"--pattern {self.pattern} needs blocks of at least 1x1")
+
+    def _check_target(self) -> None:
+        if self.target_runtime == "cuda":
+            raise UsageError(
+                "--target-runtime cuda: there are no kernels for CUDA yet",
+                "--target-runtime stock writes a model that runs on any provider at dense speed",
+            )
+        if self.target_runtime == "cpu" and self.format != "packed":
+            raise UsageError(
+                f"--target-runtime cpu needs packed weights, --format is {self.format}",
+                "leave one of the two out",
+            )
+
+    @property
+    def target(self) -> str:
+        """The runtime that the model is written for: ``cpu`` or ``stock``."""
+        return self.target_runtime or ("cpu" if self.format == "packed" else "stock")
+
+    @property
+    def base_pattern(self) -> str:
+        """The pattern that layers without one of their own get."""
+        return "unstructured" if self.pattern == "auto" else self.pattern
 
     @property
     def target_sparsity(self) -> float:

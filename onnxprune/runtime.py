@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import onnx
 
+from onnxprune import ops
 from onnxprune.errors import ModelError, ResourceError
 
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu")
+_CPU = "CPUExecutionProvider"
+_DOMAIN = b"onnxprune"
+_OPSET_IMPORT = 8  # field of ModelProto
+_FIXED = {1: 8, 5: 4}  # wire type -> bytes
+_told: set[str] = set()  # warnings that were given
 
 
 def installed_packages() -> dict[str, str]:
@@ -61,11 +69,12 @@ def session(
     threads: int | None = None,
     optimize: bool = True,
     optimized_path: str | Path | None = None,
-    providers: tuple[str, ...] = ("CPUExecutionProvider",),
+    providers: tuple[str, ...] = (_CPU,),
     config: Mapping[str, str] | None = None,
+    kernels: bool | None = None,
     name: str = "model",
 ) -> Any:
-    """Create an ``onnxruntime.InferenceSession``.
+    """Create an ``onnxruntime.InferenceSession``, with the kernels of onnxprune if it can use them.
 
     Args:
         model: a path, serialised bytes or a proto below 2 GiB.
@@ -74,11 +83,13 @@ def session(
         optimized_path: where ORT writes the optimised graph, for inspection.
         providers: execution providers, in order of preference.
         config: session configuration entries of ONNX Runtime, such as ``session.intra_op.allow_spinning``.
+        kernels: whether sparse ops run on the kernels of ``ort_ops/``. None: if the library is there, the
+            model has ops of domain ``onnxprune`` and the session is for the CPU alone; True: or else raise.
         name: what error messages call the model.
 
     Raises:
         ModelError: when ONNX Runtime refuses the model.
-        ResourceError: when ONNX Runtime is missing.
+        ResourceError: when ONNX Runtime is missing, or the kernels that were asked for.
     """
     ort = onnxruntime()
     options = ort.SessionOptions()
@@ -90,6 +101,9 @@ def session(
         options.optimized_model_filepath = str(optimized_path)
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)
+    # A kernel on the CPU keeps its node from the functions that other providers could run
+    if kernels or (kernels is None and tuple(providers) == (_CPU,) and _has_our_ops(model)):
+        register(options, required=bool(kernels))
     if isinstance(model, onnx.ModelProto):
         model = model.SerializeToString()
     source = model if isinstance(model, bytes) else str(model)
@@ -97,3 +111,92 @@ def session(
         return ort.InferenceSession(source, options, providers=list(providers))
     except Exception as error:  # ORT raises many classes, all private; each one means "refused"
         raise ModelError(f"{name}: ONNX Runtime refuses it: {error}") from error
+
+
+def register(session_options: Any, *, required: bool = False) -> bool:
+    """Register the kernels of onnxprune with an ``onnxruntime.SessionOptions``; twice does no harm.
+
+    >>> options = onnxruntime.SessionOptions()  # doctest: +SKIP
+    >>> onnxprune.register(options)  # doctest: +SKIP
+    True
+
+    Without them packed models run too, on the functions in the file, at dense speed. They are for the
+    CPU: in a session with another provider they would keep their nodes from it.
+
+    Args:
+        session_options: what the session will be created with.
+        required: raise where False would be returned.
+
+    Returns:
+        Whether they are registered: False when there is no library (``onnxprune ops build`` makes it),
+        or when it cannot be loaded, of which a warning tells once.
+
+    Raises:
+        ResourceError: when they are required, but missing or not loadable.
+    """
+    path = ops.library_path()
+    if path is None:
+        if required:
+            raise ResourceError(f"no kernels: {ops.absence()}", "onnxprune ops build")
+        return False
+    try:
+        session_options.register_custom_ops_library(str(path))
+    except Exception as error:  # ORT raises many classes, all private
+        message = f"the kernels in {path} cannot be used, packed models run at dense speed: {error}"
+        if required:
+            raise ResourceError(message, "onnxprune ops build --force") from error
+        if message not in _told:
+            _told.add(message)
+            warnings.warn(" ".join(message.split()), RuntimeWarning, stacklevel=2)
+        return False
+    return True
+
+
+def _has_our_ops(model: str | Path | bytes | onnx.ModelProto) -> bool:
+    """Whether the model imports our domain. Of a file only a few bytes are read, not the weights."""
+    if isinstance(model, onnx.ModelProto):
+        return any(entry.domain.encode() == _DOMAIN for entry in model.opset_import)
+    try:
+        if isinstance(model, bytes):
+            return any(_DOMAIN in entry for entry in _fields(io.BytesIO(model), _OPSET_IMPORT))
+        with open(model, "rb") as file:
+            return any(_DOMAIN in entry for entry in _fields(file, _OPSET_IMPORT))
+    except (OSError, ValueError):
+        return False  # ONNX Runtime says what is wrong with it
+
+
+def _fields(file: BinaryIO, wanted: int) -> Iterator[bytes]:
+    """Yield the bytes of each field ``wanted`` of the protobuf message in ``file``.
+
+    Raises:
+        ValueError: when it is no protobuf message.
+    """
+    while (key := _varint(file)) is not None:
+        number, kind = key >> 3, key & 7
+        if kind == 0:
+            _varint(file)
+        elif kind in _FIXED:
+            file.seek(_FIXED[kind], os.SEEK_CUR)
+        elif kind == 2:
+            size = _varint(file) or 0
+            if number == wanted:
+                yield file.read(size)
+            else:
+                file.seek(size, os.SEEK_CUR)
+        else:
+            raise ValueError(f"wire type {kind}")
+
+
+def _varint(file: BinaryIO) -> int | None:
+    """Read a number, None at the end of the file."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = file.read(1)
+        if not byte:
+            if shift:
+                raise ValueError("it ends within a number")
+            return None
+        value |= (byte[0] & 127) << shift
+        if byte[0] < 128:
+            return value
+    raise ValueError("a number of more than 64 bits")

@@ -7,7 +7,7 @@ pass of each model however many layers there are.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,12 @@ from onnxprune.model import Model
 from onnxprune.parallel import map_threads
 from onnxprune.solvers import admm, embedding
 from onnxprune.solvers.columns import column_order
+from onnxprune.solvers.patterns import Mask, Pattern
 from onnxprune.solvers.prune import Method, prune_matrix
 from onnxprune.solvers.reconstruct import bias_shift, restore_variance, target_weight
 
 Floats = NDArray[np.float32]
+SMALLEST = 2.0**-24  # above 0 in fp16
 MAX_SHARED = 4096  # input features up to which the inverses of a Hessian are held: 335 MB
 
 
@@ -38,6 +40,7 @@ class Solved:
         error: relative error of the layer's output, ``||(W* - W') x||^2 / ||W* x||^2``; None for tables.
         damping: ridge that was used; more than the recipe's when Cholesky failed.
         refitted: True when a weight that stays dense was re-fitted.
+        pattern: that its zeros obey.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Solved:
     error: float | None
     damping: float
     refitted: bool = False
+    pattern: Pattern = field(default_factory=Pattern)
 
 
 @dataclass(frozen=True)
@@ -72,12 +76,13 @@ class Solution:
 
 @dataclass(frozen=True)
 class Job:
-    """One layer to be solved: its dense weight (groups, out, in), its statistics, the zeros wanted."""
+    """One layer to be solved: dense weight (groups, out, in), statistics, the zeros wanted, their pattern."""
 
     layer: Layer
     W: Floats
     moments: Moments
     zeros: int
+    pattern: Pattern
 
 
 def solve_layers(jobs: Sequence[Job], method: Method, *, repair: bool) -> list[Solution]:
@@ -95,7 +100,7 @@ def solve_layers(jobs: Sequence[Job], method: Method, *, repair: bool) -> list[S
         for key, job in zip(keys, jobs, strict=True):
             features = job.layer.view.matrix[2]
             wanted = keys.count(key) > 1 and job.zeros and features <= MAX_SHARED
-            if wanted and key not in shared and column_order(job.layer, method.pattern) is None:
+            if wanted and key not in shared and column_order(job.layer, job.pattern) is None:
                 H, _, _ = job.moments.centred(job.layer.name, key[1])
                 shared[key] = admm.Prepared(H, method.damping, key[2], keep=True)
 
@@ -106,7 +111,7 @@ def solve_layers(jobs: Sequence[Job], method: Method, *, repair: bool) -> list[S
             job.W,
             job.moments,
             job.zeros,
-            method,
+            replace(method, pattern=job.pattern),
             repair=repair,
             prepared=shared.get(key),
         )
@@ -155,8 +160,19 @@ def solve_layer(
     # Not where a residual branch is added: there the sum matters, and r has already been aimed at.
     if centre and moments.moved and moments.D is not None and not layer.sites[0].residual:
         pruned = restore_variance(W, pruned, moments.dense_covariance(), H)
+    if method.pattern.kind == "block" and zeros:
+        pruned = fill_kept(pruned, mask)
     shift = bias_shift(moments, layer.name, W, pruned).ravel() if centre else None
     return Solution(pruned, int((~mask).sum()), shift, error, used)
+
+
+def fill_kept(W: Floats, mask: Mask) -> Floats:
+    """Return ``W`` without zeros where ``mask`` is True: kernels know blocks by what is not zero.
+
+    What takes their place is the smallest number of fp16, or a millionth of the mean weight if that is less.
+    """
+    size = min(SMALLEST, 1e-6 * float(np.abs(W).mean(dtype=np.float64))) or SMALLEST
+    return np.where(mask & (np.abs(W) < size), np.copysign(np.float32(size), W), W)
 
 
 def relative_error(W: Floats, pruned: Floats, H: NDArray[np.float64]) -> float:
@@ -165,6 +181,11 @@ def relative_error(W: Floats, pruned: Floats, H: NDArray[np.float64]) -> float:
     D = W - pruned
     whole = float(np.einsum("goi,goi->", W @ H32, W, dtype=np.float64))
     return float(np.einsum("goi,goi->", D @ H32, D, dtype=np.float64)) / whole if whole > 0 else 0.0
+
+
+def layer_pattern(layer: Layer, pattern: Pattern) -> Pattern:
+    """Return the pattern of a layer: no kernel looks rows up in blocks, so in tables they would only cost."""
+    return Pattern() if layer.kind == "embedding" and pattern.kind == "block" else pattern
 
 
 def dense_matrix(model: Model, layer: Layer) -> Floats:
@@ -192,6 +213,7 @@ def prune_sequential(
     method: Method,
     *,
     seed: int,
+    patterns: Mapping[str, Pattern] | None = None,
     tied: Mapping[str, Moments] | None = None,
     repair: bool = True,
     on_layer: Callable[[Solved], None] = lambda solved: None,
@@ -207,6 +229,7 @@ def prune_sequential(
         masks: per batch, which tokens are real.
         method: how a matrix is pruned.
         seed: of the choice of rows.
+        patterns: layer name -> pattern, where it is not the method's.
         tied: statistics of the second and later uses of tied weights, from the dense model.
         repair: see :func:`solve_layer`.
         on_layer: called after each layer.
@@ -215,6 +238,9 @@ def prune_sequential(
     results: list[Solved] = []
     asked: set[str] = set()
     stages = find_stages(dense, layers)
+    kinds = {
+        layer.name: (patterns or {}).get(layer.name, layer_pattern(layer, method.pattern)) for layer in layers
+    }
     for number, stage in enumerate(stages):
         skips = open_residuals(streams.cutter, stage, unsolved) if repair else []
         later = {
@@ -225,7 +251,8 @@ def prune_sequential(
         if stage.layers[0].kind == "embedding":
             counts = token_counts(streams, stage, masks)
             solutions = [
-                solve_table(dense, layer, counts, zeros[layer.name], method) for layer in stage.layers
+                solve_table(dense, layer, counts, zeros[layer.name], kinds[layer.name])
+                for layer in stage.layers
             ]
         else:
             moments = collect(
@@ -237,6 +264,7 @@ def prune_sequential(
                     dense_matrix(dense, layer),
                     moments + tied[layer.name] if tied and layer.name in tied else moments,
                     zeros[layer.name],
+                    kinds[layer.name],
                 )
                 for layer in stage.layers
             ]
@@ -248,15 +276,18 @@ def prune_sequential(
             streams.weights_changed(arrays)
             unsolved -= {site.node for site in layer.sites}
             refitted = repair and zeros[layer.name] == 0
-            results.append(Solved(layer.name, solution.zeros, solution.error, solution.damping, refitted))
+            pattern = kinds[layer.name] if solution.zeros else Pattern()
+            results.append(
+                Solved(layer.name, solution.zeros, solution.error, solution.damping, refitted, pattern)
+            )
             on_layer(results[-1])
     return tuple(results)
 
 
 def solve_table(
-    dense: Model, layer: Layer, counts: NDArray[np.int64], zeros: int, method: Method
+    dense: Model, layer: Layer, counts: NDArray[np.int64], zeros: int, pattern: Pattern
 ) -> Solution:
     """Prune one embedding table; ``counts`` (rows,) says how often each row was looked up."""
     W = dense_matrix(dense, layer)
-    mask = embedding.keep(W[0], counts, method.pattern, zeros)
+    mask = embedding.keep(W[0], counts, pattern, zeros)
     return Solution(np.where(mask, W, np.float32(0)), int((~mask).sum()), None, None, 0.0)

@@ -24,7 +24,13 @@ make_venv() {
 }
 
 # What an installation depends on. The path is part of it because the console script holds it.
-fingerprint() { { pwd && cat pyproject.toml CMakeLists.txt onnxprune/__init__.py; } | cksum; }
+fingerprint() {
+    {
+        pwd
+        cat pyproject.toml CMakeLists.txt onnxprune/__init__.py
+        find ort_ops -type f | LC_ALL=C sort | xargs cat
+    } | cksum
+}
 
 installed() { # with at least these extras: "cpu" is also there when "cpu,dev" was installed
     local stamp

@@ -47,6 +47,10 @@ class Curve:
         cost[self.highest + 1e-9 < GRID] = np.inf
         return np.asarray(cost)
 
+    def at(self, zeros: int) -> float:
+        """Return the cost of that many zeros."""
+        return float(np.interp(zeros / self.size, GRID, self.on_grid())) if zeros else 0.0
+
 
 def allocate(curves: Mapping[str, Curve], zeros: int) -> dict[str, int]:
     """Return zeros per layer: the least total cost whose counts sum to ``zeros`` exactly.

@@ -7,7 +7,7 @@ layer's weight as an input, so that one session serves every candidate of every 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ from onnxprune.divergence import total_divergence
 from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.outputs import OutputKind, output_kind
-from onnxprune.sequential import Job, Solution, dense_matrix, solve_layers, solve_table
+from onnxprune.sequential import Job, Solution, dense_matrix, layer_pattern, solve_layers, solve_table
+from onnxprune.solvers.patterns import Pattern
 from onnxprune.solvers.prune import Method
 
 # Sparsities tried on each layer. A third costs half as much time again; its effect alone was not measured.
@@ -38,12 +39,14 @@ class Sensitivity:
         error: layer name -> relative output error of the layer itself at each of ``levels``.
         levels: sparsities.
         tied: statistics of the second and later uses of tied weights.
+        others: pattern -> layer name -> the same as ``error``, with that pattern.
     """
 
     output: dict[str, tuple[float, ...]]
     error: dict[str, tuple[float, ...]]
     levels: tuple[float, ...]
     tied: dict[str, Moments]
+    others: dict[Pattern, dict[str, tuple[float, ...]]] = field(default_factory=dict)
 
     def curves(self, layers: Sequence[Layer], by: Mapping[str, tuple[float, ...]]) -> dict[str, Curve]:
         """Return the cost curves of ``layers`` from ``output`` or ``error``."""
@@ -62,6 +65,7 @@ def measure(
     repair: bool = True,
     outputs: bool = True,
     levels: tuple[float, ...] = LEVELS,
+    others: Sequence[Pattern] = (),
     on_layer: Callable[[str], None] = lambda name: None,
 ) -> Sensitivity:
     """Prune each layer alone at each level; see how far the layer's and the model's output move.
@@ -78,10 +82,11 @@ def measure(
         repair: whether the pruning run will correct biases.
         outputs: False measures the layers' own errors only.
         levels: sparsities to try.
+        others: patterns that the layers' own errors are measured with as well; not of tables.
         on_layer: called after each layer.
     """
     fit = [number for number in range(streams.size) if number not in set(probes)] or list(range(streams.size))
-    found = Sensitivity({}, {}, levels, {})
+    found = Sensitivity({}, {}, levels, {}, {pattern: {} for pattern in others})
     stages = [stage for site in range(_sites(layers)) for stage in find_stages(dense, layers, site)]
     stages.sort(key=lambda stage: (dense.index.producer.get(stage.value, -1), stage.value))
     reference: list[list[Any]] | None = None
@@ -119,6 +124,12 @@ def measure(
                     moved.append(tail.divergence(layer, solution, reference, kinds, masks))
             found.error[layer.name], found.output[layer.name] = tuple(errors), tuple(moved)
             on_layer(layer.name)
+        if stage.layers[0].kind != "embedding":
+            for pattern in others:
+                again = _matrix_candidates(dense, moments, replace(method, pattern=pattern), repair)
+                solved = iter(again(stage.layers, levels))
+                for layer in stage.layers:
+                    found.others[pattern][layer.name] = tuple(next(solved).error or 0.0 for _ in levels)
     return found
 
 
@@ -131,8 +142,9 @@ Candidates = Callable[[Sequence[Layer], Sequence[float]], list[Solution]]
 
 def _table_candidates(dense: Model, counts: NDArray[np.int64], method: Method) -> Candidates:
     return lambda layers, levels: [
-        solve_table(dense, layer, counts, method.pattern.zeros(layer.view.matrix, level), method)
+        solve_table(dense, layer, counts, pattern.zeros(layer.view.matrix, level), pattern)
         for layer in layers
+        for pattern in [layer_pattern(layer, method.pattern)]
         for level in levels
     ]
 
@@ -142,7 +154,7 @@ def _matrix_candidates(dense: Model, moments: Moments, method: Method, repair: b
 
     def solve(layers: Sequence[Layer], levels: Sequence[float]) -> list[Solution]:
         jobs = [
-            Job(layer, W, moments, method.pattern.zeros(layer.view.matrix, level))
+            Job(layer, W, moments, method.pattern.zeros(layer.view.matrix, level), method.pattern)
             for layer, W in [(layer, dense_matrix(dense, layer)) for layer in layers]
             for level in levels
         ]

@@ -21,7 +21,7 @@ from onnxprune.errors import ModelError
 from onnxprune.model import Model
 from onnxprune.storage import FORMS
 from onnxprune.storage.choose import Candidate, choose
-from onnxprune.storage.domain import check_domain, drop_functions, packed_inputs
+from onnxprune.storage.domain import check_domain, write_functions
 from onnxprune.storage.edit import (
     Names,
     constant_node,
@@ -30,15 +30,8 @@ from onnxprune.storage.edit import (
     is_overridable,
     raise_ir_version,
 )
-from onnxprune.storage.form import DOMAIN, MIN_IR_VERSION, VERSION, Form, Packed, np_dtype
-from onnxprune.storage.functions import (
-    Consumer,
-    consumer_of,
-    make_function,
-    operands,
-    parse_op,
-    set_attributes,
-)
+from onnxprune.storage.form import DOMAIN, MIN_IR_VERSION, Form, Packed, np_dtype
+from onnxprune.storage.functions import Consumer, consumer_of, operands, set_attributes
 from onnxprune.storage.report import PackReport, StoredWeight
 
 __all__ = ["PackReport", "StoredWeight", "pack"]
@@ -80,7 +73,6 @@ class _Packer:
         self.names = Names(model)
         self.fused: set[int] = set()  # nodes that took a packed weight
         self.added: list[tuple[int, list[onnx.NodeProto]]] = []  # (position, nodes to put before it)
-        self.casts: dict[str, bool] = {}  # op -> whether one of its nodes needs a cast
         self.stale: set[str] = set()  # values whose type information no longer holds
 
     def store(self, names: list[str]) -> tuple[StoredWeight, ...]:
@@ -187,7 +179,6 @@ class _Packer:
         """Make ``node`` the op of the form with the given suffix."""
         node.domain, node.op_type = DOMAIN, form.prefix + suffix
         set_attributes(node, form, packed, self.model.opset)
-        self.casts[node.op_type] = self.casts.get(node.op_type, False) or packed.cast
 
     def _replace(self, name: str, values_name: str, form: Form, packed: Packed) -> list[str]:
         """Put the packed tensors where the weight was; return their names in input order.
@@ -208,7 +199,7 @@ class _Packer:
 
     def finish(self) -> None:
         """Insert the new nodes, write the functions, raise the versions."""
-        if not self.casts:
+        if not self.stale:
             return
         graph = self.model.graph
         for position, nodes in sorted(self.added, key=lambda item: item[0], reverse=True):
@@ -217,21 +208,4 @@ class _Packer:
         drop_value_info(graph, self.stale)
         raise_ir_version(self.model, MIN_IR_VERSION, self.stale)
         self.model.reindex()
-        self._write_functions()
-
-    def _write_functions(self) -> None:
-        proto = self.model.proto
-        for node in self.model.graph.node:
-            if node.domain == DOMAIN:  # also those of an earlier pass
-                self.casts[node.op_type] = self.casts.get(node.op_type, False) or _casts(self.model, node)
-        drop_functions(proto)
-        for op in sorted(self.casts):
-            form, suffix = parse_op(op, FORMS)
-            proto.functions.append(make_function(form, suffix, self.model.opset, cast=self.casts[op]))
-        proto.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
-
-
-def _casts(model: Model, node: onnx.NodeProto) -> bool:
-    values = model.index.tensors.get(packed_inputs(node)[-1])
-    wanted = next((a.i for a in node.attribute if a.name == "dtype"), 0)
-    return values is not None and values.data_type != wanted
+        write_functions(self.model)

@@ -1,24 +1,28 @@
 """Make all weights plain tensors again: the inverse of :mod:`onnxprune.passes.pack`.
 
 Matches: nodes of domain ``onnxprune``, sparse initializers, ``Constant`` nodes with a ``sparse_value``.
-Changes: decodes their tensors; a fused op becomes the standard op it was, a ``Decode`` node goes.
+Changes: decodes their tensors; a fused op becomes the standard op it was, a ``Decode`` node goes. An op
+with a kernel (:mod:`onnxprune.passes.sparse_ops`) becomes the standard nodes of its epilogue as well.
 Removes the functions and the opset import of our domain. What was a ``Constant`` node is one again.
 Guarantees: the graph that was packed: same nodes, attributes and names, weights bit for bit (-0.0 is
 0.0, float16 values are widened). The order of initializers, type information of initializers and the
-IR version may differ. Broken packed data raises before the model is changed.
+IR version may differ; of an op with a kernel, also how its epilogue is written and what the values
+inside are called. Broken packed data raises before the model is changed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from onnxprune.errors import ModelError
 from onnxprune.model import Model, label, subgraphs
+from onnxprune.passes.expand import NO_BIAS, expand
 from onnxprune.storage import coo
-from onnxprune.storage.domain import check_domain, drop_functions, form_of, packed_inputs
+from onnxprune.storage.domain import check_domain, drop_functions, form_of, packed_inputs, sparse_op
 from onnxprune.storage.edit import Names, drop_initializers, fill
 from onnxprune.storage.form import DOMAIN, Array, Packed
 from onnxprune.storage.functions import consumer_with
@@ -31,7 +35,10 @@ _Key = tuple[tuple[str, ...], tuple[int, ...], int]  # names of the packed tenso
 
 @dataclass(frozen=True)
 class _Node:
-    """One of our nodes, checked: where it is and the dense weight that it stands for."""
+    """One of our nodes, checked: where it is and the dense weight that it stands for.
+
+    A node whose weight is dense has no packed tensors: ``key`` and ``array`` are empty.
+    """
 
     position: int
     suffix: str
@@ -80,6 +87,7 @@ class _Unpacker:
         self.positions = [i for i, node in enumerate(model.graph.node) if node.domain == DOMAIN]
         self.claimed: set[str] = set()  # values whose tensor becomes a dense weight
         self.shared: dict[_Key, str] = {}  # weight of a fused op -> its name, for ops that share it
+        self.instead: dict[int, list[onnx.NodeProto]] = {}  # position -> nodes that come there
 
     def run(self) -> list[str]:
         """Decode the weights of all our nodes; return their names."""
@@ -87,12 +95,15 @@ class _Unpacker:
         nodes = [self._read(position, arrays) for position in self.positions]
         weights = [self._restore(node) for node in nodes]
         self._clean({name for node in nodes for name in node.key[0]})
-        return list(dict.fromkeys(weights))
+        return [name for name in dict.fromkeys(weights) if name]
 
     def _read(self, position: int, arrays: dict[_Key, Array]) -> _Node:
         """Check one node and decode its weight; nothing is changed yet."""
         model, node = self.model, self.model.graph.node[position]
         form, suffix = form_of(node)
+        if form is None:
+            packed_inputs(node)  # for its checks
+            return _Node(position, suffix, ((), (), 0), np.empty(0))
         attributes = {attribute.name: attribute for attribute in node.attribute}
         for wanted, kind in (("shape", onnx.AttributeProto.INTS), ("dtype", onnx.AttributeProto.INT)):
             if wanted not in attributes or attributes[wanted].type != kind:
@@ -115,19 +126,22 @@ class _Unpacker:
         return _Node(position, suffix, key, arrays[key])
 
     def _restore(self, item: _Node) -> str:
-        """Make the standard node of a fused one, and store the weight; return its name."""
+        """Make the standard node of a fused one, and store the weight; return its name, if it was packed."""
         node = self.model.graph.node[item.position]
+        form, _ = form_of(node)
+        op = sparse_op(node)
+        if op is not None:
+            weight = self._weight(item) if form is not None else ""
+            self.instead[item.position] = expand(
+                node, op, weight or node.input[1], self.model.opset, self.names
+            )
+            return weight
         consumer = consumer_with(item.suffix)
-        if consumer is None:
+        if consumer is None or form is None:
             self._store(item, node.output[0])
             return str(node.output[0])
-        if item.key not in self.shared:
-            free = item.key[0][-1] not in self.claimed and not self._foreign(item.key[0][-1])
-            name = item.key[0][-1] if free else self.names.fresh(f"{item.key[0][-1]}_dense")
-            self._store(item, name)
-            self.shared[item.key] = name
-        form, _ = form_of(node)
         others = [node.input[0], *node.input[1 + len(item.key[0]) :]]
+        self._weight(item)
         others.insert(consumer.slot, self.shared[item.key])
         node.op_type = consumer.op
         node.ClearField("domain")
@@ -136,6 +150,15 @@ class _Unpacker:
         for position in range(len(node.attribute) - 1, -1, -1):
             if node.attribute[position].name in (*_OURS, *form.attributes):
                 del node.attribute[position]
+        return self.shared[item.key]
+
+    def _weight(self, item: _Node) -> str:
+        """Store the dense weight of a fused op unless another one did; return its name."""
+        if item.key not in self.shared:
+            free = item.key[0][-1] not in self.claimed and not self._foreign(item.key[0][-1])
+            name = item.key[0][-1] if free else self.names.fresh(f"{item.key[0][-1]}_dense")
+            self._store(item, name)
+            self.shared[item.key] = name
         return self.shared[item.key]
 
     def _store(self, item: _Node, name: str) -> None:
@@ -161,8 +184,12 @@ class _Unpacker:
     def _clean(self, packed: set[str]) -> None:
         """Remove packed tensors that nobody reads now, and the nodes that only decoded."""
         gone = {name for name in packed - self.claimed if not self._foreign(name)}
+        zeros = {name for name in self.model.index.uses if name.endswith(NO_BIAS)}
+        gone |= {name for name in zeros if not self._foreign(name)}
         drop_initializers(self.model.graph, gone)
         nodes = {self.model.index.constants[name] for name in gone & self.model.index.constants.keys()}
         nodes |= {i for i in self.positions if self.model.graph.node[i].domain == DOMAIN}
         for position in sorted(nodes, reverse=True):
             del self.model.graph.node[position]
+            for node in reversed(self.instead.get(position, [])):
+                self.model.graph.node.insert(position, node)

@@ -1,4 +1,4 @@
-"""The results of inspect, compare, bench, export and doctor on the terminal."""
+"""The results of inspect, compare, bench, export, ops and doctor on the terminal."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from onnxprune.doctor import Check
     from onnxprune.export import ExportResult
     from onnxprune.inspection import Inspection
+    from onnxprune.ops import OpsInfo
     from onnxprune.timing import BenchResult, Timing
 
 MAX_WEIGHTS = 16  # rows
@@ -47,6 +48,26 @@ def render_checks(console: Console, checks: Sequence[Check], quiet: bool = False
     problems = sum(check.level == "problem" for check in checks)
     verdict = f"{units.plural(problems, 'problem')}: see the hints above" if problems else "ready to prune"
     paragraph(console, verdict, "bold red" if problems else "bold green")
+
+
+def render_ops(console: Console, info: OpsInfo, quiet: bool = False) -> None:
+    """Print what is known of the library with the kernels; with ``quiet`` only the last line."""
+    if not quiet:
+        rows: list[Sequence[object]] = [
+            ("library", info.library or "none"),
+            ("kernels run on", info.level or "-"),
+            ("processor has", ", ".join(info.levels) or "-"),
+            ("ops", info.ops),
+            ("compiled with", info.compiler or "-"),
+            ("ONNX Runtime", f"{info.onnxruntime or 'none'} (wanted: {info.oldest_onnxruntime} or newer)"),
+            ("sources", info.sources or "none"),
+        ]
+        table(console, ("", ""), rows)
+        console.print()
+    if info.problem:
+        paragraph(console, f"no kernels: {info.problem}", "bold yellow")
+    else:
+        paragraph(console, "packed models run on the kernels", "bold green")
 
 
 def render_inspection(console: Console, path: str, result: Inspection, quiet: bool = False) -> None:

@@ -39,6 +39,10 @@ class LayerReport:
         dense_bytes: size of the tensor before.
         stored_bytes: size of all tensors that replace it.
         note: anything worth a word (raised damping, a tie with another node, ...).
+        kernel: the op with a sparse kernel that its node became, "" when it runs dense.
+        gain: how many times faster an op with a kernel is (or would be) than the nodes it replaces, None
+            when it is not known.
+        kernel_note: why the node runs dense, or what the gain rests on.
     """
 
     name: str
@@ -56,6 +60,9 @@ class LayerReport:
     dense_bytes: int
     stored_bytes: int
     note: str = ""
+    kernel: str = ""
+    gain: float | None = None
+    kernel_note: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "nodes", tuple(self.nodes))
@@ -84,6 +91,13 @@ class Timing(NamedTuple):
     cpu_seconds: float
 
 
+class Speed(NamedTuple):
+    """How many times faster the pruned model runs with the kernels than dense, at a number of threads."""
+
+    threads: int
+    ratio: float
+
+
 @dataclass(frozen=True)
 class Report:
     """Everything a user may ask about a run; :meth:`to_dict` is the JSON document.
@@ -108,6 +122,10 @@ class Report:
         metric: name of the user's own measure, "" without ``--eval``.
         metric_before: its value for the dense model.
         metric_after: its value for the pruned model.
+        kernels: how it was decided which nodes get a sparse kernel: measured, table, none (there was
+            nothing to decide), or "" when the target is stock ONNX Runtime.
+        kernels_note: one sentence about that, "" when there is nothing to say.
+        speed: measured on this machine with the library of kernels; empty unless measured.
         warnings: what the user must know, one sentence each.
         timings: the stages in order.
         peak_rss_bytes: largest resident memory of the process.
@@ -134,6 +152,9 @@ class Report:
     metric: str = ""
     metric_before: float | None = None
     metric_after: float | None = None
+    kernels: str = ""
+    kernels_note: str = ""
+    speed: tuple[Speed, ...] = ()
     warnings: tuple[str, ...] = ()
     timings: tuple[Timing, ...] = ()
     peak_rss_bytes: int | None = None
@@ -148,6 +169,7 @@ class Report:
         object.__setattr__(self, "recipe", plain(self.recipe))
         object.__setattr__(self, "environment", plain(self.environment))
         object.__setattr__(self, "warnings", tuple(self.warnings))
+        object.__setattr__(self, "speed", tuple(Speed(*item) for item in self.speed))
         object.__setattr__(self, "timings", tuple(Timing(*item) for item in self.timings))
 
     def to_dict(self) -> dict[str, Any]:
@@ -171,6 +193,7 @@ class Report:
         try:
             values["layers"] = tuple(LayerReport(**layer) for layer in values.get("layers", ()))
             values["skipped"] = tuple(SkippedWeight(**item) for item in values.get("skipped", ()))
+            values["speed"] = tuple(Speed(**item) for item in values.get("speed", ()))
             values["timings"] = tuple(Timing(**item) for item in values.get("timings", ()))
             return cls(**values)
         except TypeError as error:

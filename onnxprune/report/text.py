@@ -32,6 +32,9 @@ def render_report(console: Console, report: Report, report_path: str = "", quiet
     console.print()
     render_agreements(console, report.agreements, report.synthetic)
     _layers(console, report.layers, report_path)
+    if report.kernels_note:
+        paragraph(console, report.kernels_note)
+        console.print()
     render_skipped(console, report.skipped)
     _footer(console, report, report_path)
 
@@ -40,6 +43,7 @@ def headline(report: Report) -> str:
     """Say in one line what the run achieved."""
     parts = [
         _smaller(report),
+        _faster(report),
         f"{units.percent(report.sparsity)} of {units.count(report.weights)} weights zero",
     ]
     if report.metric and report.metric_before is not None and report.metric_after is not None:
@@ -57,6 +61,12 @@ def _smaller(report: Report) -> str:
     if report.output is None:
         return "dry run, nothing written" + (f": {smaller(before, after)}" if after is not None else "")
     return smaller(before, after) if after is not None else ""
+
+
+def _faster(report: Report) -> str:
+    """Say how many times faster the model is, at the number of threads where it gains least."""
+    ratio = min((speed.ratio for speed in report.speed), default=1.0)
+    return f"{ratio:.1f}x faster" if ratio >= 1.05 else ""
 
 
 def short_metric(name: str) -> str:
@@ -153,6 +163,9 @@ def _before_after(report: Report) -> Iterable[Sequence[object]]:
     before, after = report.file_bytes_before, report.file_bytes_after
     if after is not None:
         yield "file size", units.size(before), units.size(after), smaller(before, after).partition(" (")[0]
+    for speed in report.speed:
+        name = f"speed, {units.plural(speed.threads, 'thread')}"
+        yield name, "", "", f"{speed.ratio:.2f}x faster with the kernels, on this machine"
     kept = report.weights - report.zeros
     yield (
         "nonzero weights",
@@ -178,24 +191,33 @@ def _layers(console: Console, layers: Sequence[LayerReport], report_path: str) -
     if len(shown) < len(layers):
         where = f"all in {units.near(report_path)}" if report_path else "all with --json"
         title += f", the {len(shown)} that matter most ({where})"
-    columns = ("name:layer", "kind", "shape", ">zero", ">error", ">effect", ">size", "stored")
+    columns = ("name:layer", "kind", "shape", ">zero", ">error", ">effect", ">size", "stored", ">speed")
     table(console, columns, [_layer_row(layer) for layer in shown], title)
-    for note, names in _notes(layers).items():
+    notes = _grouped((layer.note, layer.name) for layer in layers)
+    notes |= _grouped((_why_dense(layer), layer.name) for layer in layers if not layer.kernel)
+    for note, names in notes.items():
         more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
         paragraph(console, f"{note}: {', '.join(names[:MAX_NAMES])}{more}", "dim")
     console.print()
 
 
-def _notes(layers: Sequence[LayerReport]) -> dict[str, list[str]]:
-    """Group the names of the layers by what is noted about them."""
-    notes: dict[str, list[str]] = {}
-    for layer in layers:
-        if layer.note:
-            notes.setdefault(layer.note, []).append(layer.name)
-    return notes
+def _grouped(notes: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Group names by what is noted about them."""
+    groups: dict[str, list[str]] = {}
+    for note, name in notes:
+        if note:
+            groups.setdefault(note, []).append(name)
+    return groups
+
+
+def _why_dense(layer: LayerReport) -> str:
+    return f"runs dense, {layer.kernel_note}" if layer.kernel_note else ""
 
 
 def _layer_row(layer: LayerReport) -> tuple[str, ...]:
+    speed = f"{layer.gain:.1f}x" if layer.kernel and layer.gain is not None else ""
+    if not layer.kernel and layer.kernel_note:
+        speed = "dense"
     return (
         layer.name,
         layer.kind,
@@ -205,6 +227,7 @@ def _layer_row(layer: LayerReport) -> tuple[str, ...]:
         _number(layer.sensitivity, 2),
         f"{100 * layer.stored_bytes / layer.dense_bytes:.0f} %" if layer.dense_bytes else "",
         layer.stored,
+        speed,
     )
 
 

@@ -6,13 +6,14 @@ Counts, not thresholds: a mask has exactly the wanted number of zeros, ties go t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import UsageError
+from onnxprune.solvers.groups import row_order
 
 Mask = NDArray[np.bool_]
 
@@ -26,15 +27,18 @@ class Pattern:
             features of an output row (N:M); "block": ``rows`` output rows x ``columns`` input columns.
         rows: N or R.
         columns: M or C.
+        free: of blocks: any rows of a group (of a grouped convolution) may form a block, not only
+            neighbours. In one matrix they are the same rows in every column, so all of their columns agree.
     """
 
     kind: Literal["unstructured", "nm", "block"] = "unstructured"
     rows: int = 1
     columns: int = 1
+    free: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
-        """Read ``unstructured``, ``N:M`` (0 < N < M) or ``block:RxC`` (R, C >= 1).
+        """Read ``unstructured``, ``N:M`` (0 < N < M), ``block:RxC`` (R, C >= 1) or ``block:RxC,adjacent``.
 
         Raises:
             UsageError: for anything else.
@@ -43,9 +47,25 @@ class Pattern:
             return cls()
         if (match := re.fullmatch(r"(\d+):(\d+)", text)) and 0 < int(match[1]) < int(match[2]):
             return cls("nm", int(match[1]), int(match[2]))
-        if (match := re.fullmatch(r"block:(\d+)x(\d+)", text)) and int(match[1]) * int(match[2]) > 0:
-            return cls("block", int(match[1]), int(match[2]))
-        raise UsageError(f"pattern is {text!r}, wanted unstructured, N:M or block:RxC")
+        if (match := re.fullmatch(r"block:(\d+)x(\d+)(,adjacent)?", text)) and int(match[1]) * int(
+            match[2]
+        ) > 0:
+            rows = int(match[1])
+            return cls("block", rows, int(match[2]), free=rows > 1 and not match[3])
+        raise UsageError(f"pattern is {text!r}, wanted unstructured, N:M or block:RxC[,adjacent]")
+
+    def __str__(self) -> str:
+        """Return what :meth:`parse` reads."""
+        if self.kind == "unstructured":
+            return self.kind
+        if self.kind == "nm":
+            return f"{self.rows}:{self.columns}"
+        return f"block:{self.rows}x{self.columns}" + ("" if self.free or self.rows == 1 else ",adjacent")
+
+    @property
+    def adjacent(self) -> Pattern:
+        """The same pattern with blocks of neighbouring rows."""
+        return replace(self, free=False)
 
     def zeros(self, shape: tuple[int, ...], sparsity: float) -> int:
         """Return the number of zeros nearest to ``sparsity`` that a mask of ``shape`` can have.
@@ -71,9 +91,22 @@ class Pattern:
             return np.ones(saliency.shape, dtype=bool)
         if self.kind == "nm":
             return self._keep_nm(saliency)
+        if self.free:
+            order = self.row_order(saliency, zeros)[:, :, None]
+            mask = np.empty(saliency.shape, dtype=bool)
+            ordered = np.take_along_axis(saliency, order, 1)
+            np.put_along_axis(mask, order, self._keep_blocks(ordered, zeros), 1)
+            return mask
         if self.kind == "block":
             return self._keep_blocks(saliency, zeros)
         return ~lowest(saliency, zeros)
+
+    def row_order(self, saliency: NDArray[np.floating], zeros: int) -> NDArray[np.int64]:
+        """Return the order (groups, out_features) that makes neighbours of the rows of a block.
+
+        Solvers that iterate choose it once: what they prune next depends on what they pruned before.
+        """
+        return row_order(saliency, self.rows, self.columns, zeros)
 
     def _keep_nm(self, saliency: NDArray[np.floating]) -> Mask:
         groups, rows, columns = saliency.shape
@@ -89,6 +122,11 @@ class Pattern:
     def _keep_blocks(self, saliency: NDArray[np.floating], zeros: int) -> Mask:
         groups, rows, columns = saliency.shape
         high, wide = -(-rows // self.rows), -(-columns // self.columns)
+        if rows % self.rows == 0 and columns % self.columns == 0:
+            parts = saliency.reshape(groups, high, self.rows, wide, self.columns)
+            each = self.rows * self.columns
+            whole = ~lowest(parts.sum(axis=(2, 4)), (2 * zeros + each) // (2 * each))
+            return np.repeat(np.repeat(whole, self.rows, 1), self.columns, 2)
         padded = np.zeros((groups, high * self.rows, wide * self.columns), dtype=saliency.dtype)
         padded[:, :rows, :columns] = saliency
         shape = (groups, high, self.rows, wide, self.columns)
@@ -114,11 +152,21 @@ class Pattern:
             whole = columns // self.columns * self.columns
             parts = mask[:, :, :whole].reshape(groups, rows, -1, self.columns)
             return bool((parts.sum(-1) <= self.rows).all())
+        if self.free:
+            return all(self._rows_agree(part) for part in mask)
         if self.kind == "block":
             corner = mask[:, :: self.rows, :: self.columns]
             full = np.repeat(np.repeat(corner, self.rows, 1), self.columns, 2)[:, :rows, :columns]
             return bool((full == mask).all())
         return True
+
+    def _rows_agree(self, mask: Mask) -> bool:
+        """True when the rows (out_features, in_features) form blocks: all but a last one R rows high."""
+        corner = mask[:, :: self.columns]
+        if not (np.repeat(corner, self.columns, 1)[:, : mask.shape[1]] == mask).all():
+            return False
+        _, counts = np.unique(np.packbits(corner, axis=1), axis=0, return_counts=True)
+        return int((counts % self.rows > 0).sum()) <= 1
 
 
 def lowest(score: NDArray[np.floating], count: int) -> Mask:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,12 @@ def prune_matrix(
     """
     if zeros <= 0:
         return W, np.ones(W.shape, dtype=bool)
+    if method.criterion == "obs" and method.pattern.free:
+        order = method.pattern.row_order(W * W * np.einsum("gii->gi", H)[:, None, :], zeros)[:, :, None]
+        adjacent = replace(method, pattern=method.pattern.adjacent)
+        found = prune_matrix(np.take_along_axis(W, order, 1), H, zeros, adjacent, prepared)
+        back = np.argsort(order, axis=1)
+        return np.take_along_axis(found[0], back, 1), np.take_along_axis(found[1], back, 1)
     if method.criterion == "obs":
         if method.solver == "sweep":
             return sweep.solve(W, H, method.pattern, zeros, damping=method.damping)

@@ -53,7 +53,7 @@ class Consumer:
 
 _A = AttributeProto
 _GEMM = {"alpha": _A.FLOAT, "beta": _A.FLOAT, "transA": _A.INT, "transB": _A.INT}
-_CONV = {
+CONV_ATTRIBUTES: Mapping[str, AttributeProto.AttributeType] = {
     "auto_pad": _A.STRING,
     "dilations": _A.INTS,
     "group": _A.INT,
@@ -66,8 +66,8 @@ CONSUMERS = (
     Consumer("MatMul", 0, "LeftMatMul", ("X",), {}),
     Consumer("Gemm", 1, "Gemm", ("X",), _GEMM),
     Consumer("Gemm", 1, "GemmBias", ("X", "C"), _GEMM),
-    Consumer("Conv", 1, "Conv", ("X",), _CONV),
-    Consumer("Conv", 1, "ConvBias", ("X", "B"), _CONV),
+    Consumer("Conv", 1, "Conv", ("X",), CONV_ATTRIBUTES),
+    Consumer("Conv", 1, "ConvBias", ("X", "B"), CONV_ATTRIBUTES),
 )
 
 
@@ -122,10 +122,8 @@ def make_function(form: Form, suffix: str, opset: int, *, cast: bool) -> onnx.Fu
         cast: whether the values of some node have another type than its weight.
     """
     consumer = consumer_with(suffix)
-    nodes = [_shape_constant(opset), *form.body(suffix, opset, cast, "W")]
-    inputs, output, attributes = list(form.inputs), "W", ["shape", "dtype", *form.attributes]
-    if opset < _DIRECT_SHAPE_OPSET:
-        attributes.append("shape_tensor")
+    nodes = [shape_constant(opset), *form.body(suffix, opset, cast, "W")]
+    inputs, output, attributes = list(form.inputs), "W", form_attributes(form, opset)
     if consumer is not None:
         final_inputs = list(consumer.others)
         final_inputs.insert(consumer.slot, "W")
@@ -155,7 +153,14 @@ def set_attributes(node: onnx.NodeProto, form: Form, packed: Packed, opset: int)
         node.attribute.append(helper.make_attribute("shape_tensor", tensor))
 
 
-def _shape_constant(opset: int) -> onnx.NodeProto:
+def form_attributes(form: Form, opset: int) -> list[str]:
+    """Return the names of the attributes that tell a function which dense weight its inputs stand for."""
+    names = ["shape", "dtype", *form.attributes]
+    return names if opset >= _DIRECT_SHAPE_OPSET else [*names, "shape_tensor"]
+
+
+def shape_constant(opset: int) -> onnx.NodeProto:
+    """Return the node that makes the value ``shape``, which the forms' bodies read, from the attribute."""
     node: onnx.NodeProto = helper.make_node("Constant", [], ["shape"])
     if opset < _DIRECT_SHAPE_OPSET:
         node.attribute.add(name="value", ref_attr_name="shape_tensor", type=AttributeProto.TENSOR)

@@ -17,6 +17,7 @@ SALIENCIES = npst.array_shapes(min_dims=3, max_dims=3, max_side=6).flatmap(
     lambda shape: npst.arrays(np.float32, shape, elements=VALUES)
 )
 BLOCKS = st.builds(Pattern, st.just("block"), st.integers(1, 5), st.integers(1, 5))
+FREE = st.builds(Pattern, st.just("block"), st.integers(2, 5), st.integers(1, 3), st.just(True))
 NM = st.tuples(st.integers(1, 4), st.integers(1, 4)).map(lambda p: Pattern("nm", p[0], p[0] + p[1]))
 
 
@@ -90,7 +91,46 @@ def test_blocks_notice_a_changed_weight(saliency: np.ndarray, pattern: Pattern, 
     assert pattern.holds(mask) == alone
 
 
-@given(SALIENCIES, st.one_of(st.just(Pattern()), NM, BLOCKS), st.integers(0, 230))
+@given(SALIENCIES, FREE, st.integers(0, 230))
+def test_free_blocks_come_whole_and_near_the_count(
+    saliency: np.ndarray, pattern: Pattern, zeros: int
+) -> None:
+    mask = pattern.keep(saliency, zeros)
+    assert pattern.holds(mask)
+    size = min(pattern.rows, saliency.shape[1]) * min(pattern.columns, saliency.shape[2])
+    assert abs(dropped(mask) - min(zeros, saliency.size)) <= size / 2
+    np.testing.assert_array_equal(mask, pattern.keep(saliency.copy(), zeros))
+
+
+@given(SALIENCIES, FREE, st.data())
+def test_every_block_has_its_rows(saliency: np.ndarray, pattern: Pattern, data: st.DataObject) -> None:
+    """Rows of one support come in multiples of R, but for those that are left over."""
+    mask = pattern.keep(saliency, data.draw(st.integers(0, saliency.size)))
+    for part in mask:
+        _, counts = np.unique(part, axis=0, return_counts=True)
+        assert sum(counts % pattern.rows) <= len(part) % pattern.rows or len(part) < pattern.rows
+        if len(part) < pattern.rows:
+            assert len(counts) == 1
+
+
+@given(SALIENCIES, FREE, st.floats(0, 1))
+def test_free_rows_keep_at_least_what_neighbours_keep(
+    saliency: np.ndarray, pattern: Pattern, share: float
+) -> None:
+    saliency = np.minimum(saliency, 2.0**20)
+    zeros = round(share * saliency.size)
+    order = pattern.row_order(saliency, zeros)
+    for part in order:
+        np.testing.assert_array_equal(np.sort(part), np.arange(saliency.shape[1]))
+    if saliency.shape[0] == 1 and saliency.shape[1] % pattern.rows == 0 and pattern.columns == 1:
+        free, adjacent = pattern.keep(saliency, zeros), pattern.adjacent.keep(saliency, zeros)
+        if dropped(free) == dropped(adjacent):
+            assert saliency[free].sum(dtype=np.float64) >= saliency[adjacent].sum(dtype=np.float64) * (
+                1 - 1e-5
+            )
+
+
+@given(SALIENCIES, st.one_of(st.just(Pattern()), NM, BLOCKS, FREE), st.integers(0, 230))
 def test_masks_do_not_depend_on_memory_layout(saliency: np.ndarray, pattern: Pattern, zeros: int) -> None:
     strange = np.asfortranarray(saliency)
     np.testing.assert_array_equal(pattern.keep(saliency, zeros), pattern.keep(strange, zeros))
@@ -98,7 +138,7 @@ def test_masks_do_not_depend_on_memory_layout(saliency: np.ndarray, pattern: Pat
 
 @given(
     st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)),
-    st.one_of(st.just(Pattern()), NM, BLOCKS),
+    st.one_of(st.just(Pattern()), NM, BLOCKS, FREE),
     st.floats(0, 1),
 )
 def test_zeros_can_be_reached(shape: tuple[int, int, int], pattern: Pattern, sparsity: float) -> None:

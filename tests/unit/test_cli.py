@@ -16,7 +16,7 @@ import pytest
 from onnxprune import cli as cli_module
 from onnxprune import terminal
 from onnxprune.cli import cli, main
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, ResourceError
 from onnxprune.recipe import Recipe
 from onnxprune.report.report import COMMAND_LINE, Report
 
@@ -106,11 +106,13 @@ class TestDefaultCommand:
         assert pipeline.arguments[0] == Path("inspct")
 
     def test_every_command_has_help(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert set(cli.commands) == {"prune", "inspect", "compare", "bench", "export", "doctor"}
-        for name in cli.commands:
-            assert main([name, "--help"]) == 0
-            assert main([name, "-h"]) == 0
+        assert set(cli.commands) == {"prune", "inspect", "compare", "bench", "export", "doctor", "ops"}
+        for words in (*([name] for name in cli.commands if name != "ops"), ["ops", "build"], ["ops", "info"]):
+            assert main([*words, "--help"]) == 0
+            assert main([*words, "-h"]) == 0
             assert "--json" in capsys.readouterr().out
+        assert main(["ops", "--help"]) == 0
+        assert "build" in capsys.readouterr().out
 
     def test_help_of_the_group_lists_commands_and_statuses(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["--help"]) == 0
@@ -384,6 +386,48 @@ class TestOtherCommands:
     )
     def test_export_needs_format_and_output(self, words: list[str]) -> None:
         assert main(["export", "a.onnx", *words]) == 2
+
+    def test_ops_build(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        calls = stand_in(monkeypatch, "ops", "build", Path("/cache/libonnxprune_ops.so"))
+        assert main(["ops", "build"]) == 0
+        assert calls.options == {"force": False}
+        assert capsys.readouterr().out.strip() == "/cache/libonnxprune_ops.so"
+        assert main(["ops", "build", "--force", "--json", "--quiet"]) == 0
+        assert calls.options == {"force": True}
+        assert json.loads(capsys.readouterr().out)["library"] == "/cache/libonnxprune_ops.so"
+
+    def test_ops_build_without_a_compiler(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        stand_in(monkeypatch, "ops", "build", None).error = ResourceError("no C++ compiler", "install one")
+        assert main(["ops", "build"]) == 4
+        assert capsys.readouterr().err.splitlines()[-2:] == ["error: no C++ compiler", "hint: install one"]
+
+    @pytest.mark.parametrize("problem", ["", "the kernels are not built"])
+    def test_ops_info(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], problem: str
+    ) -> None:
+        from onnxprune import ops
+
+        found = ops.OpsInfo(
+            "" if problem else "/lib.so", problem, "avx2", ("avx2",), 125, "12", "1.20", "1.17", ""
+        )
+        monkeypatch.setattr(ops, "info", lambda: found)
+        assert main(["ops", "info"]) == 0
+        out = capsys.readouterr().out
+        assert "1.20 (wanted: 1.17 or newer)" in out
+        assert out.splitlines()[-1] == (
+            "no kernels: the kernels are not built" if problem else "packed models run on the kernels"
+        )
+        assert main(["ops", "info", "--quiet"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == 1
+        assert main(["ops", "info", "--json"]) == 0
+        document = json.loads(capsys.readouterr().out)
+        assert document["schema_version"] == 1
+        assert (document["level"], document["levels"], document["problem"]) == ("avx2", ["avx2"], problem)
+
+    def test_ops_of_an_unknown_kind_is_usage(self) -> None:
+        assert main(["ops", "destroy"]) == 2
 
     @pytest.mark.parametrize(("level", "status"), [("ok", 0), ("note", 0), ("problem", 1)])
     def test_doctor(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune import doctor, machine, runtime
+from onnxprune import doctor, machine, ops, runtime
 from onnxprune.doctor import Check, examine
 
 
@@ -64,6 +64,15 @@ def test_optional_packages_are_notes(versions: Callable[..., None]) -> None:
     versions(torch="2.9.0")
     assert find(examine(), "torch") == Check("torch", "ok", "2.9.0")
     assert "torch" not in sys.modules
+
+
+def test_missing_kernels_are_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONNXPRUNE_OPS", "0")
+    check = find(examine(), "kernels")
+    assert check.level == "note" and "onnxprune ops build" in check.hint
+    found = ops.OpsInfo("/lib.so", "", "avx2", ("avx2",), 125, "12", "1.20", "1.17", "")
+    monkeypatch.setattr(ops, "info", lambda: found)
+    assert find(examine(), "kernels") == Check("kernels", "ok", "avx2 (/lib.so)")
 
 
 def test_both_onnxruntimes_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxprune.errors import UsageError
-from onnxprune.recipe import ALLOCATIONS, CRITERIA, FORMATS, LAYOUTS, SOLVERS, SOLVES, VALUES, Recipe
+from onnxprune.recipe import ALLOCATIONS, CRITERIA, FORMATS, LAYOUTS, SOLVERS, SOLVES, TARGETS, VALUES, Recipe
 
 FIELDS = {item.name: item for item in dataclasses.fields(Recipe)}
 
@@ -46,6 +46,11 @@ def test_is_frozen() -> None:
         ({"pattern": "block:0x4"}, "1x1"),
         ({"pattern": "block:4"}, "block:RxC"),
         ({"pattern": "2:4", "sparsity": 0.6}, "more than pattern 2:4 can give"),
+        ({"pattern": "2:4,adjacent"}, "block:RxC"),
+        ({"pattern": "auto", "allocation": "uniform"}, "--pattern auto"),
+        ({"speedup": 2.0}, "--pattern auto"),
+        ({"pattern": "auto", "speedup": 0.5}, "--speedup"),
+        ({"pattern": "auto", "speedup": math.inf}, "--speedup"),
         ({"samples": 0}, "--samples"),
         ({"min_size": 0}, "--min-size"),
         ({"max_length": -1}, "--max-length"),
@@ -86,8 +91,35 @@ def test_choices_are_the_public_tuples() -> None:
         "solver": SOLVERS,
         "format": FORMATS,
         "values": VALUES,
+        "target_runtime": TARGETS,
         "layout": LAYOUTS,
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "target"),
+    [
+        ({}, "cpu"),
+        ({"target_runtime": "stock"}, "stock"),
+        ({"format": "dense"}, "stock"),
+        ({"format": "sparse-initializer"}, "stock"),
+    ],
+)
+def test_target(changes: dict[str, Any], target: str) -> None:
+    assert Recipe(**changes).target == target
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target_runtime": "cuda"}, "--target-runtime cuda"),
+        ({"target_runtime": "cpu", "format": "dense"}, "--format is dense"),
+        ({"target_runtime": "npu"}, "--target-runtime is 'npu', wanted one of cpu, stock, cuda"),
+    ],
+)
+def test_targets_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Recipe(**changes)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +302,7 @@ class TestCommandLine:
     SAMPLES: tuple[tuple[list[str], dict[str, Any]], ...] = (
         (["--sparsity", "0.6"], {"sparsity": 0.6}),
         (["--pattern", "2:4"], {"pattern": "2:4"}),
+        (["--pattern", "auto", "--speedup", "2"], {"pattern": "auto", "speedup": 2.0}),
         (["--criterion", "wanda"], {"criterion": "wanda"}),
         (["--allocation", "uniform"], {"allocation": "uniform"}),
         (["--solve", "one-shot"], {"solve": "one-shot"}),
@@ -281,6 +314,7 @@ class TestCommandLine:
         (["--min-size", "1"], {"min_size": 1}),
         (["--format", "dense"], {"format": "dense"}),
         (["--values", "fp16"], {"values": "fp16"}),
+        (["--target-runtime", "stock"], {"target_runtime": "stock"}),
         (["--data", "x.npz"], {"data": "x.npz"}),
         (["--samples", "8"], {"samples": 8}),
         (["--batch-size", "4"], {"batch_size": 4}),

@@ -7,16 +7,19 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
-from onnxprune import runtime
+from onnxprune import ops, runtime
 from onnxprune.errors import ModelError, ResourceError
 
 TEXT = "g (float[N, 4] x) => (float[N, 3] y) { h = MatMul(x, w) y = Relu(h) }"
 W = np.arange(12, dtype=np.float32).reshape(4, 3)
+
+LIBRARY = ops.library_path()  # before the tests get a cache of their own
 
 Build = Callable[..., onnx.ModelProto]
 
@@ -120,3 +123,84 @@ def test_cpu_count_obeys_the_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert runtime.cpu_count() == 1
+
+
+def has_kernels(session: Any) -> bool:
+    """Whether the session was made with the kernels: registering leaves a note in its configuration."""
+    try:
+        return bool(session.get_session_options().get_session_config_entry("onnxprune.registered"))
+    except Exception:  # ONNX Runtime's for an entry that is not there
+        return False
+
+
+@pytest.fixture
+def fake_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A file that is there but is no library."""
+    path = tmp_path / "libfake.so"
+    path.write_bytes(b"no library")
+    monkeypatch.setenv("ONNXPRUNE_OPS", str(path))
+    monkeypatch.setattr(runtime, "_told", set())
+    return path
+
+
+def packed(build_model: Build, domain: str = "onnxprune") -> onnx.ModelProto:
+    proto = build_model(TEXT, {"w": W})
+    proto.opset_import.add(domain=domain, version=1)
+    return proto
+
+
+@pytest.mark.parametrize("form", ["proto", "bytes", "path"])
+def test_our_domain_is_seen_in_every_form(build_model: Build, tmp_path: Path, form: str) -> None:
+    for domain, expected in (("onnxprune", True), ("com.microsoft", False)):
+        proto = packed(build_model, domain)
+        proto.doc_string = "onnxprune wrote it"  # not what counts
+        path = tmp_path / f"{domain}.onnx"
+        onnx.save(proto, path)
+        model = {"proto": proto, "bytes": proto.SerializeToString(), "path": path}[form]
+        assert runtime._has_our_ops(model) is expected
+
+
+@pytest.mark.parametrize("broken", [b"", b"\x3a\xff", b"not a model", b"\xff" * 20, b"\x08"])
+def test_what_is_no_model_has_none_of_our_ops(tmp_path: Path, broken: bytes) -> None:
+    (tmp_path / "m.onnx").write_bytes(broken)
+    assert not runtime._has_our_ops(broken)
+    assert not runtime._has_our_ops(tmp_path / "m.onnx")
+    assert not runtime._has_our_ops(tmp_path / "absent.onnx")
+
+
+def test_no_library_is_no_failure(monkeypatch: pytest.MonkeyPatch, build_model: Build) -> None:
+    import onnxruntime
+
+    monkeypatch.setenv("ONNXPRUNE_OPS", "0")
+    assert runtime.register(onnxruntime.SessionOptions()) is False
+    assert runtime.session(packed(build_model), threads=1).run(None, {"x": W.T})[0].shape == (3, 3)
+    with pytest.raises(ResourceError, match="no kernels: switched off by ONNXPRUNE_OPS=0") as caught:
+        runtime.session(packed(build_model), kernels=True)
+    assert "onnxprune ops build" in caught.value.hint
+
+
+def test_a_broken_library_is_one_warning(build_model: Build, fake_kernels: Path) -> None:
+    with pytest.warns(RuntimeWarning, match="libfake.so cannot be used, packed models run at dense speed"):
+        session = runtime.session(packed(build_model), threads=1)
+    assert session.run(None, {"x": W.T})[0].shape == (3, 3)
+    runtime.session(packed(build_model), threads=1)  # a second warning would be an error
+    with pytest.raises(ResourceError, match=r"libfake\.so cannot be used"):
+        runtime.session(packed(build_model), kernels=True)
+
+
+def test_the_kernels_are_left_alone_where_they_are_not_wanted(build_model: Build, fake_kernels: Path) -> None:
+    runtime.session(packed(build_model), kernels=False)
+    runtime.session(build_model(TEXT, {"w": W}))  # nothing of ours in it
+    providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "register", lambda *_, **__: pytest.fail("registered"))
+        with pytest.warns(UserWarning, match="CUDA"):  # ONNX Runtime's, as this machine has none
+            runtime.session(packed(build_model), providers=providers, threads=1)
+
+
+@pytest.mark.skipif(LIBRARY is None, reason="no kernels: onnxprune ops build")
+def test_registered_when_the_model_has_our_ops(build_model: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONNXPRUNE_OPS", str(LIBRARY))
+    assert has_kernels(runtime.session(packed(build_model)))
+    assert not has_kernels(runtime.session(build_model(TEXT, {"w": W})))
+    assert has_kernels(runtime.session(build_model(TEXT, {"w": W}), kernels=True))

@@ -17,7 +17,6 @@ from onnxprune.layers import find_layers
 from onnxprune.model import Model
 from onnxprune.passes.pack import pack
 from onnxprune.recipe import Recipe
-from onnxprune.solvers.patterns import Pattern
 from onnxprune.verify import Expected, verify_file
 
 TEXT = """g (float[N, 16] x) => (float[N, 8] y) {
@@ -38,7 +37,7 @@ def expected(build_model: Callable[..., onnx.ModelProto]) -> Expected:
         array[np.abs(array) < 0.8] = 0
         pruned.set_array(layer.name, array)
         zeros[layer.name] = array.size - int(np.count_nonzero(array))
-    return Expected(dense, pruned, layers, zeros, Pattern(), False)
+    return Expected(dense, pruned, layers, zeros, {}, False)
 
 
 @pytest.fixture

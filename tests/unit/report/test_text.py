@@ -284,3 +284,33 @@ class TestMostTelling:
     def test_by_size_without_any(self) -> None:
         layers = [layer(i, error=None, weights=w) for i, w in enumerate((5, 9, 7))]
         assert text.most_telling(layers, 1) == [layers[1]]
+
+
+class TestKernels:
+    def rendered(self, **changes: Any) -> str:
+        stream = io.StringIO()
+        text.render_report(Console(file=stream, width=140), report(**changes), "model.pruned.json")
+        return stream.getvalue()
+
+    def test_speed_of_the_model_and_its_layers(self) -> None:
+        layers = (
+            layer(0, kernel="SparseGap4MatMul", gain=2.13, kernel_note="measured alone"),
+            layer(1, gain=0.97, kernel_note="a kernel is no faster"),
+            layer(2, gain=0.93, kernel_note="a kernel is no faster"),
+        )
+        shown = self.rendered(layers=layers, kernels="measured", speed=((1, 1.84), (2, 1.62)))
+        assert "1.6x faster" in shown.splitlines()[0]  # the worst number of threads
+        assert "speed, 1 thread " in shown and "1.84x faster with the kernels" in shown
+        assert "speed, 2 threads" in shown
+        assert [line.split()[-1] for line in shown.splitlines() if " packed " in line] == [
+            "2.1x", "dense", "dense",
+        ]  # fmt: skip
+        (reason,) = [line for line in shown.splitlines() if line.startswith("runs dense, a kernel")]
+        assert "layer.1." in reason and "layer.2." in reason and "layer.0." not in reason
+
+    def test_nothing_measured(self) -> None:
+        shown = self.rendered(layers=(layer(0),))
+        assert "faster" not in shown and "speed" not in shown.replace("SYNTHETIC", "")
+
+    def test_the_note(self) -> None:
+        assert "no library: kernels" in self.rendered(kernels="table", kernels_note="no library: kernels ...")

@@ -13,12 +13,15 @@ from onnxprune.solvers.patterns import Pattern, lowest
         ("unstructured", Pattern()),
         ("2:4", Pattern("nm", 2, 4)),
         ("1:16", Pattern("nm", 1, 16)),
-        ("block:4x1", Pattern("block", 4, 1)),
-        ("block:16x32", Pattern("block", 16, 32)),
+        ("block:4x1", Pattern("block", 4, 1, free=True)),
+        ("block:4x1,adjacent", Pattern("block", 4, 1)),
+        ("block:16x32", Pattern("block", 16, 32, free=True)),
+        ("block:1x8", Pattern("block", 1, 8)),  # one row has no neighbours
     ],
 )
 def test_parse(text: str, pattern: Pattern) -> None:
     assert Pattern.parse(text) == pattern
+    assert str(pattern) == text
 
 
 WRONG = [
@@ -35,6 +38,8 @@ WRONG = [
     "4:4",
     "0:4",
     "block:0x1",
+    "block:4x1,free",
+    "2:4,adjacent",
 ]
 
 
@@ -111,3 +116,46 @@ def test_infinite_saliency_goes_last() -> None:
 def test_blocks_of_infinite_saliency_go_last() -> None:
     score = np.array([[[np.inf, 1, 3, 2]]], np.float32)
     np.testing.assert_array_equal(Pattern("block", 1, 2).keep(score, 2), [[[True, True, False, False]]])
+
+
+FREE = Pattern("block", 2, 1, free=True)
+
+
+def test_free_rows_find_their_like() -> None:
+    """Rows 0 and 2 want the left half, rows 1 and 3 the right half: neighbours lose half."""
+    score = np.array([[[9, 9, 0, 0], [0, 0, 9, 9], [9, 9, 0, 0], [0, 0, 9, 9]]], np.float32)
+    mask = FREE.keep(score, 8)
+    np.testing.assert_array_equal(mask, score > 0)
+    assert FREE.holds(mask) and not FREE.adjacent.holds(mask)
+
+
+def test_free_blocks_stay_in_their_group() -> None:
+    score = np.array([[[9, 0], [0, 9]], [[9, 0], [0, 9]]], np.float32)  # two groups of a convolution
+    mask = FREE.keep(score, 4)
+    np.testing.assert_array_equal(mask[:, 0], mask[:, 1])
+    assert FREE.holds(mask)
+    assert not FREE.holds(score > 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "holds"),
+    [
+        (["1100", "0011", "1100", "0011"], True),
+        (["1100", "0011", "1100", "1011"], False),
+        (["1100", "1100", "1100", "1100"], True),
+        (["1100", "1100", "1100", "0011", "0011"], True),  # an odd number leaves one over
+        (["1100", "1100", "1100"], True),
+        (["1100", "0011", "0110"], False),
+        (["1100", "0011", "0110", "1100", "0011"], True),
+        (["1100", "0011", "0110", "1111", "0000"], False),
+    ],
+)
+def test_free_blocks_are_found_in_a_mask(rows: list[str], holds: bool) -> None:
+    mask = np.array([[[bit == "1" for bit in row] for row in rows]])
+    assert FREE.holds(mask) == holds
+
+
+def test_free_blocks_keep_neighbouring_columns() -> None:
+    pattern = Pattern("block", 2, 2, free=True)
+    assert pattern.holds(np.array([[[1, 1, 0], [0, 0, 1], [1, 1, 0], [0, 0, 1]]], bool))
+    assert not pattern.holds(np.array([[[1, 0, 0], [0, 0, 1], [1, 0, 0], [0, 0, 1]]], bool))

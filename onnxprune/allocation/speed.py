@@ -1,0 +1,52 @@
+"""How long each layer will take: its dense cost, divided by what a sparse kernel gains there.
+
+Predictions choose between patterns before anything is pruned; which nodes really get a kernel is measured
+afterwards (:mod:`onnxprune.kernels.select`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.kernels.table import expected_gain, kind_of
+from onnxprune.layers import Layer
+from onnxprune.model import Model
+from onnxprune.passes.shapes import observe
+from onnxprune.solvers.patterns import Pattern
+
+Grid = NDArray[np.float64]
+
+
+def dense_costs(
+    model: Model, layers: Sequence[Layer], feeds: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """Return the multiplications of each layer on ``feeds``; looking rows up in a table costs none."""
+    outputs = [site.output for layer in layers for site in layer.sites if layer.kind != "embedding"]
+    seen = observe(model, outputs, feeds)
+    costs = {}
+    for layer in layers:
+        groups, rows, _ = layer.view.matrix
+        # conv_transpose spreads each input position, so its cost is a little less than this.
+        positions = sum(
+            np.prod(shapes[site.output]) / (groups * rows)
+            for shapes in seen
+            for site in layer.sites
+            if site.output in shapes
+        )
+        costs[layer.name] = float(positions) * layer.size
+    return costs
+
+
+def relative_times(layer: Layer, pattern: Pattern, sparsities: Grid) -> Grid:
+    """Return the time at each sparsity as a share of the dense time: 1 where no kernel is faster."""
+    consumer = {"conv": "Conv", "gemm": "Gemm", "matmul": "MatMul"}.get(layer.kind)
+    if consumer is None or layer.view.matrix[0] > 1:
+        return np.ones(len(sparsities))
+    kind = kind_of(consumer, layer.view.stored)
+    rows = pattern.rows if pattern.kind == "block" else 1
+    gains = np.array([expected_gain(kind, rows, 1.0 - s) for s in sparsities.tolist()])
+    return np.asarray(1.0 / np.maximum(gains, 1.0))

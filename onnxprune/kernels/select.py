@@ -1,0 +1,291 @@
+"""Which nodes of a packed model become ops with a kernel: those that this machine runs faster so.
+
+Each distinct op is measured alone against the nodes it would replace, at the sizes of the calibration data
+and with one thread and with all; then the whole model with the winners (and, for convolutions, with other
+choices, since a layout change in between costs more than an op can gain) against itself without any. What is
+not faster stays packed and is dense at run time. Without the library a table decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import numpy_helper
+
+from onnxprune import machine, runtime
+from onnxprune.calibration.data import CalibrationData
+from onnxprune.errors import ModelError
+from onnxprune.kernels import library
+from onnxprune.kernels.cache import Cache
+from onnxprune.kernels.nodes import Gain, measure
+from onnxprune.kernels.stopwatch import busy
+from onnxprune.kernels.table import MARGIN, expected_gain, kind_of
+from onnxprune.kernels.weights import Profile, profile
+from onnxprune.kernels.whole import ENOUGH, Whole
+from onnxprune.model import Model
+from onnxprune.passes.chains import Chain
+from onnxprune.passes.shapes import Shapes, infer, observe
+from onnxprune.passes.sparse_ops import find_chains, rewrite
+from onnxprune.progress import NullProgress, Progress
+from onnxprune.storage.domain import form_of, write_functions
+from onnxprune.storage.form import DOMAIN, Packed
+from onnxprune.tensors import estimated_bytes
+
+LARGEST = 2**30  # bytes of a model that is still measured: several sessions of it are held at once
+_SAMPLED = 16  # samples that are looked at for the sizes of the inputs
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of one weight.
+
+    Attributes:
+        weight: its name.
+        op: name of the op with a kernel, empty when its node stays as it was.
+        gain: how many times faster an op is (or would be) than the nodes it replaces, as measured or
+            expected; None when it is not known.
+        reason: why the node stays, or what the gain rests on.
+    """
+
+    weight: str
+    op: str = ""
+    gain: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Result of :func:`select`.
+
+    Attributes:
+        decisions: weight -> what became of it.
+        speed: threads -> how many times faster the whole model is than without ops; empty unless measured.
+        method: ``measured``, ``table``, or ``none`` when the model has nothing to replace.
+        note: one sentence for the report.
+    """
+
+    decisions: dict[str, Decision]
+    speed: dict[int, float] = field(default_factory=dict)
+    method: str = "none"
+    note: str = ""
+
+    @property
+    def switched(self) -> int:
+        """Number of weights whose node is an op with a kernel."""
+        return sum(bool(d.op) for d in self.decisions.values())
+
+
+def select(
+    packed: Model,
+    dense: Model,
+    data: CalibrationData,
+    *,
+    threads: int | None = None,
+    cache: bool = True,
+    progress: Progress | None = None,
+) -> Selection:
+    """Rewrite ``packed`` in place with the ops that win.
+
+    Args:
+        packed: the model with packed weights.
+        dense: the same with plain weights.
+        data: inputs of the sizes that count.
+        threads: of ONNX Runtime besides one (default: all processors).
+        cache: whether to use and keep measurements in the user's cache.
+        progress: told about each measured op.
+    """
+    progress = progress or NullProgress()
+    types = infer(dense)
+    identity = library.identity()
+    if identity is None or estimated_bytes(dense.proto) > LARGEST:
+        shapes = Shapes(types)
+        options, refusals = find_chains(packed, shapes)
+        why = "no library" if identity is None else "too large to be measured"
+        return _by_table(packed, options, refusals, shapes, why)
+    feeds = typical_feeds(data)
+    try:
+        shapes = Shapes(types, observe(dense, _activations(dense, types), feeds))
+    except ModelError:  # ONNX Runtime cannot show some value in between
+        return _by_table(packed, *find_chains(packed, Shapes(types)), Shapes(types), "cannot be measured")
+    lean = without_decoders(packed, dense)
+    options, refusals = find_chains(lean, shapes)
+    if not any(chains[-1].product.sparse for chains in options):
+        return Selection(_refused(refusals))
+    known = Cache(f"{identity} {_machine()}", enabled=cache)
+    counts = sorted({1, threads or runtime.cpu_count()})
+    try:
+        gains = _gains(lean, dense, options, shapes, counts, known, progress)
+        whole = Whole(lean, dense, shapes, _extremes(feeds), counts, library.open_session, known)
+        chosen, ratios = whole.best(gains)
+    finally:
+        known.save()
+    refusals |= _rewrite_same(packed, chosen, shapes)
+    decisions = _refused(refusals) | _decisions(gains, chosen)
+    note = "" if chosen else "no choice of kernels makes this model faster here: it runs dense"
+    if busy():
+        also = "other programs ran while the kernels were measured; --no-cache measures again"
+        note = f"{note}; {also}" if note else also
+    return Selection(decisions, dict(zip(counts, ratios, strict=False)), "measured", note)
+
+
+def without_decoders(packed: Model, dense: Model) -> Model:
+    """Return a copy in which weights that a ``Decode`` node makes are plain: quicker to load.
+
+    Such weights (embedding tables, tied ones) have no kernel, so they do not matter here.
+    """
+    lean = packed.copy()
+    for position in range(len(lean.graph.node) - 1, -1, -1):
+        node = lean.graph.node[position]
+        form, suffix = form_of(node) if node.domain == DOMAIN else (None, "")
+        if form is not None and suffix in form.decoders:
+            name = node.output[0]
+            del lean.graph.node[position]
+            lean.graph.initializer.append(numpy_helper.from_array(dense.array(name), name))
+    lean.reindex()
+    write_functions(lean)
+    return lean
+
+
+def _rewrite_same(packed: Model, chosen: Sequence[Chain], shapes: Shapes) -> dict[str, str]:
+    """Replace in ``packed`` the chains chosen in another copy of the model; return why others stay."""
+    wanted = {(chain.output, chain.op_type) for chain in chosen}
+    options, refusals = find_chains(packed, shapes)
+    rewrite(packed, [c for chains in options for c in chains if (c.output, c.op_type) in wanted], shapes)
+    return refusals
+
+
+def _machine() -> str:
+    versions = runtime.installed_packages()
+    return f"{machine.cpu_name()} {' '.join(machine.instruction_sets())} {sorted(versions.items())}"
+
+
+def typical_feeds(data: CalibrationData) -> list[Mapping[str, Any]]:
+    """Return single samples: one of median size first, then the smallest and the largest if they differ."""
+    samples = list(data.head(_SAMPLED * (data.fixed or 1)).batches)
+    singles = [single for batch in samples for single in _singles(batch, data)]
+    singles.sort(key=_size)
+    middle = singles[len(singles) // 2]
+    others = [feed for feed in (singles[0], singles[-1]) if _size(feed) != _size(middle)]
+    return [middle, *others]
+
+
+def _singles(batch: Mapping[str, Any], data: CalibrationData) -> list[Mapping[str, Any]]:
+    if data.fixed is not None or (data.batched is not None and not data.batched):
+        return [batch]
+    batched = data.batched if data.batched is not None else frozenset(batch)
+    rows = min(len(batch[name]) for name in batched)
+    return [
+        {name: a[row : row + 1] if name in batched else a for name, a in batch.items()} for row in range(rows)
+    ]
+
+
+def _size(feed: Mapping[str, Any]) -> int:
+    return sum(int(np.size(array)) for array in feed.values())
+
+
+def _extremes(feeds: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    return feeds[1:] if len(feeds) == 3 else feeds
+
+
+def _activations(dense: Model, types: Mapping[str, Any]) -> list[str]:
+    """Values whose shape counts: around products, and operands of an Add of two activations."""
+    names: list[str] = []
+    tensors = dense.index.tensors
+    for node in dense.graph.node:
+        constants = [name for name in node.input if name in tensors]
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        if node.op_type in ("MatMul", "Gemm", "Conv") and constants:
+            names += [*(n for n in node.input[:2] if n not in tensors), node.output[0]]
+        elif node.op_type == "Pad":
+            names.append(node.input[0])
+        elif node.op_type == "Add" and not constants and _is_float(types, node.output[0]):
+            names += [*node.input, node.output[0]]
+    return [name for name in dict.fromkeys(names) if name]
+
+
+def _is_float(types: Mapping[str, Any], name: str) -> bool:
+    return name in types and types[name].type.tensor_type.elem_type == 1
+
+
+def _profile(dense: Model, chain: Chain) -> Profile:
+    product = chain.product
+    trans_b = any(a.name == "transB" and a.i for a in product.attributes)
+    return profile(dense.array(product.weight), product.op.consumer, trans_b)
+
+
+def _gains(
+    packed: Model,
+    dense: Model,
+    options: Sequence[tuple[Chain, ...]],
+    shapes: Shapes,
+    counts: Sequence[int],
+    known: Cache,
+    progress: Progress,
+) -> list[Gain]:
+    progress.stage("measuring kernels", len(options))
+    gains = []
+    for chains in options:
+        weight = _profile(dense, chains[0])
+        gains.append(measure(packed, chains, weight, shapes, counts, library.open_session, known))
+        progress.advance()
+    return gains
+
+
+def _refused(refusals: Mapping[str, str]) -> dict[str, Decision]:
+    return {name: Decision(name, reason=reason) for name, reason in refusals.items()}
+
+
+def _decisions(gains: Sequence[Gain], chosen: Sequence[Chain]) -> dict[str, Decision]:
+    switched = {chain.output for chain in chosen}
+    found = {}
+    for gain in gains:
+        name = gain.chain.product.weight
+        if gain.chain.output in switched:
+            found[name] = Decision(name, gain.chain.op_type, gain.ratio, "measured alone")
+        elif gain.ratio <= 0:
+            found[name] = Decision(name, reason="the library has no kernel for it")
+        elif gain.ratio <= ENOUGH:
+            found[name] = Decision(name, gain=gain.ratio, reason="a kernel is no faster")
+        else:
+            reason = "a kernel is faster alone, but not in this model"
+            found[name] = Decision(name, gain=gain.ratio, reason=reason)
+    return found
+
+
+def _by_table(
+    packed: Model,
+    options: Sequence[tuple[Chain, ...]],
+    refusals: Mapping[str, str],
+    shapes: Shapes,
+    why: str,
+) -> Selection:
+    decisions, chosen = _refused(refusals), []
+    for chains in options:
+        chain = chains[-1]
+        product = chain.product
+        if not product.sparse:
+            continue
+        weight = _stored_profile(packed, chain)
+        gain = expected_gain(kind_of(product.op.consumer, product.shape), weight.group, weight.density)
+        if gain >= MARGIN:
+            decisions[product.weight] = Decision(product.weight, chain.op_type, gain, "from the table")
+            chosen.append(chain)
+        else:
+            reason = "too dense to be faster"
+            decisions[product.weight] = Decision(product.weight, gain=gain or None, reason=reason)
+    rewrite(packed, chosen, shapes)
+    return Selection(decisions, {}, "table", f"{why}: kernels were chosen by a table, not measured")
+
+
+def _stored_profile(packed: Model, chain: Chain) -> Profile:
+    node = packed.graph.node[chain.product.position]
+    form, _ = form_of(node)
+    assert form is not None
+    data_type, product = next(a.i for a in node.attribute if a.name == "dtype"), chain.product
+    stored = Packed(tuple(packed.array(name) for name in product.tensors), product.shape, data_type)
+    trans_b = any(a.name == "transB" and a.i for a in product.attributes)
+    return profile(form.decode(stored, product.weight), product.op.consumer, trans_b)

@@ -1,0 +1,162 @@
+"""Put the report of a run together from what its stages returned."""
+
+from __future__ import annotations
+
+import dataclasses
+import resource
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnxprune.calibration.data import CalibrationData
+from onnxprune.clock import Clock
+from onnxprune.evaluate import verdict
+from onnxprune.io import file_digest, total_bytes
+from onnxprune.kernels.select import Decision, Selection
+from onnxprune.layers import Layer, Skip
+from onnxprune.machine import environment
+from onnxprune.model import Model
+from onnxprune.plan import Plan
+from onnxprune.recipe import Recipe
+from onnxprune.report.report import LayerReport, Report, SkippedWeight, Speed, Timing
+from onnxprune.sequential import Solved
+from onnxprune.storage.report import PackReport
+from onnxprune.tensors import estimated_bytes
+
+
+@dataclass
+class Outcome:
+    """What a run found and did, stage by stage.
+
+    Attributes:
+        dense: the model as it came.
+        recipe: the settings.
+        layers: what was pruned, in graph order.
+        skips: what was left alone.
+        calibration: the data that pruning used.
+        target: where the pruned model goes, None in a dry run.
+        plan: zeros per layer.
+        solved: what happened to each layer.
+        stored: how each weight is stored, None when all are plain.
+        selection: which nodes have a kernel, None when none were looked for.
+        agreements: of the written model with the dense one, per output.
+        file_bytes: of the written model with its external data.
+        before: the user's measure of the dense model.
+        after: the same of the written one.
+    """
+
+    dense: Model
+    recipe: Recipe
+    layers: tuple[Layer, ...]
+    skips: tuple[Skip, ...]
+    calibration: CalibrationData
+    target: Path | None
+    plan: Plan | None = None
+    solved: tuple[Solved, ...] = ()
+    stored: PackReport | None = None
+    selection: Selection | None = None
+    agreements: tuple[Any, ...] = ()
+    file_bytes: int = 0
+    before: float | None = None
+    after: float | None = None
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def solved_by_layer(self) -> list[Solved]:
+        """What happened to each of ``layers``, in their order."""
+        found = {item.name: item for item in self.solved}
+        return [found[layer.name] for layer in self.layers]
+
+
+def make_report(outcome: Outcome) -> Report:
+    """Return the report of a finished run."""
+    dense, recipe, data = outcome.dense, outcome.recipe, outcome.calibration
+    selection = outcome.selection or Selection({}, method="")
+    entries = tuple(
+        _layer_report(layer, item, outcome)
+        for layer, item in zip(outcome.layers, outcome.solved_by_layer, strict=True)
+    )
+    weights, zeros = sum(e.weights for e in entries), sum(e.zeros for e in entries)
+    judgement = verdict(outcome.agreements)
+    return Report(
+        model=str(dense.path or dense.name),
+        output=str(outcome.target) if outcome.target else None,
+        model_digest=f"sha256:{file_digest(dense.path, allow_external=True)}" if dense.path else "",
+        recipe=recipe.to_dict(),
+        data=data.source,
+        synthetic=data.synthetic,
+        file_bytes_before=total_bytes(dense.path, allow_external=True)
+        if dense.path
+        else estimated_bytes(dense.proto),
+        file_bytes_after=outcome.file_bytes,
+        weights=weights,
+        zeros=zeros,
+        sparsity=zeros / weights,
+        layers=entries,
+        skipped=tuple(SkippedWeight(s.name, s.node, s.size, s.reason) for s in outcome.skips),
+        agreements=tuple(dataclasses.asdict(item) for item in outcome.agreements),
+        verdict=judgement.level,
+        verdict_text=judgement.sentence,
+        metric=recipe.eval or "",
+        metric_before=outcome.before,
+        metric_after=outcome.after,
+        warnings=_warnings(outcome, zeros / weights),
+        kernels=selection.method,
+        kernels_note=selection.note,
+        speed=tuple(Speed(threads, ratio) for threads, ratio in selection.speed.items()),
+        timings=tuple(Timing(*item) for item in outcome.clock.timings),
+        peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        environment=environment(),
+    )
+
+
+def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
+    recipe, found = outcome.recipe, []
+    if outcome.calibration.synthetic:
+        found.append(
+            "NO CALIBRATION DATA: inputs were made up, so the agreement and the accuracy mean little."
+        )
+    if recipe.pattern != "auto" and abs(sparsity - recipe.target_sparsity) > 0.005:
+        found.append(
+            f"sparsity is {sparsity:.1%}, {recipe.target_sparsity:.1%} was wanted: "
+            f"pattern {recipe.pattern} or the layers' limits allow no more"
+        )
+    raised = [item.name for item in outcome.solved if item.damping > recipe.damping]
+    if raised:
+        found.append(f"damping was raised for {', '.join(raised)}: their inputs vary too little")
+    return tuple(found)
+
+
+def _layer_report(layer: Layer, item: Solved, outcome: Outcome) -> LayerReport:
+    recipe, plan = outcome.recipe, outcome.plan
+    entry = outcome.stored.by_name(layer.name) if outcome.stored is not None else None
+    decisions = outcome.selection.decisions if outcome.selection is not None else {}
+    decision = decisions.get(layer.name, Decision(layer.name))
+    dense_bytes = layer.size * layer.dtype.itemsize
+    notes = [f"used by {len(layer.sites)} nodes"] if len(layer.sites) > 1 else []
+    if item.refitted and layer.kind != "embedding":
+        notes.append("kept dense, re-fitted")
+    if item.damping > recipe.damping:
+        notes.append(f"damping raised to {item.damping:g}")
+    if entry is not None and entry.reason:
+        notes.append(entry.reason)
+    return LayerReport(
+        name=layer.name,
+        nodes=layer.nodes,
+        kind=layer.kind,
+        shape=layer.view.stored,
+        weights=layer.size,
+        zeros=item.zeros,
+        sparsity=item.zeros / layer.size,
+        pattern=str(item.pattern),
+        criterion=recipe.criterion if layer.kind != "embedding" else "magnitude",
+        error=item.error,
+        sensitivity=plan.sensitivity.get(layer.name) if plan is not None else None,
+        stored=entry.form if entry is not None else "dense",
+        dense_bytes=dense_bytes,
+        stored_bytes=entry.stored_bytes if entry is not None else dense_bytes,
+        note="; ".join(notes),
+        kernel=decision.op,
+        gain=decision.gain,
+        kernel_note=decision.reason,
+    )

@@ -1,0 +1,256 @@
+"""Find the matrix products and convolutions that an op with a kernel can take over, or say why not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import onnx
+from onnx import AttributeProto, TensorProto, helper
+
+from onnxprune.layers import attribute
+from onnxprune.model import Model
+from onnxprune.passes.constants import evaluate
+from onnxprune.passes.shapes import Shapes
+from onnxprune.storage.domain import form_of, packed_inputs, sparse_op
+from onnxprune.storage.form import DOMAIN
+from onnxprune.storage.functions import consumer_with, operands
+from onnxprune.storage.sparse_functions import SparseOp
+
+
+@dataclass(frozen=True)
+class Product:
+    """A node that an op with a kernel can replace.
+
+    Attributes:
+        position: of the node.
+        op: without an epilogue.
+        x: the activation.
+        weight: the name that reports use.
+        tensors: names of the constants that hold the weight.
+        bias: a value ``(N,)`` or a constant that broadcasts to it, empty when the node has none.
+        features: N, the number of outputs.
+        axis: where they are in the output: -1, or 1 for a convolution.
+        shape: of the dense weight.
+        attributes: of the new node.
+        absorbed: positions of nodes before it that go with it (a ``Pad``).
+    """
+
+    position: int
+    op: SparseOp
+    x: str
+    weight: str
+    tensors: tuple[str, ...]
+    bias: str
+    features: int
+    axis: int
+    shape: tuple[int, ...]
+    attributes: tuple[AttributeProto, ...] = ()
+    absorbed: tuple[int, ...] = ()
+
+    @property
+    def sparse(self) -> bool:
+        """Whether its weight is packed; else it is a convolution with a dense one."""
+        return bool(self.op.prefix)
+
+
+class _RefusalError(Exception):
+    """Raised inside this module when a node cannot be replaced."""
+
+
+@dataclass
+class Found:
+    """Products in graph order, and for each other packed weight (and convolution) why it is none."""
+
+    products: list[Product] = field(default_factory=list)
+    refusals: dict[str, str] = field(default_factory=dict)
+
+
+def find_products(model: Model, shapes: Shapes) -> Found:
+    """Return what can be replaced in ``model``, whose weights are packed."""
+    found, pads = Found(), _Pads(model)
+    for position, node in enumerate(model.graph.node):
+        weight = _weight(model, node)
+        if not weight:
+            continue
+        try:
+            found.products.append(_product(model, shapes, pads, position, weight))
+        except _RefusalError as refusal:
+            found.refusals[weight] = str(refusal)
+    return found
+
+
+def _weight(model: Model, node: onnx.NodeProto) -> str:
+    """Name of the weight of a packed node that has no kernel yet, or of a convolution."""
+    if node.domain == DOMAIN and sparse_op(node) is None:
+        form, suffix = form_of(node)
+        assert form is not None  # DirectConv has a kernel
+        return str(node.output[0]) if suffix in form.decoders else packed_inputs(node)[-1]
+    if node.domain in ("", "ai.onnx") and node.op_type == "Conv" and node.input[1] in model.index.tensors:
+        return str(node.input[1])
+    return ""
+
+
+def _product(model: Model, shapes: Shapes, pads: _Pads, position: int, weight: str) -> Product:
+    node = model.graph.node[position]
+    if node.domain != DOMAIN:
+        tensor = model.index.tensors[weight]
+        if tensor.data_type != TensorProto.FLOAT:
+            raise _RefusalError("its weight is not float32")
+        bias = (operands(node)[2:] or [""])[0]
+        return _conv(model, pads, position, SparseOp("Conv"), weight, (weight,), tuple(tensor.dims), bias)
+    form, suffix = form_of(node)
+    consumer = consumer_with(suffix)
+    if consumer is None or form is None:
+        readers = {model.graph.node[use.index].op_type for use in model.index.uses.get(weight, [])}
+        raise _RefusalError(
+            "it is a table, of which only rows are read"
+            if readers == {"Gather"}
+            else "more than one node reads the weight, or not as a product"
+        )
+    shape = tuple(int(i) for i in next(a.ints for a in node.attribute if a.name == "shape"))
+    if next(a.i for a in node.attribute if a.name == "dtype") != TensorProto.FLOAT:
+        raise _RefusalError("its weight is not float32")
+    if consumer.slot != 1:
+        raise _RefusalError("its weight is the left operand")
+    tensors = tuple(packed_inputs(node))
+    bias = (list(node.input)[1 + len(tensors) :] or [""])[0]
+    op = SparseOp(consumer.op, form.prefix)
+    stored = tuple(
+        a for a in node.attribute if a.name in ("shape", "dtype", "shape_tensor", *form.attributes)
+    )
+    if consumer.op == "Conv":
+        return _conv(model, pads, position, op, weight, tensors, shape, bias, stored)
+    if len(shape) != 2:
+        raise _RefusalError("its weight is a batch of matrices")
+    if consumer.op == "Gemm":
+        return _gemm(model, position, op, weight, tensors, shape, bias, stored)
+    rank = shapes.rank(node.input[0])
+    if rank is None or rank < 2:
+        raise _RefusalError("its input is a vector" if rank else "the shape of its input is unknown")
+    return Product(position, op, node.input[0], weight, tensors, "", shape[1], -1, shape, stored)
+
+
+def _gemm(
+    model: Model,
+    position: int,
+    op: SparseOp,
+    weight: str,
+    tensors: tuple[str, ...],
+    shape: tuple[int, ...],
+    bias: str,
+    stored: tuple[AttributeProto, ...],
+) -> Product:
+    node = model.graph.node[position]
+    trans_b = int(bool(attribute(node, "transB", 0)))
+    features = shape[0] if trans_b else shape[1]
+    if attribute(node, "transA", 0) or attribute(node, "alpha", 1.0) != 1.0:
+        raise _RefusalError("its Gemm has transA or alpha")
+    if bias:
+        constant = model.index.tensors.get(bias)
+        if attribute(node, "beta", 1.0) != 1.0:
+            raise _RefusalError("its Gemm has beta")
+        if constant is None or math.prod(constant.dims) not in (1, features) or not _last(constant, features):
+            raise _RefusalError("the C of its Gemm is not one number for each output")
+    attributes = (*stored, helper.make_attribute("transB", trans_b))
+    return Product(position, op, node.input[0], weight, tensors, bias, features, -1, shape, attributes)
+
+
+def _last(tensor: TensorProto, features: int) -> bool:
+    """Whether a constant with ``features`` or one elements has them on its last axis."""
+    return math.prod(tensor.dims) == 1 or int(tensor.dims[-1]) == features
+
+
+def _conv(
+    model: Model,
+    pads: _Pads,
+    position: int,
+    op: SparseOp,
+    weight: str,
+    tensors: tuple[str, ...],
+    shape: tuple[int, ...],
+    bias: str,
+    stored: tuple[AttributeProto, ...] = (),
+) -> Product:
+    node = model.graph.node[position]
+    space = len(shape) - 2
+    if space not in (1, 2):
+        raise _RefusalError(f"its convolution has {space} spatial axes")
+    if bias and bias not in model.index.tensors:
+        raise _RefusalError("its bias is computed")
+    x = node.input[0]
+    values = {
+        "kernel_shape": list(shape[2:]),
+        "strides": _ints(node, "strides", [1] * space),
+        "dilations": _ints(node, "dilations", [1] * space),
+        "pads": _ints(node, "pads", [0] * 2 * space),
+    }
+    absorbed: tuple[int, ...] = ()
+    automatic = str(attribute(node, "auto_pad", "NOTSET"))
+    if automatic != "NOTSET":
+        values["pads"] = _automatic(automatic, values, space)
+    else:
+        before = pads.before(x, space)
+        if before is not None:
+            absorbed, x = (before[0],), model.graph.node[before[0]].input[0]
+            values["pads"] = [p + q for p, q in zip(values["pads"], before[1], strict=True)]
+    group = int(str(attribute(node, "group", 1)))
+    attributes = [helper.make_attribute(name, ints) for name, ints in values.items()]
+    attributes += [helper.make_attribute("group", group), helper.make_attribute("auto_pad", "NOTSET")]
+    return Product(
+        position, op, x, weight, tensors, bias, shape[0], 1, shape, (*stored, *attributes), absorbed
+    )
+
+
+def _ints(node: onnx.NodeProto, name: str, default: list[int]) -> list[int]:
+    return next((list(a.ints) for a in node.attribute if a.name == name), default)
+
+
+def _automatic(kind: str, values: dict[str, list[int]], space: int) -> list[int]:
+    """Return the padding that ``auto_pad`` stands for where it does not depend on the input's size."""
+    if kind == "VALID":
+        return [0] * 2 * space
+    if any(stride != 1 for stride in values["strides"]):
+        raise _RefusalError(f"auto_pad {kind} with a stride depends on the input's size")
+    total = [d * (k - 1) for k, d in zip(values["kernel_shape"], values["dilations"], strict=True)]
+    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+    return small + large if kind == "SAME_UPPER" else large + small
+
+
+class _Pads:
+    """Which values come from a ``Pad`` that a convolution can do itself."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.values = evaluate(
+            model,
+            [name for node in model.graph.node if node.op_type == "Pad" for name in node.input[1:] if name],
+        )
+
+    def before(self, value: str, space: int) -> tuple[int, list[int]] | None:
+        """Return the position and the spatial padding of the ``Pad`` that makes ``value`` for one reader."""
+        position = self.model.index.producer.get(value)
+        node = self.model.graph.node[position] if position is not None else None
+        if node is None or node.op_type != "Pad" or node.domain not in ("", "ai.onnx"):
+            return None
+        if len(self.model.index.uses[value]) != 1 or value in self.model.index.outputs:
+            return None
+        pads = self._pads(node, space + 2)
+        if pads is None or str(attribute(node, "mode", "constant")) != "constant":
+            return None
+        begin, end = pads[: space + 2], pads[space + 2 :]
+        if any(begin[:2]) or any(end[:2]) or min(pads) < 0:
+            return None
+        assert position is not None
+        return position, [*begin[2:], *end[2:]]
+
+    def _pads(self, node: onnx.NodeProto, rank: int) -> Sequence[int] | None:
+        """All pads of a node that pads with zeros on all axes, else None."""
+        inputs = [*node.input, "", "", ""]
+        if inputs[3] or len(node.input) < 2 or inputs[1] not in self.values:  # before opset 11: attributes
+            return None
+        if inputs[2] and (inputs[2] not in self.values or self.values[inputs[2]].any()):
+            return None
+        pads = [int(p) for p in self.values[inputs[1]].reshape(-1)]
+        return pads if len(pads) == 2 * rank else None

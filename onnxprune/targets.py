@@ -1,0 +1,47 @@
+"""Where a run writes: decided, and refused, before the long work instead of after it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from onnxprune.atomic import staged
+from onnxprune.errors import UsageError
+from onnxprune.io import DATA_SUFFIX
+from onnxprune.model import Model
+from onnxprune.recipe import Recipe
+
+
+def find_targets(
+    model: Model,
+    output: str | Path | None,
+    report: str | Path | None,
+    recipe: Recipe,
+    dry_run: bool,
+    force: bool,
+) -> tuple[Path | None, Path | None]:
+    """Return the paths of the pruned model and its report, both None in a dry run.
+
+    Raises:
+        UsageError: when one of them exists (without ``force``), is the input, or cannot be named.
+        ResourceError: when one of them cannot be written.
+    """
+    if dry_run:
+        return None, None
+    if output is None:
+        if model.path is None:
+            raise UsageError("a model that came from memory needs an output path")
+        name = model.path.stem if model.path.suffix.lower() == ".onnx" else model.path.name
+        output = model.path.with_name(f"{name}.pruned.onnx")
+    target = Path(output)
+    report_path = Path(report) if report is not None else target.with_suffix(".json")
+    if os.path.realpath(target) == os.path.realpath(report_path):
+        raise UsageError(f"{target} cannot be both the model and its report", "name a .onnx file with -o")
+    for path in (target, report_path):
+        for source in (model.path, recipe.data):
+            if source and os.path.isfile(path) and os.path.exists(source) and os.path.samefile(path, source):
+                raise UsageError(f"{path} is the input, which is never changed", "choose another output")
+        data = [path.name + DATA_SUFFIX] if path is target and model.external else []
+        with staged(path, force=force, companions=data):
+            pass  # what would stop the write (an existing file, a read-only folder) stops the run here
+    return target, report_path

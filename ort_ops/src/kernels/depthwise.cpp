@@ -1,0 +1,110 @@
+#include "depthwise.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "../levels.h"
+#include "conv_functions.h"
+#include "conv_input.h"
+#include "conv_layout.h"
+#include "conv_tasks.h"
+#include "scratch.h"
+
+namespace onnxprune {
+namespace {
+
+constexpr int64_t kCopyFloats = 5 * 1024;  // of the padded rows that stay in L1: 20 KB
+
+class Depthwise final : public ConvKernel {
+ public:
+  Depthwise(const Csr& weight, const Level& level) : functions_(*level.conv), lanes_(level.lanes), taps_(weight.cols) {
+    weight_.resize(static_cast<size_t>(weight.rows * weight.cols));
+    for (int64_t row = 0; row < weight.rows; ++row) {
+      for (uint32_t e = weight.start[static_cast<size_t>(row)]; e < weight.start[static_cast<size_t>(row) + 1]; ++e) {
+        weight_[static_cast<size_t>(row * taps_) + weight.index[e]] = weight.value[e];
+      }
+    }
+  }
+
+  void run(const float* X, float* Y, const ConvShape& shape, const Epilogue& epilogue,
+           const Pool& pool) const override;
+  size_t bytes() const override { return weight_.size() * sizeof(float); }
+
+ private:
+  // Output rows [begin, end) of input plane `plane` (of all images) and its output planes
+  void run_rows(int64_t plane, int64_t begin, int64_t end, const float* X, float* Y, const ConvShape& shape,
+                CopyJob copy, DepthwiseJob job, const Epilogue& epilogue) const;
+
+  const ConvFunctions& functions_;
+  int lanes_;
+  int64_t taps_;
+  std::vector<float> weight_;  // [out_channels][kernel_h * kernel_w]
+};
+
+void Depthwise::run_rows(int64_t plane, int64_t begin, int64_t end, const float* X, float* Y, const ConvShape& s,
+                         CopyJob copy, DepthwiseJob job, const Epilogue& epilogue) const {
+  const int64_t multiplier = s.out_channels / s.channels;
+  copy.pad_top -= begin * s.stride_h;
+  float* padded = scratch(Scratch::tile, static_cast<size_t>(copy.channel + 2 * lanes_));
+  functions_.copy_plane(copy, X + plane * s.height * s.width, padded);
+  job.X = padded;
+  job.rows = end - begin;
+  for (int64_t m = 0; m < multiplier; ++m) {
+    const int64_t row = plane % s.channels * multiplier + m;
+    const int64_t place = (plane * multiplier + m) * s.out_height * s.out_width + begin * s.out_width;
+    job.weight = weight_.data() + row * taps_;
+    job.bias = epilogue.bias ? epilogue.bias[row] : 0.f;
+    job.residual = epilogue.residual ? epilogue.residual + place : nullptr;
+    job.Y = Y + place;
+    functions_.depthwise(job);
+  }
+}
+
+// Bounds and activation are applied to the sum where that is all, else in a second step
+void set_epilogue(const Epilogue& epilogue, DepthwiseJob* job) {
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  const bool relu = epilogue.activation == Activation::relu, clip = epilogue.activation == Activation::clip;
+  job->finish = epilogue.residual || !(relu || clip || epilogue.activation == Activation::none);
+  job->low = -infinity, job->high = infinity;
+  if (!job->finish && relu) job->low = 0.f;
+  if (!job->finish && clip) job->low = epilogue.low, job->high = epilogue.high;
+  job->activation = epilogue.activation;
+  job->last_low = epilogue.low, job->last_high = epilogue.high;
+}
+
+int64_t padded_floats(const ConvShape& s) { return PlaneLayout(s).channel; }
+
+void Depthwise::run(const float* X, float* Y, const ConvShape& s, const Epilogue& epilogue, const Pool& pool) const {
+  // Chunks of rows whose copy stays in L1; strips are 8 rows high
+  const int64_t chunks = std::min((padded_floats(s) + kCopyFloats - 1) / kCopyFloats, (s.out_height + 7) / 8);
+  ConvShape chunk_shape = s;
+  chunk_shape.out_height = (s.out_height + chunks - 1) / chunks;
+  const PlaneLayout layout(chunk_shape);
+  std::vector<int64_t> offset;
+  for (int64_t t = 0; t < taps_; ++t) offset.push_back(layout.offset(s, t / s.kernel_w, t % s.kernel_w));
+  const CopyJob copy = copy_job(s, layout);
+  DepthwiseJob job{};
+  job.offset = offset.data();
+  job.kernel_h = s.kernel_h, job.kernel_w = s.kernel_w, job.stride_h = s.stride_h, job.dilation_h = s.dilation_h;
+  job.pitch = layout.pitch, job.width = s.out_width;
+  set_epilogue(epilogue, &job);
+
+  const int64_t units = s.batch * s.channels * chunks;
+  const int64_t vectors = s.batch * s.out_channels * s.out_height * ((s.out_width + lanes_ - 1) / lanes_);
+  run_parts(pool, task_count(vectors * (taps_ + 3), units), units, [&](int64_t begin, int64_t end) {
+    for (int64_t u = begin; u < end; ++u) {
+      const int64_t chunk = u % chunks;
+      run_rows(u / chunks, part_begin(s.out_height, chunks, chunk), part_begin(s.out_height, chunks, chunk + 1), X, Y,
+               s, copy, job, epilogue);
+    }
+  });
+}
+
+}  // namespace
+
+std::unique_ptr<ConvKernel> make_depthwise(const Csr& weight, const ConvShape& shape, const Level& level) {
+  if (shape.group != shape.channels) return nullptr;
+  return std::make_unique<Depthwise>(weight, level);
+}
+
+}  // namespace onnxprune

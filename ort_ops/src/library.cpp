@@ -1,0 +1,60 @@
+// What the library exports.
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "infer.h"
+#include "op.h"
+
+#define ONNXPRUNE_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace onnxprune {
+namespace {
+
+constexpr char domain_name[] = "onnxprune";
+// In the session's configuration, so that registering twice is harmless. ONNX Runtime ignores keys it does not know.
+constexpr char registered_key[] = "onnxprune.registered";
+
+// Sessions keep pointers to the domain, so it is never freed. One for each runtime in the process.
+OrtStatus* domain_of(const OrtApi* api, const ort::Functions& ort, OrtCustomOpDomain** out) {
+  static std::mutex mutex;
+  static auto* domains = new std::map<const OrtApi*, OrtCustomOpDomain*>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  OrtCustomOpDomain*& domain = (*domains)[api];
+  if (!domain) {
+    OrtCustomOpDomain* made = nullptr;
+    if (OrtStatus* status = ort.CreateCustomOpDomain(domain_name, &made)) return status;
+    for (const Op& op : all_ops())
+      if (OrtStatus* status = ort.CustomOpDomain_Add(made, &op)) return status;
+    set_inference_functions(api);
+    domain = made;
+  }
+  *out = domain;
+  return nullptr;
+}
+
+}  // namespace
+}  // namespace onnxprune
+
+ONNXPRUNE_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+  using namespace onnxprune;
+  const OrtApi* api = base->GetApi(ort::api_version);
+  if (!api) {
+    const OrtApi* oldest = base->GetApi(1);
+    const std::string found = base->GetVersionString();
+    return oldest ? ort::create_status(oldest, "onnxprune's kernels need ONNX Runtime 1.17 or newer, this is " + found)
+                  : nullptr;
+  }
+  const ort::Functions ort(api);
+  try {
+    int registered = 0;
+    if (OrtStatus* status = ort.HasSessionConfigEntry(options, registered_key, &registered)) return status;
+    if (registered) return nullptr;
+    OrtCustomOpDomain* domain = nullptr;
+    if (OrtStatus* status = domain_of(api, ort, &domain)) return status;
+    if (OrtStatus* status = ort.AddCustomOpDomain(options, domain)) return status;
+    return ort.AddSessionConfigEntry(options, registered_key, "1");
+  } catch (const std::exception& error) {
+    return ort.CreateStatus(ort::fail, error.what());
+  }
+}

@@ -1,0 +1,142 @@
+#include "op.h"
+
+#include <limits>
+#include <new>
+
+#include "infer.h"
+#include "node.h"
+
+namespace onnxprune {
+namespace {
+
+constexpr Form forms[] = {Form::bitmap, Form::gap4, Form::gap8};
+constexpr Activation activations[] = {Activation::none,      Activation::relu, Activation::clip,
+                                      Activation::gelu,      Activation::gelu_tanh,
+                                      Activation::silu,      Activation::hardswish};
+
+const char* text_of(Form form) {
+  switch (form) {
+    case Form::bitmap: return "Bitmap";
+    case Form::gap4: return "Gap4";
+    case Form::gap8: return "Gap8";
+  }
+  return "";
+}
+
+const char* text_of(Activation activation) {
+  switch (activation) {
+    case Activation::none: return "";
+    case Activation::relu: return "Relu";
+    case Activation::clip: return "Clip";
+    case Activation::gelu: return "Gelu";
+    case Activation::gelu_tanh: return "GeluTanh";
+    case Activation::silu: return "Silu";
+    case Activation::hardswish: return "HardSwish";
+  }
+  return "";
+}
+
+// Runs `body`; whatever it throws becomes a status of the runtime
+template <class Body>
+OrtStatus* guarded(const ort::Functions& ort, Body&& body) noexcept {
+  try {
+    body();
+    return nullptr;
+  } catch (const Refusal& refusal) {
+    return ort.CreateStatus(ort::invalid_argument, refusal.what());
+  } catch (const std::bad_alloc&) {
+    return ort.CreateStatus(ort::fail, "onnxprune: not enough memory");
+  } catch (const std::exception& error) {
+    return ort.CreateStatus(ort::fail, error.what());
+  } catch (...) {
+    return ort.CreateStatus(ort::fail, "onnxprune: unknown error");
+  }
+}
+
+struct Instance {  // what the runtime holds for a node
+  ort::Functions ort;
+  std::unique_ptr<Node> node;
+};
+
+const Op& self(const OrtCustomOp* op) { return *static_cast<const Op*>(op); }
+
+OrtStatus* create(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** kernel) noexcept {
+  const ort::Functions ort(api);
+  *kernel = nullptr;
+  return guarded(ort, [&] { *kernel = new Instance{ort, make_node(self(op).what, api, info)}; });
+}
+
+OrtStatus* compute(void* kernel, OrtKernelContext* context) noexcept {
+  const auto& instance = *static_cast<const Instance*>(kernel);
+  return guarded(instance.ort, [&] { instance.node->compute(context); });
+}
+
+void destroy(void* kernel) noexcept { delete static_cast<Instance*>(kernel); }
+
+int input_type(const OrtCustomOp* op, size_t index) noexcept {
+  const OpName& what = self(op).what;
+  if (what.consumer == Consumer::direct_conv || index == 0 || index > 2) return ort::float32;
+  return index == 1 ? ort::uint8 : ort::undefined;  // values: float32 or float16, checked at creation
+}
+
+std::vector<OpName> grammar() {
+  std::vector<OpName> names;
+  const auto add_all = [&](Consumer consumer, Form form) {
+    for (const bool add : {false, true}) {
+      if (add && consumer == Consumer::gemm) continue;
+      for (const Activation activation : activations) names.push_back({consumer, form, add, activation, false});
+      if (consumer == Consumer::matmul) names.push_back({consumer, form, add, Activation::none, true});
+    }
+  };
+  for (const Form form : forms)
+    for (const Consumer consumer : {Consumer::matmul, Consumer::gemm, Consumer::conv}) add_all(consumer, form);
+  add_all(Consumer::direct_conv, Form::bitmap);
+  return names;
+}
+
+}  // namespace
+
+std::string OpName::text() const {
+  std::string text;
+  switch (consumer) {
+    case Consumer::matmul: text = std::string("Sparse") + text_of(form) + "MatMul"; break;
+    case Consumer::gemm: text = std::string("Sparse") + text_of(form) + "Gemm"; break;
+    case Consumer::conv: text = std::string("Sparse") + text_of(form) + "Conv"; break;
+    case Consumer::direct_conv: text = "DirectConv"; break;
+  }
+  return text + (add ? "Add" : "") + text_of(activation) + (norm ? "Norm" : "");
+}
+
+Op::Op(const OpName& what) : OrtCustomOp{}, what(what), name(what.text()) {
+  version = ort::api_version;
+  GetName = [](const OrtCustomOp* op) noexcept { return self(op).name.c_str(); };
+  GetExecutionProviderType = [](const OrtCustomOp*) noexcept -> const char* { return "CPUExecutionProvider"; };
+  GetInputType = input_type;
+  GetInputTypeCount = [](const OrtCustomOp* op) noexcept { return self(op).what.inputs(); };
+  GetOutputType = [](const OrtCustomOp*, size_t) noexcept -> int { return ort::float32; };
+  GetOutputTypeCount = [](const OrtCustomOp*) noexcept -> size_t { return 1; };
+  GetInputCharacteristic = [](const OrtCustomOp*, size_t) noexcept -> int { return ort::required; };
+  GetOutputCharacteristic = GetInputCharacteristic;
+  GetInputMemoryType = [](const OrtCustomOp*, size_t) noexcept -> int { return 0; };  // OrtMemTypeDefault
+  GetVariadicInputMinArity = [](const OrtCustomOp*) noexcept { return 0; };
+  GetVariadicInputHomogeneity = GetVariadicInputMinArity;
+  GetVariadicOutputMinArity = GetVariadicInputMinArity;
+  GetVariadicOutputHomogeneity = GetVariadicInputMinArity;
+  KernelDestroy = destroy;
+  CreateKernelV2 = create;
+  KernelComputeV2 = compute;
+  InferOutputShapeFn = infer_output_shape;
+  GetStartVersion = [](const OrtCustomOp*) noexcept { return 1; };
+  GetEndVersion = [](const OrtCustomOp*) noexcept { return std::numeric_limits<int>::max(); };
+}
+
+const std::deque<Op>& all_ops() {
+  static const auto* ops = [] {
+    auto* made = new std::deque<Op>;
+    for (const OpName& name : grammar()) made->emplace_back(name);
+    return made;
+  }();
+  return *ops;
+}
+
+}  // namespace onnxprune
