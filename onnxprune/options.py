@@ -22,8 +22,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "What is pruned": (
-        "sparsity", "pattern", "speedup", "criterion", "allocation", "solve", "solver", "refit", "damping", "include",
-        "exclude", "min_size",
+        "sparsity", "pattern", "speedup", "criterion", "allocation", "solve", "solver", "refit", "damping",
+        "include", "exclude", "min_size",
     ),
     "Calibration data": (
         "data", "samples", "batch_size", "mean", "std", "resize", "layout", "tokenizer", "max_length", "eval",

@@ -26,9 +26,10 @@ from onnxprune.storage.domain import sparse_op
 
 # The file is run by the same ORT on the same weights; only the order of its sums may differ.
 RELATIVE_TOLERANCE = 1e-3
-# With kernels and without, of the largest output; or so many times what ORT's own optimisations change.
+# With kernels and without, of the largest output. A model that is pruned hard may amplify the rounding of
+# one layer a lot: then so many times what it makes of weights that are off by 8 units of the last place.
 KERNEL_TOLERANCE = 1e-5
-_NOISE = 10
+_NOISE, _LAST_PLACES = 10, 2.0**-20
 _SAMPLES = 32  # enough to see a wrong weight; agreement with the dense model is measured on all held-out data
 
 
@@ -124,21 +125,36 @@ def _check_outputs(
                 )
     if session is stock:
         return
-    plain = runtime.session(
-        expected.pruned.to_bytes(), threads=threads, optimize=False, name="the pruned model"
-    )
+    shaken: Any = None
     for batch in batches:
-        exact, wanted = run(plain, batch), run(stock, batch)
-        optimised, found = run(reference, batch), run(session, batch)
-        for name, a, b, c, d in zip(names, exact, optimised, wanted, found, strict=True):
-            limit = max(KERNEL_TOLERANCE, _NOISE * _difference(name, a, b))
-            error = _difference(name, c, d)
+        wanted, found = run(stock, batch), run(session, batch)
+        errors = [_difference(name, a, b) for name, a, b in zip(names, wanted, found, strict=True)]
+        if max(errors, default=0.0) <= KERNEL_TOLERANCE:
+            continue
+        if shaken is None:
+            shaken = runtime.session(_shaken(expected).to_bytes(), threads=threads, name="the pruned model")
+        noises = [
+            _difference(name, a, b)
+            for name, a, b in zip(names, run(reference, batch), run(shaken, batch), strict=True)
+        ]
+        for name, error, noise in zip(names, errors, noises, strict=True):
+            limit = min(max(KERNEL_TOLERANCE, _NOISE * noise), wide)
             if error > limit:
                 raise VerificationError(
                     f"output {name!r} of the written model is off by {error:.3g} of its largest value with "
                     f"the kernels, wanted at most {limit:.3g}",
                     "--target-runtime stock does without them",
                 )
+
+
+def _shaken(expected: Expected) -> Model:
+    """Return the pruned model with weights that differ by about a rounding error each."""
+    model, rng = expected.pruned.copy(), np.random.default_rng(0)
+    for layer in expected.layers:
+        weight = model.array(layer.name)
+        factors = 1 + _LAST_PLACES * rng.choice((-1.0, 1.0), weight.shape)
+        model.set_array(layer.name, (weight.astype(np.float64) * factors).astype(weight.dtype))
+    return model
 
 
 def _difference(name: str, a: Any, b: Any) -> float:

@@ -21,36 +21,36 @@ _RANDOM = frozenset(
 def evaluate(model: Model, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Return those of the values ``names`` that are constant."""
     found = {name: model.array(name) for name in names if name in model.index.tensors}
-    nodes: set[int] = set()
-    constant = []
-    for name in dict.fromkeys(names):
-        makers = _makers(model, name) if name and name not in found else None
-        if makers is not None:
-            nodes |= makers
-            constant.append(name)
-    if constant:
-        found |= _run(model, constant, sorted(nodes))
+    wanted = [name for name in dict.fromkeys(names) if name not in found]
+    known = _constant_values(model) if wanted else set()
+    wanted = [name for name in wanted if name in known]
+    if wanted:
+        found |= _run(model, wanted, _makers(model, wanted))
     return found
 
 
-def _makers(model: Model, name: str) -> set[int] | None:
-    """Return the nodes that a value needs, None when one of them reads an input of the model."""
+def _constant_values(model: Model) -> set[str]:
+    """Return the values that no input of the model reaches."""
+    known = set(model.index.tensors)
+    for node in model.graph.node:
+        if node.op_type in _RANDOM or node.domain not in ("", "ai.onnx") or any(subgraphs(node)):
+            continue
+        if all(name in known for name in node.input if name):
+            known.update(output for output in node.output if output)
+    return known
+
+
+def _makers(model: Model, names: Sequence[str]) -> list[int]:
+    """Return the positions of the nodes that constant values are made by."""
     nodes: set[int] = set()
-    waiting = [name]
+    waiting = list(names)
     while waiting:
         value = waiting.pop()
-        if not value or value in model.index.tensors:
-            continue
         position = model.index.producer.get(value)
-        if position is None:
-            return None
-        node = model.graph.node[position]
-        if node.op_type in _RANDOM or node.domain not in ("", "ai.onnx") or any(subgraphs(node)):
-            return None
-        if position not in nodes:
+        if position is not None and position not in nodes and value not in model.index.tensors:
             nodes.add(position)
-            waiting.extend(node.input)
-    return nodes
+            waiting.extend(model.graph.node[position].input)
+    return sorted(nodes)
 
 
 def _run(model: Model, names: Sequence[str], positions: Sequence[int]) -> dict[str, NDArray[Any]]:

@@ -63,47 +63,49 @@ static inline V load_part(const float* p, int64_t n) {
 static inline void store_part(float* p, V v, int64_t n) { std::memcpy(p, &v, static_cast<size_t>(n) * sizeof(float)); }
 
 
+// Lanes of two vectors of one type, by number
+#if defined(__clang__) || __GNUC__ >= 12
+#define ONNXPRUNE_PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define ONNXPRUNE_PICK(a, b, ...) __builtin_shuffle(a, b, (I){__VA_ARGS__})
+#endif
+
 static inline float sum(V v) {
 #if defined(__AVX512F__)
-  const V8 eight = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
-                   __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
 #elif defined(__AVX2__)
-  const V8 eight = v;
+  const __m256 eight = (__m256)v;
 #endif
 #if defined(__AVX2__)
-  const V4 four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  const V4 four = (V4)_mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
 #else
   const V4 four = v;
 #endif
-  const V4 two = four + __builtin_shufflevector(four, four, 2, 3, 2, 3);
-  return two[0] + two[1];
+  return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
 // out[c] lane r = p[r * ld + c], c < 4, r < W: the transpose of W rows of four floats. The rows are gathered as
 // quarters of vectors by loads (row r + 4 q in quarter q), so that only the 4 x 4 transposes inside the quarters
 // take shuffles.
-static inline V4 load4(const float* p) {
-  V4 v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
+#if defined(__AVX2__)
+static inline __m256 two_quarters(const float* p, const float* q) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(q), 1);
 }
+#endif
 #if defined(__AVX512F__)
 static inline V quarters(const float* p, ptrdiff_t ld) {
-  const auto low = __builtin_shufflevector(load4(p), load4(p + 4 * ld), 0, 1, 2, 3, 4, 5, 6, 7);
-  const auto high = __builtin_shufflevector(load4(p + 8 * ld), load4(p + 12 * ld), 0, 1, 2, 3, 4, 5, 6, 7);
-  return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m256 low = two_quarters(p, p + 4 * ld), high = two_quarters(p + 8 * ld, p + 12 * ld);
+  return (V)_mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
 }
-#define ONNXPRUNE_SHUFFLE(a, b, i, j, k, l)                                                                     \
-  __builtin_shufflevector(a, b, i, j, k, l, i + 4, j + 4, k + 4, l + 4, i + 8, j + 8, k + 8, l + 8, i + 12, j + 12, \
-                          k + 12, l + 12)
+#define ONNXPRUNE_SHUFFLE(a, b, i, j, k, l)                                                                      \
+  ONNXPRUNE_PICK(a, b, i, j, k, l, i + 4, j + 4, k + 4, l + 4, i + 8, j + 8, k + 8, l + 8, i + 12, j + 12, k + 12, \
+                 l + 12)
 #elif defined(__AVX2__)
-static inline V quarters(const float* p, ptrdiff_t ld) {
-  return __builtin_shufflevector(load4(p), load4(p + 4 * ld), 0, 1, 2, 3, 4, 5, 6, 7);
-}
-#define ONNXPRUNE_SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l, i + 4, j + 4, k + 4, l + 4)
+static inline V quarters(const float* p, ptrdiff_t ld) { return (V)two_quarters(p, p + 4 * ld); }
+#define ONNXPRUNE_SHUFFLE(a, b, i, j, k, l) ONNXPRUNE_PICK(a, b, i, j, k, l, i + 4, j + 4, k + 4, l + 4)
 #else
 static inline V quarters(const float* p, ptrdiff_t) { return load(p); }
-#define ONNXPRUNE_SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#define ONNXPRUNE_SHUFFLE(a, b, i, j, k, l) ONNXPRUNE_PICK(a, b, i, j, k, l)
 #endif
 
 static inline void load_transposed(const float* p, ptrdiff_t ld, V (&out)[4]) {

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tests.kernels.matmul_library import ACTIVATIONS, Array, Kernels, MatMul, activate, reference
 
 
@@ -130,9 +131,13 @@ def test_threads_change_nothing(library: Kernels, size: int, free: bool) -> None
             np.testing.assert_array_equal(kernel(x, bias=normal(1040), threads=4), one, err_msg=name)
 
 
-def test_many_rows_of_x_come_in_bands(library: Kernels) -> None:
-    weight = blocks(40, 600, 4, 0.2)
-    check(library, weight, normal(1100, 600), residual=normal(1100, 40, seed=2), threads=2)
+@pytest.mark.parametrize("shape", [(1100, 600), (200, 9000)])
+def test_many_rows_of_x_come_in_bands(library: Kernels, shape: tuple[int, int]) -> None:
+    """Many tiles, a task each; and few that are so high that they are worked on one after another."""
+    rows, cols = shape
+    for free in (False, True):
+        weight = blocks(40, cols, 4, 60 / cols, free=free)
+        check(library, weight, normal(rows, cols), residual=normal(rows, 40, seed=2), threads=2)
 
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh", "silu", "hardswish"])

@@ -350,7 +350,7 @@ class TestReport:
                 pass
 
         seen = Recorder()
-        options = {**QUICK, "allocation": "sensitivity", "cache": False}
+        options = {**QUICK, "allocation": "sensitivity", "cache": False, "target_runtime": "stock"}
         prune(path, dry_run=True, progress=seen, **options)
         assert seen.stages == [
             "reading",

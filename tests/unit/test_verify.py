@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
+from onnxprune import runtime
 from onnxprune.calibration.data import CalibrationData, from_iterable
 from onnxprune.errors import OnnxPruneError, VerificationError
 from onnxprune.io import save
@@ -179,3 +181,78 @@ def test_outputs_of_another_shape(expected: Expected, data: CalibrationData, tar
     wrong.graph.node.append(onnx.helper.make_node("Concat", ["once", "once"], ["y"], axis=0))
     wrong.reindex()
     refused(wrong, target, expected, data, "output 'y'")
+
+
+class TestKernels:
+    """A file with ops that have a kernel is run with them and without."""
+
+    @pytest.fixture
+    def switched(self, expected: Expected) -> Model:
+        from onnxprune.passes.shapes import Shapes, infer
+        from onnxprune.passes.sparse_ops import find_chains, longest, rewrite
+
+        final, shapes = written(expected), Shapes(infer(expected.pruned))
+        chains = longest(find_chains(final, shapes)[0])
+        assert chains
+        rewrite(final, chains, shapes)
+        return final
+
+    @pytest.fixture
+    def kernels(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], list[bool | None]]:
+        """Return ``use(factor)``: sessions with kernels give ``factor`` times the right output."""
+        real, asked = runtime.session, list[bool | None]()
+
+        def use(factor: float) -> list[bool | None]:
+            def session(model: Any, **options: Any) -> Any:
+                wanted = options.pop("kernels", None)
+                asked.append(wanted)
+                made = real(model, **options, kernels=False)
+                ours = isinstance(model, Path) and wanted is None
+                return Scaled(made, factor) if ours else made
+
+            monkeypatch.setattr(runtime, "session", session)
+            monkeypatch.setattr("onnxprune.ops.library_path", lambda: Path("library.so"))
+            return asked
+
+        return use
+
+    def test_equal_results_pass(
+        self, switched: Model, expected: Expected, data: CalibrationData, target: Path, kernels: Any
+    ) -> None:
+        asked = kernels(1.0)
+        publish(switched, target, expected, data)
+        assert target.is_file() and False in asked
+
+    def test_a_kernel_that_is_off(
+        self, switched: Model, expected: Expected, data: CalibrationData, target: Path, kernels: Any
+    ) -> None:
+        kernels(1.0002)
+        refused(switched, target, expected, data, "output 'y' .* with the kernels, wanted at most")
+
+    def test_rounding_is_none(
+        self, switched: Model, expected: Expected, data: CalibrationData, target: Path, kernels: Any
+    ) -> None:
+        kernels(1.000003)
+        publish(switched, target, expected, data)
+
+    def test_without_the_library_it_is_run_once(
+        self, switched: Model, expected: Expected, data: CalibrationData, target: Path, kernels: Any,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        asked = kernels(1.0)
+        monkeypatch.setattr("onnxprune.ops.library_path", lambda: None)
+        publish(switched, target, expected, data)
+        assert False not in asked
+
+
+class Scaled:
+    """A session whose outputs are all off by a factor."""
+
+    def __init__(self, session: Any, factor: float) -> None:
+        self.session, self.factor = session, np.float32(factor)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def run(self, *arguments: Any) -> Any:
+        return [output * self.factor for output in self.session.run(*arguments)]

@@ -21,23 +21,32 @@ static inline void copy_floats(const float* x, float* out, int64_t n) {
 // a0 a2 a4 ... b1 b3 b5 ...: every second of 2 W - 1 values, b starting one value early so as not to read beyond them
 static inline V every_second(V a, V b) {
 #if defined(__AVX512F__)
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
+  return ONNXPRUNE_PICK(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 17, 19, 21, 23, 25, 27, 29, 31);
 #elif defined(__AVX2__)
-  return __builtin_shufflevector(a, b, 0, 2, 4, 6, 9, 11, 13, 15);
+  return ONNXPRUNE_PICK(a, b, 0, 2, 4, 6, 9, 11, 13, 15);
 #else
-  return __builtin_shufflevector(a, b, 0, 2, 5, 7);
+  return ONNXPRUNE_PICK(a, b, 0, 2, 5, 7);
 #endif
 }
 
-// out[c] = row[c * stride + first] inside the row, else 0
-static inline void copy_row(const float* x, int64_t width, int64_t first, int64_t stride, float* out, int64_t pitch) {
+// Columns of a phase: out[c] = x[first + c * stride] for left <= c < end, else 0
+struct CopyColumns {
+  int64_t first, stride, left, end, pitch;
+};
+
+static inline CopyColumns copy_columns(int64_t width, int64_t first, int64_t stride, int64_t pitch) {
   int64_t left = first < 0 ? (-first + stride - 1) / stride : 0;
   if (left > pitch) left = pitch;
   int64_t end = width > first ? (width - first + stride - 1) / stride : 0;
   if (end > pitch) end = pitch;
   if (end < left) end = left;
+  return {first, stride, left, end, pitch};
+}
+
+static inline void copy_row(const float* x, const CopyColumns& columns, float* out) {
+  const int64_t stride = columns.stride, left = columns.left, end = columns.end;
   fill_zero(out, left);
-  x += first;
+  x += columns.first;
   if (stride == 1) {
     copy_floats(x + left, out + left, end - left);
   } else {
@@ -53,7 +62,7 @@ static inline void copy_row(const float* x, int64_t width, int64_t first, int64_
     }
     for (; c < end; ++c) out[c] = x[c * stride];
   }
-  fill_zero(out + end, pitch - end);
+  fill_zero(out + end, columns.pitch - end);
 }
 
 static void copy_plane(const CopyJob& job, const float* x, float* out) {
@@ -61,6 +70,7 @@ static void copy_plane(const CopyJob& job, const float* x, float* out) {
     if (job.slot_h[h] < 0) continue;
     for (int64_t w = 0; w < job.stride_w; ++w) {
       if (job.slot_w[w] < 0) continue;
+      const CopyColumns columns = copy_columns(job.width, w - job.pad_left, job.stride_w, job.pitch);
       float* phase = out + (job.slot_h[h] * job.used_w + job.slot_w[w]) * job.phase;
       for (int64_t r = 0; r < job.rows; ++r) {
         const int64_t in = r * job.stride_h + h - job.pad_top;
@@ -68,7 +78,7 @@ static void copy_plane(const CopyJob& job, const float* x, float* out) {
         if (in < 0 || in >= job.height) {
           fill_zero(row, job.pitch);
         } else {
-          copy_row(x + in * job.width, job.width, w - job.pad_left, job.stride_w, row, job.pitch);
+          copy_row(x + in * job.width, columns, row);
         }
       }
     }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <thread>
 
 #include "../levels.h"
 #include "scratch.h"
@@ -11,6 +12,9 @@
 namespace onnxprune {
 namespace {
 
+// With so many tiles for each processor a task does all of a tile, which then stays in its cache (5 to 14 % faster).
+// With fewer, tiles are shared by tasks that do some rows each, and have to be transposed before.
+constexpr int64_t kTilesPerThread = 4;
 // Tiles transposed before any is multiplied. More tiles are more tasks, but have to come back from a farther cache.
 constexpr int64_t kBandFloats = 1 << 18;  // 1 MiB: half of the L2 cache of a server core
 constexpr int64_t kBandTiles = 8;
@@ -81,22 +85,29 @@ class MatMulTile final : public MatMul {
 void MatMulTile::run(const float* X, float* Y, int64_t M, const Epilogue& epilogue, const Pool& pool) const {
   if (M <= 0) return;
   const Tiling whole(M, level_.lanes, vectors_);
-  const int64_t tile_floats = weight_.cols() * whole.tokens;
-  const int64_t band_tiles = std::clamp<int64_t>(kBandFloats / std::max<int64_t>(1, tile_floats), 1, kBandTiles);
-  const int64_t step = band_tiles * whole.tokens;
-  const size_t tiles = static_cast<size_t>(std::min(band_tiles, whole.tiles));
-  float* T = scratch(Scratch::tile, static_cast<size_t>(tile_floats) * tiles);
-  float* C = weight_.scattered() ? scratch(Scratch::all_rows, static_cast<size_t>(weight_.rows() * whole.tokens) * tiles)
-                                 : nullptr;
-  for (int64_t first = 0; first < M; first += step) {
+  const int64_t K = weight_.cols(), N = weight_.rows();
+  // Some tiles from token `first` on, with scratch memory of this thread
+  const auto band = [&](int64_t first, int64_t tiles) {
+    const size_t tokens = static_cast<size_t>(tiles * whole.tokens);
     Tiling tiling = whole;
-    const int64_t tokens = std::min(step, M - first);
-    tiling.tiles = (tokens + tiling.tokens - 1) / tiling.tokens;
-    const ptrdiff_t out = first * weight_.rows();
-    run_band({X + first * weight_.cols(), Y + out, epilogue.residual ? epilogue.residual + out : nullptr, epilogue, tokens,
-              tiling, T, C},
-             pool);
+    tiling.tiles = tiles;
+    return Band{X + first * K, Y + first * N, epilogue.residual ? epilogue.residual + first * N : nullptr, epilogue,
+                std::min(tiles * whole.tokens, M - first), tiling, scratch(Scratch::tile, static_cast<size_t>(K) * tokens),
+                weight_.scattered() ? scratch(Scratch::all_rows, static_cast<size_t>(N) * tokens) : nullptr};
+  };
+  static const int64_t threads = std::max(1u, std::thread::hardware_concurrency());  // asks the system: 10 us
+  if (whole.tiles >= kTilesPerThread * threads) {
+    run_tasks(pool, whole.tiles, [&](size_t tile) {
+      const Band own = band(static_cast<int64_t>(tile) * whole.tokens, 1);
+      pack(own, 0);
+      multiply(own, 0, 0, weight_.chunks());
+      finish(own, 0);
+    });
+    return;
   }
+  const int64_t most = std::clamp<int64_t>(kBandFloats / std::max<int64_t>(1, K * whole.tokens), 1, kBandTiles);
+  for (int64_t tile = 0; tile < whole.tiles; tile += most)
+    run_band(band(tile * whole.tokens, std::min(most, whole.tiles - tile)), pool);
 }
 
 void MatMulTile::run_band(const Band& band, const Pool& pool) const {
