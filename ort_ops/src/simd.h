@@ -72,7 +72,9 @@ static inline void store_part(float* p, V v, int64_t n) { std::memcpy(p, &v, sta
 
 static inline float sum(V v) {
 #if defined(__AVX512F__)
-  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
+  // The unmasked forms make GCC 12 warn of its own header
+  const __m256 eight = _mm256_add_ps(_mm512_maskz_extractf32x8_ps(0xff, (__m512)v, 0),
+                                     _mm512_maskz_extractf32x8_ps(0xff, (__m512)v, 1));
 #elif defined(__AVX2__)
   const __m256 eight = (__m256)v;
 #endif
