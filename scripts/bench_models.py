@@ -49,22 +49,24 @@ def main() -> None:
     parser.add_argument("--patterns", default="unstructured,block:4x1,block:16x1")
     parser.add_argument("--threads", default="1")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("options", nargs="*", help="more options of onnxprune prune, after --")
-    options = parser.parse_args()
+    ours, more = sys.argv[1:], []
+    if "--" in ours:
+        ours, more = ours[: ours.index("--")], ours[ours.index("--") + 1 :]
+    options = parser.parse_args(ours)
     with tempfile.TemporaryDirectory() as folder:
         made = [
-            variant(options, Path(folder), pattern, sparsity)
+            variant(options, more, Path(folder), pattern, sparsity)
             for pattern in options.patterns.split(",")
             for sparsity in options.sparsity.split(",")
         ]
         show(options, [options.model, *made])
 
 
-def variant(options: argparse.Namespace, folder: Path, pattern: str, sparsity: str) -> Path:
+def variant(options: argparse.Namespace, more: list[str], folder: Path, pattern: str, sparsity: str) -> Path:
     """Prune the model; return the file."""
     target = folder / f"{pattern.replace(':', '_')} {float(sparsity):.0%}.onnx"
     command = [sys.executable, "-m", "onnxprune", "prune", str(options.model), "--sparsity", sparsity]
-    command += ["--pattern", pattern, "-o", str(target), *QUICK, *options.options]
+    command += ["--pattern", pattern, "-o", str(target), *QUICK, *more]
     if options.data:
         command += ["--data", options.data]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tests.kernels.matmul_library import ACTIVATIONS, Array, activate
 
 Pair = tuple[int, int]
@@ -99,7 +100,12 @@ class ConvKernel:
         rows, columns = np.nonzero(weight)
         start = np.zeros(len(weight) + 1, np.uint32)
         start[1:] = np.cumsum(np.bincount(rows, minlength=len(weight)))
-        arrays = (conv.fields(), start, columns.astype(np.uint32), np.ascontiguousarray(weight[rows, columns]))
+        arrays = (
+            conv.fields(),
+            start,
+            columns.astype(np.uint32),
+            np.ascontiguousarray(weight[rows, columns]),
+        )
         pointers = [a.ctypes.data for a in arrays]
         self.handle = library.c_conv_create(name.encode() if name else None, level.encode(), *pointers)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+
 from tests.kernels.conv_library import Conv, ConvKernel, ConvLibrary, reference
 from tests.kernels.matmul_library import ACTIVATIONS, Array
 
@@ -150,7 +151,12 @@ def test_sizes_may_change_from_call_to_call(library: ConvLibrary) -> None:
     first = Conv(12, 9, 9, 16, pads=(1, 1, 1, 1))
     weight = blocks(first, 4, 0.4)
     for name, kernel in each(library, weight, first):
-        for conv in (first, replace(first, height=20, width=31, batch=2), first, replace(first, height=3, width=2)):
+        for conv in (
+            first,
+            replace(first, height=20, width=31, batch=2),
+            first,
+            replace(first, height=3, width=2),
+        ):
             x = normal(*conv.x_shape)
             np.testing.assert_allclose(
                 kernel(x, conv=conv), reference(conv, x, weight), rtol=1e-5, atol=1e-5, err_msg=name

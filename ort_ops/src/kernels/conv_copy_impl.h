@@ -65,22 +65,68 @@ static inline void copy_row(const float* x, const CopyColumns& columns, float* o
   fill_zero(out + end, columns.pitch - end);
 }
 
+// A vector of a short row: what of the input row it takes, padding included, is the same for all rows
+struct CopyPiece {
+  int64_t from;  // place in the input row of its first value, maybe before the row
+  LaneMask first, second, out;
+};
+
+constexpr int kCopyPieces = 4;
+
+template <int STRIDE>
+static inline void copy_short_row(const float* x, const CopyPiece* pieces, int count, float* out) {
+  for (int i = 0; i < count; ++i) {
+    const CopyPiece& piece = pieces[i];
+    V v = load_lanes(x + piece.from, piece.first);
+    if (STRIDE == 2) v = every_second(v, load_lanes(x + piece.from + W - 1, piece.second));
+    store_lanes(out + i * W, v, piece.out);
+  }
+}
+
+template <int STRIDE>
+static void copy_short_rows(const CopyJob& job, int64_t h, int64_t first, const float* x, float* phase) {
+  CopyPiece pieces[kCopyPieces];
+  const int count = static_cast<int>((job.pitch + W - 1) / W);
+  for (int i = 0; i < count; ++i) {
+    const int64_t from = first + STRIDE * W * i;
+    pieces[i] = {from, lanes_between(-from, job.width - from),
+                 lanes_between(1 - W - from, job.width - from - W + 1), lanes_between(0, job.pitch - i * W)};
+  }
+  for (int64_t r = 0; r < job.rows; ++r) {
+    const int64_t in = r * job.stride_h + h - job.pad_top;
+    float* row = phase + r * job.pitch;
+    if (in < 0 || in >= job.height) {
+      fill_zero(row, job.pitch);
+    } else {
+      copy_short_row<STRIDE>(x + in * job.width, pieces, count, row);
+    }
+  }
+}
+
+static void copy_long_rows(const CopyJob& job, int64_t h, int64_t first, const float* x, float* phase) {
+  const CopyColumns columns = copy_columns(job.width, first, job.stride_w, job.pitch);
+  for (int64_t r = 0; r < job.rows; ++r) {
+    const int64_t in = r * job.stride_h + h - job.pad_top;
+    float* row = phase + r * job.pitch;
+    if (in < 0 || in >= job.height) {
+      fill_zero(row, job.pitch);
+    } else {
+      copy_row(x + in * job.width, columns, row);
+    }
+  }
+}
+
 static void copy_plane(const CopyJob& job, const float* x, float* out) {
+  const bool is_short = job.pitch <= kCopyPieces * W;
   for (int64_t h = 0; h < job.stride_h; ++h) {
     if (job.slot_h[h] < 0) continue;
     for (int64_t w = 0; w < job.stride_w; ++w) {
       if (job.slot_w[w] < 0) continue;
-      const CopyColumns columns = copy_columns(job.width, w - job.pad_left, job.stride_w, job.pitch);
       float* phase = out + (job.slot_h[h] * job.used_w + job.slot_w[w]) * job.phase;
-      for (int64_t r = 0; r < job.rows; ++r) {
-        const int64_t in = r * job.stride_h + h - job.pad_top;
-        float* row = phase + r * job.pitch;
-        if (in < 0 || in >= job.height) {
-          fill_zero(row, job.pitch);
-        } else {
-          copy_row(x + in * job.width, columns, row);
-        }
-      }
+      const int64_t first = w - job.pad_left;
+      if (is_short && job.stride_w == 1) copy_short_rows<1>(job, h, first, x, phase);
+      else if (is_short && job.stride_w == 2) copy_short_rows<2>(job, h, first, x, phase);
+      else copy_long_rows(job, h, first, x, phase);
     }
   }
   const int64_t phases_end = job.used_phases * job.phase;

@@ -36,7 +36,8 @@ PlaneLayout::PlaneLayout(const ConvShape& s) {
 
 int64_t PlaneLayout::offset(const ConvShape& s, int64_t i, int64_t j) const {
   const int64_t h = i * s.dilation_h, w = j * s.dilation_w;
-  const int64_t slot = slot_h[static_cast<size_t>(h % s.stride_h)] * used_w + slot_w[static_cast<size_t>(w % s.stride_w)];
+  const int64_t slot =
+      slot_h[static_cast<size_t>(h % s.stride_h)] * used_w + slot_w[static_cast<size_t>(w % s.stride_w)];
   return slot * phase + h / s.stride_h * pitch + w / s.stride_w;
 }
 

@@ -8,7 +8,9 @@
 namespace onnxprune {
 namespace ONNXPRUNE_LEVEL {
 
-static const ConvFunctions conv_functions = {kRegisters >= 32 ? 8 : 4, copy_plane, pack_tile, finish_rows, direct, depthwise};
+static const ConvFunctions conv_functions = {
+    kRegisters >= 32 ? 8 : 4, copy_plane, pack_tile, finish_rows, direct, depthwise,
+};
 
 }  // namespace ONNXPRUNE_LEVEL
 }  // namespace onnxprune

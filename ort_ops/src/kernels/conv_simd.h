@@ -32,6 +32,42 @@ static inline void store_masked(float* p, V v, int64_t n) {
 }
 #endif
 
+// Lanes from .. to - 1, bounds beyond the vector allowed. What is loaded is zero elsewhere, and memory elsewhere is
+// not touched, wherever it is.
+#if defined(__AVX512F__)
+typedef __mmask16 LaneMask;
+static inline LaneMask lanes_between(int64_t from, int64_t to) {
+  const int64_t a = from < 0 ? 0 : from > W ? W : from, b = to < a ? a : to > W ? W : to;
+  return static_cast<LaneMask>((1u << b) - (1u << a));
+}
+static inline V load_lanes(const float* p, LaneMask lanes) { return (V)_mm512_maskz_loadu_ps(lanes, p); }
+static inline void store_lanes(float* p, V v, LaneMask lanes) { _mm512_mask_storeu_ps(p, lanes, (__m512)v); }
+#elif defined(__AVX2__)
+typedef __m256i LaneMask;
+static inline LaneMask lanes_between(int64_t from, int64_t to) {
+  const int64_t a = from < 0 ? 0 : from > W ? W : from, b = to < a ? a : to > W ? W : to;
+  return _mm256_andnot_si256(part_mask(a), part_mask(b));
+}
+static inline V load_lanes(const float* p, LaneMask lanes) { return (V)_mm256_maskload_ps(p, lanes); }
+static inline void store_lanes(float* p, V v, LaneMask lanes) { _mm256_maskstore_ps(p, lanes, (__m256)v); }
+#else
+struct LaneMask {
+  int from, to;
+};
+static inline LaneMask lanes_between(int64_t from, int64_t to) {
+  const int64_t a = from < 0 ? 0 : from > W ? W : from, b = to < a ? a : to > W ? W : to;
+  return {static_cast<int>(a), static_cast<int>(b)};
+}
+static inline V load_lanes(const float* p, LaneMask lanes) {
+  V v = {};
+  for (int i = lanes.from; i < lanes.to; ++i) v[i] = p[i];
+  return v;
+}
+static inline void store_lanes(float* p, V v, LaneMask lanes) {
+  for (int i = lanes.from; i < lanes.to; ++i) p[i] = v[i];
+}
+#endif
+
 // min(max(v, low), high); relu and none are clips too, and a NaN stays one
 struct Clamp {
   V low, high;

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 
+#include "../levels.h"
 #include "conv_direct.h"
 #include "conv_tile.h"
 #include "depthwise.h"
+#include "groups.h"
 
 namespace onnxprune {
 
@@ -20,15 +22,35 @@ static bool is_usual(const ConvShape& s) {
   constexpr int64_t kStride = 16, kPad = 256, kReach = 1024;
   return std::max(s.stride_h, s.stride_w) <= kStride &&
          std::max({s.pad_top, s.pad_left, s.pad_bottom, s.pad_right}) <= kPad &&
-         std::max(s.kernel_h, s.dilation_h) * s.kernel_h <= kReach && std::max(s.kernel_w, s.dilation_w) * s.kernel_w <= kReach;
+         s.kernel_h * s.dilation_h <= kReach && s.kernel_w * s.dilation_w <= kReach;
+}
+
+// Rows that share their support, on average
+static double shared_rows(const Csr& weight, const ConvShape& shape) {
+  const int64_t rows = shape.out_channels / shape.group;
+  size_t sets = 0;
+  for (int64_t g = 0; g < shape.group; ++g) sets += equal_rows(weight, g * rows, (g + 1) * rows).size();
+  return static_cast<double>(weight.rows) / static_cast<double>(sets);
+}
+
+// Measured on AVX2 and AVX-512 at 50 to 90 %. The tile kernel packs what it reads, so its loads are aligned, and its
+// core knows single rows best: it wins where a packed value is read often. The direct kernel packs nothing.
+static bool direct_is_best(const Csr& weight, const ConvShape& s, const Level& level) {
+  const double density = static_cast<double>(weight.value.size()) / static_cast<double>(weight.rows * weight.cols);
+  const bool shared = shared_rows(weight, s) >= 1.5;
+  if (s.kernel_h * s.kernel_w == 1) {
+    const int64_t plane = s.out_height * s.out_width;  // 0: unknown
+    return shared && density > 0.15 && plane > 0 && plane <= 256 && s.stride_h == 1 && s.stride_w == 1;
+  }
+  // A load of 64 bytes that is not aligned costs two
+  return shared || level.lanes < 16 || density < 0.25;
 }
 
 std::unique_ptr<ConvKernel> best_conv(const Csr& weight, const ConvShape& shape, const Level& level) {
   if (weight.rows == 0 || weight.cols == 0 || !is_usual(shape)) return nullptr;
   if (shape.group == shape.channels && shape.group > 1) return make_depthwise(weight, shape, level);
-  // Measured: a tile of 1 x 1 is packed once for many rows; larger kernels would pack each input value k * k times
-  if (shape.kernel_h == 1 && shape.kernel_w == 1) return make_conv_tile(weight, shape, level);
-  return make_conv_direct(weight, shape, level);
+  return direct_is_best(weight, shape, level) ? make_conv_direct(weight, shape, level)
+                                              : make_conv_tile(weight, shape, level);
 }
 
 }  // namespace onnxprune

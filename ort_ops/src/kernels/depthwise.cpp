@@ -17,7 +17,8 @@ constexpr int64_t kCopyFloats = 5 * 1024;  // of the padded rows that stay in L1
 
 class Depthwise final : public ConvKernel {
  public:
-  Depthwise(const Csr& weight, const Level& level) : functions_(*level.conv), lanes_(level.lanes), taps_(weight.cols) {
+  Depthwise(const Csr& weight, const ConvShape& shape, const Level& level)
+      : functions_(*level.conv), lanes_(level.lanes), taps_(weight.cols), multiplier_(shape.out_channels / shape.channels) {
     weight_.resize(static_cast<size_t>(weight.rows * weight.cols));
     for (int64_t row = 0; row < weight.rows; ++row) {
       for (uint32_t e = weight.start[static_cast<size_t>(row)]; e < weight.start[static_cast<size_t>(row) + 1]; ++e) {
@@ -31,27 +32,30 @@ class Depthwise final : public ConvKernel {
   size_t bytes() const override { return weight_.size() * sizeof(float); }
 
  private:
-  // Output rows [begin, end) of input plane `plane` (of all images) and its output planes
-  void run_rows(int64_t plane, int64_t begin, int64_t end, const float* X, float* Y, const ConvShape& shape,
-                CopyJob copy, DepthwiseJob job, const Epilogue& epilogue) const;
+  struct Rows {
+    int64_t plane, channel;  // of all images, of this one
+    int64_t begin, end;      // of the output
+  };
+  // The rows of an input plane in its output planes
+  void run_rows(const Rows& rows, const float* X, float* Y, const ConvShape& shape, CopyJob copy, DepthwiseJob job,
+                const Epilogue& epilogue) const;
 
   const ConvFunctions& functions_;
   int lanes_;
-  int64_t taps_;
+  int64_t taps_, multiplier_;
   std::vector<float> weight_;  // [out_channels][kernel_h * kernel_w]
 };
 
-void Depthwise::run_rows(int64_t plane, int64_t begin, int64_t end, const float* X, float* Y, const ConvShape& s,
-                         CopyJob copy, DepthwiseJob job, const Epilogue& epilogue) const {
-  const int64_t multiplier = s.out_channels / s.channels;
-  copy.pad_top -= begin * s.stride_h;
+void Depthwise::run_rows(const Rows& rows, const float* X, float* Y, const ConvShape& s, CopyJob copy, DepthwiseJob job,
+                         const Epilogue& epilogue) const {
+  copy.pad_top -= rows.begin * s.stride_h;
   float* padded = scratch(Scratch::tile, static_cast<size_t>(copy.channel + 2 * lanes_));
-  functions_.copy_plane(copy, X + plane * s.height * s.width, padded);
+  functions_.copy_plane(copy, X + rows.plane * s.height * s.width, padded);
   job.X = padded;
-  job.rows = end - begin;
-  for (int64_t m = 0; m < multiplier; ++m) {
-    const int64_t row = plane % s.channels * multiplier + m;
-    const int64_t place = (plane * multiplier + m) * s.out_height * s.out_width + begin * s.out_width;
+  job.rows = rows.end - rows.begin;
+  for (int64_t m = 0; m < multiplier_; ++m) {
+    const int64_t row = rows.channel * multiplier_ + m;
+    const int64_t place = ((rows.plane * multiplier_ + m) * s.out_height + rows.begin) * s.out_width;
     job.weight = weight_.data() + row * taps_;
     job.bias = epilogue.bias ? epilogue.bias[row] : 0.f;
     job.residual = epilogue.residual ? epilogue.residual + place : nullptr;
@@ -91,11 +95,18 @@ void Depthwise::run(const float* X, float* Y, const ConvShape& s, const Epilogue
 
   const int64_t units = s.batch * s.channels * chunks;
   const int64_t vectors = s.batch * s.out_channels * s.out_height * ((s.out_width + lanes_ - 1) / lanes_);
+  // Planes are small: no division within the loop over them
+  std::vector<int64_t> row(static_cast<size_t>(chunks + 1));
+  for (int64_t i = 0; i <= chunks; ++i) row[static_cast<size_t>(i)] = part_begin(s.out_height, chunks, i);
   run_parts(pool, task_count(vectors * (taps_ + 3), units), units, [&](int64_t begin, int64_t end) {
+    int64_t plane = begin / chunks, channel = plane % s.channels, chunk = begin % chunks;
     for (int64_t u = begin; u < end; ++u) {
-      const int64_t chunk = u % chunks;
-      run_rows(u / chunks, part_begin(s.out_height, chunks, chunk), part_begin(s.out_height, chunks, chunk + 1), X, Y,
-               s, copy, job, epilogue);
+      run_rows({plane, channel, row[static_cast<size_t>(chunk)], row[static_cast<size_t>(chunk) + 1]}, X, Y, s, copy, job,
+               epilogue);
+      if (++chunk < chunks) continue;
+      chunk = 0;
+      ++plane;
+      if (++channel == s.channels) channel = 0;
     }
   });
 }
@@ -104,7 +115,7 @@ void Depthwise::run(const float* X, float* Y, const ConvShape& s, const Epilogue
 
 std::unique_ptr<ConvKernel> make_depthwise(const Csr& weight, const ConvShape& shape, const Level& level) {
   if (shape.group != shape.channels) return nullptr;
-  return std::make_unique<Depthwise>(weight, level);
+  return std::make_unique<Depthwise>(weight, shape, level);
 }
 
 }  // namespace onnxprune
