@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import onnxprune
-from onnxprune.allocation.auto import CANDIDATES, Choices, fastest, least_damage
+from onnxprune.allocation.auto import CANDIDATES, Choice, Choices, fastest, least_damage
 from onnxprune.allocation.budget import GRID, Curve, allocate, uniform
 from onnxprune.allocation.sensitivity import LEVELS, Sensitivity, measure
 from onnxprune.allocation.speed import dense_costs, relative_times
@@ -93,23 +93,23 @@ def make_plan(
     sensitivity = {name: values[0] for name, values in found.output.items() if values}
     counts = allocate(curves, zeros)
     if recipe.pattern == "auto":
-        choices = _choices(model, layers, data, found, curves)
-        fixed = {name: counts[name] for name in counts if name not in choices}
-        if recipe.speedup is not None:
-            chosen = least_damage(choices, recipe.speedup)
-        else:
-            chosen = fastest(choices, sum(curves[name].at(counts[name]) for name in choices))
-        return Plan(
-            {
-                layer.name: chosen[layer.name].zeros if layer.name in chosen else fixed[layer.name]
-                for layer in layers
-            },
-            sensitivity,
-            found.tied,
-            cached,
-            {name: choice.pattern for name, choice in chosen.items()},
-        )
+        chosen = _choose(_choices(model, layers, data, found, curves), curves, counts, recipe.speedup)
+        zeros_of = counts | {name: choice.zeros for name, choice in chosen.items()}
+        patterns = {name: choice.pattern for name, choice in chosen.items()}
+        return Plan(zeros_of, sensitivity, found.tied, cached, patterns)
     return Plan(_fit_pattern(counts, layers, recipe, by), sensitivity, found.tied, cached)
+
+
+def _choose(
+    choices: Mapping[str, Choices],
+    curves: Mapping[str, Curve],
+    counts: Mapping[str, int],
+    speedup: float | None,
+) -> dict[str, Choice]:
+    """Choose for the speed asked for, or else for the damage that ``counts`` zeros do without a pattern."""
+    if speedup is not None:
+        return least_damage(choices, speedup)
+    return fastest(choices, sum(curves[name].at(counts[name]) for name in choices))
 
 
 def _choices(

@@ -49,7 +49,9 @@ class Curve:
 
     def at(self, zeros: int) -> float:
         """Return the cost of that many zeros."""
-        return float(np.interp(zeros / self.size, GRID, self.on_grid())) if zeros else 0.0
+        cost = self.on_grid()
+        allowed = np.isfinite(cost)
+        return float(np.interp(zeros / self.size, GRID[allowed], cost[allowed]))
 
 
 def allocate(curves: Mapping[str, Curve], zeros: int) -> dict[str, int]:

@@ -398,7 +398,7 @@ def test_signals_end_a_run_with_a_word(models: Path, number: int, status: int, w
         try:
             output, errors = process.communicate(timeout=wait)
             break
-        except subprocess.TimeoutExpired:  # Python loses a signal in a callback of its import lock: press again
+        except subprocess.TimeoutExpired:  # Python loses a signal in a callback of its import lock
             continue
     else:
         process.kill()

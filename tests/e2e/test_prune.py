@@ -234,14 +234,33 @@ class TestOptions:
                 kept = (groups_of_four_inputs(weights[entry["name"]]) != 0).sum(1)
                 assert kept.max() <= 2, entry["name"]
 
-    def test_blocks(self, tmp_path: Path) -> None:
-        done = transformer(tmp_path, "--pattern", "block:4x1", "--sparsity", "0.6")
+    @pytest.mark.parametrize("pattern", ["block:4x1", "block:4x1,adjacent"])
+    def test_blocks(self, tmp_path: Path, pattern: str) -> None:
+        done = transformer(tmp_path, "--pattern", pattern, "--sparsity", "0.6")
         weights = arrays(dense_copy(tmp_path, done.output))
         assert done.report["sparsity"] == pytest.approx(0.6, abs=0.005)
         for entry in done.report["layers"]:
             if entry["kind"] == "matmul":
-                blocks = weights[entry["name"]].reshape(weights[entry["name"]].shape[0], -1, 4) == 0
-                assert (blocks.all(2) == blocks.any(2)).mean() > 0.999, entry["name"]  # a value may be 0
+                rows = (weights[entry["name"]] == 0).T  # of outputs
+                if "adjacent" in pattern:
+                    assert (rows == np.repeat(rows[::4], 4, 0)).all(), entry["name"]
+                _, counts = np.unique(rows, axis=0, return_counts=True)
+                assert (counts % 4 == 0).all(), entry["name"]
+                assert entry["pattern"] == pattern
+            elif entry["kind"] == "embedding":
+                assert entry["pattern"] == "unstructured"  # no kernel gains from blocks of a table
+
+    def test_a_pattern_for_each_layer(self, tmp_path: Path) -> None:
+        done = transformer(tmp_path, "--pattern", "auto", "--speedup", "2", "--allocation", "error")
+        weights = arrays(dense_copy(tmp_path, done.output))
+        found = {
+            entry["name"]: entry["pattern"] for entry in done.report["layers"] if entry["kind"] == "matmul"
+        }
+        assert any(pattern.startswith("block:") for pattern in found.values())
+        for name, pattern in found.items():
+            _, counts = np.unique((weights[name] == 0).T, axis=0, return_counts=True)
+            rows = int(pattern[6:].split("x")[0]) if pattern != "unstructured" else 1
+            assert (counts % rows == 0).all(), name
 
     def test_dense_format(self, tmp_path: Path) -> None:
         done = transformer(tmp_path, "--format", "dense")

@@ -20,7 +20,7 @@ from onnxprune.calibration.streams import Streams
 from onnxprune.errors import ModelError
 from onnxprune.layers import Layer, find_layers
 from onnxprune.model import Model
-from onnxprune.sequential import Solved, prune_sequential
+from onnxprune.sequential import Solved, fill_kept, prune_sequential
 from onnxprune.solvers.patterns import Pattern
 from onnxprune.solvers.prune import Method
 
@@ -511,3 +511,17 @@ def test_inputs_far_from_zero(offset: float) -> None:
     pruned, solved = prune(dense, [{"x": b["x"] + np.float32(offset)} for b in batches])
     assert np.isfinite(pruned.array("w1")).all()
     assert solved["w1"].zeros == 230
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-12])
+def test_kept_weights_are_not_zero(scale: float) -> None:
+    """Kernels find the rows of a block by what is not zero."""
+    W = np.array([[[0.5, 0.0, -1e-30, 0.0]]], np.float32) * np.float32(scale)
+    mask = np.array([[[True, True, True, False]]])
+    found = fill_kept(W, mask)
+    np.testing.assert_array_equal(found != 0, mask)
+    np.testing.assert_allclose(found, W, rtol=0, atol=1e-6 * scale)
+    assert found.dtype == np.float32
+    if scale == 1:
+        np.testing.assert_array_equal(found.astype(np.float16) != 0, mask)
+    assert (fill_kept(np.zeros((1, 1, 4), np.float32), mask) != 0).sum() == 3

@@ -19,6 +19,7 @@ from onnxprune.layers import find_layers
 from onnxprune.model import Model
 from onnxprune.passes.pack import pack
 from onnxprune.recipe import Recipe
+from onnxprune.solvers.patterns import Pattern
 from onnxprune.verify import Expected, verify_file
 
 TEXT = """g (float[N, 16] x) => (float[N, 8] y) {
@@ -256,3 +257,23 @@ class Scaled:
 
     def run(self, *arguments: Any) -> Any:
         return [output * self.factor for output in self.session.run(*arguments)]
+
+
+def test_blocks_that_are_broken(expected: Expected, data: CalibrationData, target: Path) -> None:
+    """The zeros of these weights lie anywhere."""
+    blocks = replace(expected, patterns={"w1": Pattern.parse("block:4x1")})
+    with pytest.raises(VerificationError, match="zeros of weight 'w1' do not have the pattern block:4x1"):
+        publish(written(blocks), target, blocks, data)
+    assert not target.exists()
+
+
+def test_blocks_of_free_rows(expected: Expected, data: CalibrationData, target: Path) -> None:
+    pattern = Pattern.parse("block:4x1")
+    array = expected.pruned.array("w1").copy()
+    array[:] = noise(16, 24)
+    mask = pattern.keep(np.abs(array.T)[None], 192)[0].T
+    assert not pattern.adjacent.holds(mask.T[None])
+    expected.pruned.set_array("w1", array * mask)
+    blocks = replace(expected, zeros=dict(expected.zeros) | {"w1": 192}, patterns={"w1": pattern})
+    publish(written(blocks), target, blocks, data)
+    assert target.exists()

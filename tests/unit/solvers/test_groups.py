@@ -10,7 +10,7 @@ from onnxprune.solvers.groups import row_order
 
 
 def families(count: int, size: int, columns: int = 60, noise: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
-    """Saliencies of ``count`` families of ``size`` rows that want the same columns, shuffled; and the family."""
+    """Saliencies of families of rows that want the same columns, shuffled; and the family of each row."""
     rng = np.random.default_rng(0)
     wanted = (rng.random((count, columns)) < 0.3).astype(np.float32)
     family = rng.permutation(np.repeat(np.arange(count), size))
