@@ -1,10 +1,9 @@
 """Which output rows share a block: balanced clustering by the agreement of their saliencies.
 
 A block of R rows x 1 column keeps all of its weights or none, so rows should want the same columns. The
-sparse kernels write any row, so those of a block need not be neighbours (4x1 at 70 % on MiniLM: 5 % less layer
-error, in every layer; the README has what becomes of it in the end). Rows are paired by a matching of large weight, pairs are paired
-again, and so on. (Moving single rows between the blocks afterwards was worth 0.2 % of the saliency at 16 x 1
-and nothing below.)
+sparse kernels write any row, so those of a block need not be neighbours: 5 % less layer error on MiniLM with
+4x1 at 70 %, in every layer. Rows are paired by a matching of large weight, pairs are paired again, and so on.
+(Moving single rows between the blocks afterwards was worth 0.2 % of the saliency at 16 x 1, nothing below.)
 """
 
 from __future__ import annotations
