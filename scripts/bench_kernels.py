@@ -34,7 +34,7 @@ from onnxprune.kernels.stopwatch import QUIET, best_times
 from onnxprune.model import Model
 from onnxprune.passes.pack import pack
 from onnxprune.passes.shapes import Shapes, infer, observe
-from onnxprune.passes.sparse_ops import find_chains, rewrite
+from onnxprune.passes.sparse_ops import find_chains, longest, rewrite
 
 SHAPES = (
     "128x768x768",
@@ -164,7 +164,7 @@ def sparse(layer: Layer, sparsity: float, rows: int, feed: dict[str, Any], rng: 
     chains, refusals = find_chains(packed, shapes)
     if not chains:
         raise SystemExit(f"{layer.text} at {sparsity}: {refusals}")
-    rewrite(packed, [options[-1] for options in chains], shapes)
+    rewrite(packed, longest(chains), shapes)
     return packed
 
 

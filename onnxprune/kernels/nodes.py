@@ -23,7 +23,7 @@ Sessions = Callable[[Model, int, bool], Any]
 TOLERANCE = 1e-5
 _SECONDS = 0.25  # for the turns of one chain at one number of threads
 HOPELESS = 0.6  # below this no set of ops is worth trying with it
-WRONG = -1.0  # stands for the gain of an op whose result is off
+WRONG = -1.0  # stands for the gain of an op that no kernel takes, or whose kernel fails or is off
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Gain:
     Attributes:
         chain: the best way to replace it.
         ratio: time of the nodes over time of the op, the lowest over the numbers of threads;
-            :data:`WRONG` when the op's result is off.
+            :data:`WRONG` when it cannot be used.
     """
 
     chain: Chain
@@ -134,7 +134,7 @@ def _ratios(
             try:
                 session = sessions(variant, threads, True)
                 output = session.run(None, feed)[0]
-            except Exception:  # ORT raises many classes, all private; here each means "no kernel takes it"
+            except Exception:  # ORT raises many classes, all private; the report says that it cannot be used
                 session = None
             else:
                 if output.shape != wanted.shape or not (np.abs(output - wanted) <= limit).all():

@@ -247,7 +247,9 @@ def _decisions(gains: Sequence[Gain], chosen: Sequence[Chain]) -> dict[str, Deci
         if gain.chain.output in switched:
             found[name] = Decision(name, gain.chain.op_type, gain.ratio, "measured alone")
         elif gain.ratio <= 0:
-            found[name] = Decision(name, reason="the library has no kernel for it")
+            found[name] = Decision(
+                name, reason="the library has no kernel for it, or one that fails or is off"
+            )
         elif gain.ratio <= ENOUGH:
             found[name] = Decision(name, gain=gain.ratio, reason="a kernel is no faster")
         else:

@@ -63,3 +63,4 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
     cache = Cache("m")
     cache.put("a", [1.0])
     cache.save()
+    assert cache.get("a") == [1.0] and Cache("m").get("a") is None
