@@ -18,7 +18,7 @@ from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.streams import Streams
 from onnxprune.layers import Layer
 from onnxprune.model import Model
-from onnxprune.parallel import map_threads
+from onnxprune.parallel import map_threads, multiply
 from onnxprune.solvers import admm, embedding
 from onnxprune.solvers.columns import column_order
 from onnxprune.solvers.patterns import Mask, Pattern
@@ -27,7 +27,6 @@ from onnxprune.solvers.reconstruct import bias_shift, restore_variance, target_w
 
 Floats = NDArray[np.float32]
 SMALLEST = 2.0**-24  # above 0 in fp16
-MAX_SHARED = 4096  # input features up to which the inverses of a Hessian are held: 335 MB
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def solve_layers(jobs: Sequence[Job], method: Method, *, repair: bool) -> list[S
     if method.criterion == "obs" and method.solver == "admm":
         for key, job in zip(keys, jobs, strict=True):
             features = job.layer.view.matrix[2]
-            wanted = keys.count(key) > 1 and job.zeros and features <= MAX_SHARED
+            wanted = keys.count(key) > 1 and job.zeros and features <= admm.MAX_SHARED
             if wanted and key not in shared and column_order(job.layer, job.pattern) is None:
                 H, _, _ = job.moments.centred(job.layer.name, key[1])
                 shared[key] = admm.Prepared(H, method.damping, key[2], keep=True)
@@ -179,8 +178,8 @@ def relative_error(W: Floats, pruned: Floats, H: NDArray[np.float64]) -> float:
     """Return ``tr(D H D^T) / tr(W H W^T)`` with ``D = W - pruned``."""
     H32 = (H / max(float(np.einsum("gii->gi", H).max(initial=0.0)), 1e-300)).astype(np.float32)
     D = W - pruned
-    whole = float(np.einsum("goi,goi->", W @ H32, W, dtype=np.float64))
-    return float(np.einsum("goi,goi->", D @ H32, D, dtype=np.float64)) / whole if whole > 0 else 0.0
+    whole = float(np.einsum("goi,goi->", multiply(W, H32), W, dtype=np.float64))
+    return float(np.einsum("goi,goi->", multiply(D, H32), D, dtype=np.float64)) / whole if whole > 0 else 0.0
 
 
 def layer_pattern(layer: Layer, pattern: Pattern) -> Pattern:

@@ -17,11 +17,12 @@ from onnxprune import runtime
 from onnxprune.allocation.budget import Curve
 from onnxprune.calibration.collect import Stage, collect, find_stages, token_counts
 from onnxprune.calibration.stats import Moments
-from onnxprune.calibration.streams import DENSE, QUIET, Streams, run
+from onnxprune.calibration.streams import DENSE, QUIET, Streams, run, session_threads
 from onnxprune.divergence import total_divergence
 from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.outputs import OutputKind, output_kind
+from onnxprune.parallel import map_threads
 from onnxprune.sequential import Job, Solution, dense_matrix, layer_pattern, solve_layers, solve_table
 from onnxprune.solvers.patterns import Pattern
 from onnxprune.solvers.prune import Method
@@ -175,7 +176,10 @@ class _Tail:
         self.inputs = [name for name in segment.inputs if name not in self.values]
         self.read = {name for name in names if name in {i.name for i in proto.graph.input}}
         self.session = runtime.session(
-            proto, threads=streams.threads, config=QUIET, name=f"rest of {dense.name}"
+            proto,
+            threads=session_threads(len(probes), streams.threads),
+            config=QUIET,
+            name=f"rest of {dense.name}",
         )
 
     def run(self, number: int, changed: Mapping[str, NDArray[np.generic]]) -> list[Any]:
@@ -194,7 +198,8 @@ class _Tail:
     ) -> float:
         changed = solution.arrays(self.dense, layer)
         total, rows = 0.0, 0
-        for number, outputs in zip(self.probes, reference, strict=True):
-            total += total_divergence(kinds, outputs, self.run(number, changed), masks[number])
+        found = map_threads(lambda number: self.run(number, changed), self.probes)
+        for number, outputs, moved in zip(self.probes, reference, found, strict=True):
+            total += total_divergence(kinds, outputs, moved, masks[number])
             rows += len(outputs[0]) if outputs[0].ndim else 1
         return total / max(rows, 1)

@@ -18,6 +18,7 @@ from onnxprune.calibration.cut import Cutter, Segment
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.errors import ModelError
 from onnxprune.model import Model
+from onnxprune.parallel import available, map_threads
 
 Batch = dict[str, NDArray[np.generic]]
 DENSE, PRUNED = 0, 1
@@ -107,13 +108,21 @@ class Streams:
         for stream in (DENSE, PRUNED) if differs else (DENSE,):
             proto = self.cutter.proto(segment, self._types, outputs, self.models[stream])
             session = runtime.session(
-                proto, threads=self.threads, config=QUIET, name=f"part of {self.models[stream].name}"
+                proto,
+                threads=session_threads(self.size, self.threads),
+                config=QUIET,
+                name=f"part of {self.models[stream].name}",
             )
-            for number in range(self.size):
+
+            def one(number: int, session: Any = session, stream: int = stream) -> list[NDArray[np.generic]]:
                 feeds = {name: self.value(name, number, stream) for name in segment.inputs}
-                for name, array in zip(outputs, run(session, outputs, feeds), strict=True):
-                    self._types[name] = array.dtype
-                    self.store.put((stream, number, name), array)
+                return run(session, outputs, feeds)
+
+            for numbers in batched(range(self.size), available()):
+                for number, arrays in zip(numbers, map_threads(one, numbers), strict=True):
+                    for name, array in zip(outputs, arrays, strict=True):
+                        self._types[name] = array.dtype
+                        self.store.put((stream, number, name), array)
         if differs:
             self._split.update(outputs)
 
@@ -144,6 +153,20 @@ class Streams:
         for number in range(self.size):
             dense = self.value(name, number, DENSE)
             yield dense, (dense if name not in self._split else self.value(name, number, PRUNED))
+
+
+def batched(numbers: range, size: int) -> Iterator[range]:
+    """Yield ``numbers`` in pieces of ``size``."""
+    for first in range(0, len(numbers), size):
+        yield numbers[first : first + size]
+
+
+def session_threads(batches: int, threads: int | None) -> int | None:
+    """Return the threads of a session that runs ``batches`` batches with :func:`map_threads`.
+
+    Whole batches side by side keep every processor busy; the pieces of one operator wait for each other.
+    """
+    return 1 if batches >= available() > 1 else threads
 
 
 def run(session: Any, outputs: list[str], feeds: Batch) -> list[NDArray[np.generic]]:

@@ -43,6 +43,7 @@ class Schedule:
 THOROUGH = Schedule(tuple((float(rho), 10) for rho in np.geomspace(0.1, 5, 10)), 10)
 FULL = Schedule(((0.2, 10), (0.6, 8), (1.8, 6)), 6)
 QUICK = Schedule(((0.6, 4),), 3)
+MAX_SHARED = 4096  # input features up to which the inverses of a Hessian are held: 335 MB
 SMALL = 50_000_000  # out_features * in_features^2, the cost of an iteration
 
 
@@ -111,7 +112,11 @@ def solve(
     Raises:
         np.linalg.LinAlgError: when H is not positive definite even with damping.
     """
-    prepared = H if isinstance(H, Prepared) else Prepared(H, damping, schedule_for(W.shape, quick=quick))
+    schedule = schedule_for(W.shape, quick=quick)
+    # The inverses are made side by side where there is room for all of them
+    prepared = (
+        H if isinstance(H, Prepared) else Prepared(H, damping, schedule, keep=W.shape[-1] <= MAX_SHARED)
+    )
     start = W * prepared.scale
     B = multiply(start, prepared.Hn)
     Z = _Iteration(start, B, pattern, zeros).run(prepared.penalties())

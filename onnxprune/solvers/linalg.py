@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from onnxprune.errors import ModelError
+from onnxprune.parallel import map_threads, split
 
 MAX_DAMPING_STEPS = 8  # each step multiplies the damping by ten: from 1 % of the mean diagonal to 10^6 times
 
@@ -58,6 +62,37 @@ def _mirror(A: NDArray[np.floating], block: int = 256) -> None:
         corner[...] = lower + lower.T + np.diag(corner.diagonal())
 
 
+def solve_damped(
+    H: NDArray[np.floating], damping: float, right: Callable[[float], NDArray[np.float64]]
+) -> tuple[NDArray[np.float64], float]:
+    """Return ``X`` with ``X (H + damping I) = right`` and the damping that made it possible.
+
+    Args:
+        H: (groups, n, n).
+        damping: as in :func:`inverse_hessian`.
+        right: gives (groups, rows, n) for the damping used.
+
+    Raises:
+        ModelError: as :func:`inverse_hessian`.
+    """
+    if H.shape[0] > 1:  # many small matrices
+        inverse, used = inverse_hessian(H, damping)
+        return right(used) @ inverse, used
+    (factor, used) = _first(lambda used: _cholesky(damped(H, used)[0]), damping)
+    wanted = right(used)[0]
+    parts = map_threads(
+        lambda part: lapack.dpotrs(factor, wanted[part].T, lower=1)[0].T, split(wanted.shape[0])
+    )
+    return np.concatenate(parts)[None], used
+
+
+def _cholesky(A: NDArray[np.float64]) -> NDArray[np.float64]:
+    factor, info = lapack.dpotrf(A, lower=1, clean=0)
+    if info != 0 or not np.isfinite(factor.diagonal()).all():
+        raise np.linalg.LinAlgError(f"matrix is not positive definite (LAPACK info {info})")
+    return np.asarray(factor)
+
+
 def inverse_hessian(H: NDArray[np.floating], damping: float) -> tuple[NDArray[np.float64], float]:
     """Return the inverse of the damped Hessian and the damping that made it possible.
 
@@ -68,12 +103,18 @@ def inverse_hessian(H: NDArray[np.floating], damping: float) -> tuple[NDArray[np
     Raises:
         ModelError: when no damping helps (the statistics hold NaN or infinity).
     """
+    inverse, used = _first(lambda used: spd_inverse(damped(H, used)), damping)
+    return np.asarray(inverse, dtype=np.float64), used
+
+
+def _first(attempt: Callable[[float], NDArray[Any]], damping: float) -> tuple[NDArray[Any], float]:
+    """Return what the smallest damping that works gives, and that damping."""
     for step in range(MAX_DAMPING_STEPS):
         used = damping * 10**step
         try:
-            inverse = spd_inverse(damped(H, used))
+            found = attempt(used)
         except np.linalg.LinAlgError:
             continue
-        if np.isfinite(inverse).all():
-            return np.asarray(inverse, dtype=np.float64), used
+        if np.isfinite(found).all():
+            return found, used
     raise ModelError("the activation statistics cannot be inverted: they hold NaN or infinite values")

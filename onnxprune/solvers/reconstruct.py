@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration.stats import Moments
-from onnxprune.solvers.linalg import inverse_hessian
+from onnxprune.parallel import multiply
+from onnxprune.solvers.linalg import solve_damped
 
 Floats = NDArray[np.float32]
 MAX_SCALE = 2.0
@@ -26,14 +27,15 @@ def target_weight(
         R: (groups, out, in) cross moments of the residual difference, or None.
         damping: l as a share of the mean diagonal of H.
     """
-    inverse, used = inverse_hessian(H, damping)
-    ridge = used * np.einsum("gii->gi", H).mean(1)[:, None, None]
-    ridge = np.where(ridge > 0, ridge, 1.0)
     wide = W.astype(np.float64)
-    right = wide @ G + ridge * wide
-    if R is not None:
-        right += R
-    return (right @ inverse).astype(np.float32), used
+    mean = np.einsum("gii->gi", H).mean(1)[:, None, None]
+
+    def right(used: float) -> NDArray[np.float64]:
+        wanted: NDArray[np.float64] = multiply(wide, G) + np.where(mean > 0, used * mean, 1.0) * wide
+        return wanted if R is None else wanted + R
+
+    found, used = solve_damped(H, damping, right)
+    return found.astype(np.float32), used
 
 
 def restore_variance(W: Floats, pruned: Floats, dense: NDArray[np.float64], H: NDArray[np.float64]) -> Floats:
