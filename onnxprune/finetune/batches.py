@@ -1,0 +1,137 @@
+"""Training batches: feeds with what the dense model makes of them, drawn at random from the calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from onnxprune import runtime
+from onnxprune.calibration.cut import Cutter
+from onnxprune.calibration.mask import row_mask
+from onnxprune.calibration.streams import run
+from onnxprune.model import Model
+
+Feed = Mapping[str, NDArray[Any]]
+Tensors = dict[str, Tensor]
+Augment = Callable[[Tensors, torch.Generator], Tensors]
+Source = Callable[[int], Feed]
+Unit = list[tuple[int, int]]  # (batch, row) of each sample
+WHOLE = -1  # in place of a row: the whole batch
+
+
+class Taps:
+    """Runs a model in ONNX Runtime and returns any of its values.
+
+    Args:
+        model: the model.
+        names: values to return.
+        feeds: one batch, for the types of the inputs.
+        threads: of ONNX Runtime.
+    """
+
+    def __init__(self, model: Model, names: Sequence[str], feeds: Feed, threads: int | None = None) -> None:
+        cutter = Cutter(model)
+        segment = cutter.segment(names, frozenset(feeds))
+        types = {name: array.dtype for name, array in feeds.items()}
+        self.names = list(names)
+        self.inputs = segment.inputs
+        proto = cutter.proto(segment, types, self.names, model)
+        # Between two runs torch works: threads spinning for the next run would be in its way.
+        config = {"session.intra_op.allow_spinning": "0"}
+        self.session = runtime.session(proto, threads=threads, config=config, name=model.name)
+
+    def __call__(self, feeds: Feed) -> dict[str, NDArray[Any]]:
+        """Return the values for one batch."""
+        found = run(self.session, self.names, {name: feeds[name] for name in self.inputs})
+        return dict(zip(self.names, found, strict=True))
+
+
+class Batches:
+    """Samples with the values that the student is to reproduce, in random batches.
+
+    Where every array has a row per sample, rows of equal shape are mixed anew in each epoch; otherwise the
+    batches stay as they are.
+
+    Args:
+        count: number of batches there are.
+        feeds: gives the student's inputs of a batch by its number.
+        targets: gives the teacher's values of a batch by its number.
+        size: samples in a training batch.
+        live: makes (feeds, targets) from changed feeds; with ``augment``.
+        augment: changes the feeds of a batch.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        feeds: Source,
+        targets: Source,
+        *,
+        size: int = 16,
+        live: Callable[[Feed], tuple[Feed, Feed]] | None = None,
+        augment: Augment | None = None,
+    ) -> None:
+        self.count, self.feeds, self.targets, self.size = count, feeds, targets, size
+        self.live, self.augment = live, augment
+        shapes = [{name: a.shape for name, a in feeds(number).items()} for number in range(count)]
+        values = [[a.shape for a in targets(number).values()] for number in range(count)]
+        self.samples = count
+        self._groups: list[Unit] | None = None
+        rows = [{s[0] if s else -1 for s in (*f.values(), *t)} for f, t in zip(shapes, values, strict=True)]
+        if all(len(found) == 1 and -1 not in found for found in rows):
+            self.samples = sum(next(iter(found)) for found in rows)
+            self._groups = _grouped(shapes)
+
+    def epoch(self, random: np.random.Generator) -> list[Unit]:
+        """Return the batches of one pass over the data, in random order."""
+        units: list[Unit] = []
+        for group in self._groups or []:
+            order = random.permutation(len(group))
+            units += [[group[i] for i in order[k : k + self.size]] for k in range(0, len(order), self.size)]
+        if self._groups is None:
+            units = list(self.in_order())
+        return [units[i] for i in random.permutation(len(units))]
+
+    def in_order(self) -> Iterator[Unit]:
+        """Yield the batches as they came."""
+        for number in range(self.count):
+            yield [(number, WHOLE)]
+
+    def get(
+        self, unit: Unit, random: torch.Generator | None = None
+    ) -> tuple[Tensors, Tensors, Tensor | None]:
+        """Return feeds, the teacher's values and the mask of real tokens; augmented if ``random`` is given."""
+        feeds = _rows(unit, self.feeds)
+        if random is not None and self.augment is not None and self.live is not None:
+            changed = self.augment({name: torch.from_numpy(a) for name, a in feeds.items()}, random)
+            feeds, targets = self.live({name: value.numpy() for name, value in changed.items()})
+        else:
+            targets = _rows(unit, self.targets)
+        mask = row_mask(feeds)
+        return _tensors(feeds), _tensors(targets), None if mask is None else torch.from_numpy(mask)
+
+
+def _grouped(shapes: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Unit]:
+    """Samples that may be in one batch: all their arrays have equal shapes."""
+    groups: dict[tuple[Any, ...], Unit] = {}
+    for number, found in enumerate(shapes):
+        key = tuple((name, shape[1:]) for name, shape in sorted(found.items()))
+        rows = next(iter(found.values()))[0]
+        groups.setdefault(key, []).extend((number, row) for row in range(rows))
+    return list(groups.values())
+
+
+def _rows(unit: Unit, source: Source) -> Feed:
+    if unit[0][1] == WHOLE:
+        return source(unit[0][0])
+    held = {number: source(number) for number in {number for number, _ in unit}}
+    return {name: np.stack([held[n][name][row] for n, row in unit]) for name in held[unit[0][0]]}
+
+
+def _tensors(values: Feed) -> Tensors:
+    return {name: torch.from_numpy(np.require(a, requirements="W")) for name, a in values.items()}

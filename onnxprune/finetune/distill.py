@@ -1,0 +1,264 @@
+"""Give a pruned model its accuracy back: the dense model teaches it, on inputs without labels.
+
+Source: Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), with the values at the ends of
+the blocks compared as well (Romero et al., "FitNets", 2015). Masks are held, so the sparsity stays exact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from onnxprune.calibration.data import CalibrationData
+from onnxprune.calibration.store import ArrayStore
+from onnxprune.errors import ModelError, VerificationError
+from onnxprune.finetune import augment
+from onnxprune.finetune.batches import Batches, Feed, Taps
+from onnxprune.finetune.checkpoint import Checkpoint
+from onnxprune.finetune.cuts import cut_points, features
+from onnxprune.finetune.losses import CustomLoss, Loss
+from onnxprune.finetune.train import Settings, Trained, Trainer
+from onnxprune.finetune.view import TorchView, unsupported
+from onnxprune.finetune.world import World
+from onnxprune.finetune.writeback import write_back
+from onnxprune.layers import Layer
+from onnxprune.model import Model
+from onnxprune.outputs import OutputKind, output_kind
+from onnxprune.progress import NullProgress, Progress
+
+HELD_OUT = 1 / 8  # of the samples choose the best weights and are not learnt from
+TOLERANCE = 1e-3  # largest relative difference of the written model from the trained one that is let through
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to fine-tune.
+
+    Attributes:
+        settings: of the training loop.
+        batch: samples in a training batch.
+        form: of the loss: ``auto``, ``kl`` or ``mse``.
+        custom: a loss of the user's own, see :class:`onnxprune.finetune.losses.Loss`.
+        augment: changes of images, see :mod:`onnxprune.finetune.augment`.
+        threads: of torch and ONNX Runtime.
+        max_memory: bytes of the teacher's values to hold in memory.
+        resume: keep a checkpoint in the user's cache, and go on from one.
+    """
+
+    settings: Settings = field(default_factory=Settings)
+    batch: int = 16
+    form: str = "auto"
+    custom: CustomLoss | None = None
+    augment: tuple[str, ...] = ()
+    threads: int | None = None
+    max_memory: int = 2**30
+    resume: bool = True
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What fine-tuning did.
+
+    Attributes:
+        trained: steps, losses, time.
+        weights: names of the weights that changed.
+        features: values inside the model that were compared.
+        start: value that training began at, because nodes before it cannot be trained; "" for the inputs.
+        difference: largest relative difference between the written model in ONNX Runtime and in torch.
+    """
+
+    trained: Trained
+    weights: tuple[str, ...]
+    features: tuple[str, ...]
+    start: str
+    difference: float
+
+
+def finetune(
+    dense: Model,
+    pruned: Model,
+    layers: Sequence[Layer],
+    data: CalibrationData,
+    options: Options,
+    progress: Progress | None = None,
+) -> tuple[Model, Tuned]:
+    """Return a copy of ``pruned`` with trained weights, and what happened.
+
+    Args:
+        dense: the teacher; the same outputs as ``pruned``.
+        pruned: the student, with plain weights; its zeros stay zero.
+        layers: the prunable weights of ``pruned``.
+        data: inputs.
+        options: how.
+        progress: told about the steps.
+
+    Raises:
+        ModelError: when no part of the model can be trained, or training gives NaN.
+        VerificationError: when the trained model in ONNX Runtime is not the one in torch.
+    """
+    progress = progress or NullProgress()
+    torch.set_num_threads(options.threads or torch.get_num_threads())
+    result = pruned.copy()
+    masks = zero_masks(pruned, layers)
+    train_data, held_data = data.split(HELD_OUT, options.settings.seed)
+    start = _start(pruned, layers)
+    with World() as world, ArrayStore(options.max_memory) as store:
+        wanted = _features(dense, pruned, layers, start)
+        first = next(train_data.feeds())
+        loss = Loss(_kinds(dense, first, options), wanted, options.form, options.custom)
+        view = TorchView(
+            result,
+            feeds_from=[start] if start else (),
+            outputs=loss.names,
+            trainable=_trainable(result, start, loss.names),
+        )
+        teacher = Taps(dense, loss.names, first, options.threads)
+        prefix = Taps(pruned, [start], first, options.threads) if start else None
+        make = _Maker(teacher, prefix, store, options)
+        checkpoint = Checkpoint(_key(dense, pruned, data, options)) if options.resume else None
+        progress.stage("fine-tuning", options.settings.steps)
+        trainer = Trainer(
+            view,
+            loss,
+            make(train_data, changed=True),
+            make(held_data) if held_data.batches else None,
+            masks,
+            options.settings,
+            world=world,
+            checkpoint=checkpoint,
+            tell=lambda *_: progress.advance(),
+        )
+        trained = trainer.run()
+        changed = write_back(result, view, masks)
+        difference = _difference(result, view.cpu(), first, prefix, loss.names, options)
+    if checkpoint is not None and world.rank == 0:
+        checkpoint.remove()
+    return result, Tuned(trained, changed, wanted, start, difference)
+
+
+def zero_masks(model: Model, layers: Sequence[Layer]) -> dict[str, NDArray[np.bool_]]:
+    """Return, for each layer that has zeros, which weights may change: the others."""
+    masks = {layer.name: np.asarray(model.array(layer.name) != 0) for layer in layers}
+    return {name: mask for name, mask in masks.items() if not mask.all()}
+
+
+class _Maker:
+    """Makes training batches out of calibration data."""
+
+    def __init__(self, teacher: Taps, prefix: Taps | None, store: ArrayStore, options: Options) -> None:
+        self.teacher, self.prefix, self.store, self.options = teacher, prefix, store, options
+        self.made = 0
+
+    def __call__(self, data: CalibrationData, *, changed: bool = False) -> Batches:
+        self.made += 1
+        kept: list[Feed] = []
+        for number, batch in enumerate(data.feeds()):
+            feeds, targets = self.live(batch)
+            kept.append(feeds)
+            for name, value in targets.items():
+                self.store.put((self.made, number, name), value)
+        made = self.made
+
+        def targets_of(number: int) -> Feed:
+            return {name: self.store.get((made, number, name)) for name in self.teacher.names}
+
+        return Batches(
+            len(kept),
+            kept.__getitem__,
+            targets_of,
+            size=self.options.batch,
+            live=self.live,
+            augment=augment.make(self.options.augment) if changed else None,
+        )
+
+    def live(self, batch: Feed) -> tuple[Feed, Feed]:
+        """Return what the student is fed and what the teacher makes of it."""
+        return {**batch, **(self.prefix(batch) if self.prefix else {})}, self.teacher(batch)
+
+
+def _kinds(dense: Model, feeds: Feed, options: Options) -> dict[str, OutputKind]:
+    names = list(dense.index.outputs)
+    values = Taps(dense, names, feeds, options.threads)(feeds)
+    return {name: output_kind(name, values[name], dense) for name in names}
+
+
+def _start(model: Model, layers: Sequence[Layer]) -> str:
+    """Return the first value behind which every node can be trained; "" when all can.
+
+    Raises:
+        ModelError: when there is no such value; the nodes are named.
+    """
+    gaps = unsupported(model)
+    if not gaps:
+        return ""
+    for name in cut_points(model, layers):
+        if not unsupported(model, feeds_from=[name]):
+            return name
+    listed = "; ".join(str(gap) for gap in gaps[:3])
+    raise ModelError(
+        f"{model.name} cannot be fine-tuned: {listed}" + (f"; and {len(gaps) - 3} more" if len(gaps) > 3 else ""),
+        "leave --finetune out: pruning itself works",
+    )
+
+
+def _features(dense: Model, pruned: Model, layers: Sequence[Layer], start: str) -> tuple[str, ...]:
+    """Values to compare: those that both models have, behind the start."""
+    found = features(pruned, layers)
+    position = pruned.index.producer
+    begin = position[start] if start else -1
+    return tuple(name for name in found if name in dense.index.producer and position[name] > begin)
+
+
+def _trainable(model: Model, start: str, outputs: Sequence[str]) -> set[str]:
+    """Return what a view trains by default, but for tables: few samples say nothing about most of their rows."""
+    view = TorchView(model, feeds_from=[start] if start else (), outputs=outputs)
+    names = {name for name, weight in view.weights.items() if weight.requires_grad}
+    nodes, uses = model.graph.node, model.index.uses
+    tables = {
+        name
+        for name in names
+        if all(nodes[use.index].op_type == "Gather" and use.slot == 0 for use in uses.get(name, ()))
+    }
+    return names - tables
+
+
+def _difference(
+    model: Model, view: TorchView, feeds: Feed, prefix: Taps | None, names: Sequence[str], options: Options
+) -> float:
+    """Return how far the written model in ONNX Runtime is from the view, relative to the largest value."""
+    written = Taps(model, names, feeds, options.threads)(feeds)
+    fed: Mapping[str, Any] = {**feeds, **(prefix(feeds) if prefix else {})}
+    with torch.no_grad():
+        found = view({name: torch.from_numpy(np.require(fed[name], requirements="W")) for name in view.inputs})
+    worst = 0.0
+    for name in names:
+        a, b = np.asarray(written[name], np.float64), found[name].numpy().astype(np.float64)
+        worst = max(worst, float(np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 1e-12)))
+    half = any(model.array(name).dtype.itemsize < 4 for name in view.weights)
+    if not worst <= TOLERANCE * (30 if half else 1):
+        raise VerificationError(
+            f"the fine-tuned model gives other values in ONNX Runtime than in torch: {worst:.2g} relative",
+            "leave --finetune out, and report the model: an operator is not trained as it runs",
+        )
+    return worst
+
+
+def _key(dense: Model, pruned: Model, data: CalibrationData, options: Options) -> str:
+    state = hashlib.sha256()
+    for model in (dense, pruned):
+        for name in sorted(model.index.tensors):
+            state.update(name.encode())
+            state.update(model.index.tensors[name].SerializeToString(deterministic=True))
+        for node in model.graph.node:
+            state.update(node.SerializeToString(deterministic=True))
+    state.update(data.digest().encode())
+    state.update(repr((options.settings, options.batch, options.form, options.augment)).encode())
+    return state.hexdigest()[:32]
+
+

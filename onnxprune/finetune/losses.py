@@ -1,0 +1,126 @@
+"""How far the student is from the dense model: one number to minimise.
+
+Classes: KL divergence in nats per row (Hinton et al., "Distilling the Knowledge in a Neural Network",
+2015, at temperature 1). Everything else, and values inside the model (Romero et al., "FitNets", 2015):
+squared error relative to the variance of the dense model's values, so that all of them weigh the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from onnxprune.errors import DataError, UsageError
+from onnxprune.outputs import EXACT, NONE, PROBABILITIES, OutputKind
+
+Values = Mapping[str, Tensor]
+CustomLoss = Callable[[Values, Values, Values], Tensor]
+CHOICES = ("auto", "kl", "mse")
+_TINY = 1e-20  # a probability that has underflowed
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What is minimised.
+
+    Attributes:
+        kinds: output -> what it means.
+        features: values inside the model that are compared too.
+        form: ``auto`` (KL for classes, relative squared error for the rest), ``kl`` or ``mse``.
+        custom: ``f(student, teacher, feeds)``, a scalar that is minimised in place of the outputs' loss.
+        weight: of the features' mean against the outputs' mean.
+    """
+
+    kinds: Mapping[str, OutputKind]
+    features: tuple[str, ...] = ()
+    form: str = "auto"
+    custom: CustomLoss | None = None
+    weight: float = 1.0
+    _outputs: tuple[str, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        classes = [name for name, kind in self.kinds.items() if kind.classes]
+        smooth = [name for name, kind in self.kinds.items() if kind.family not in (EXACT, NONE)]
+        if self.form == "kl" and not classes:
+            raise UsageError("--loss kl needs an output with classes, the model has none", "try --loss mse")
+        chosen = classes if classes and self.form != "mse" else smooth
+        if not chosen and not self.features and self.custom is None:
+            raise UsageError("no output of the model is a float tensor: there is nothing to fine-tune towards")
+        object.__setattr__(self, "_outputs", tuple(chosen))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every value that the loss reads."""
+        outputs = tuple(self.kinds) if self.custom is not None else self._outputs
+        return tuple(dict.fromkeys((*outputs, *self.features)))
+
+    def __call__(self, student: Values, teacher: Values, feeds: Values, mask: Tensor | None = None) -> Tensor:
+        """Return the loss of one batch.
+
+        Args:
+            student: a tensor for each of :attr:`names`.
+            teacher: the dense model's.
+            feeds: the model's inputs.
+            mask: ``(batch, tokens)``, True where a token is real.
+
+        Raises:
+            DataError: when a value of the student has another shape than the teacher's.
+        """
+        for name in self.names:
+            if student[name].shape != teacher[name].shape:
+                raise DataError(
+                    f"value {name!r} is {list(student[name].shape)}, the teacher's {list(teacher[name].shape)}"
+                )
+        parts = []
+        if self.custom is not None:
+            parts.append(self.custom(student, teacher, feeds))
+        elif self._outputs:
+            parts.append(_mean([self._output(name, student, teacher, mask) for name in self._outputs]))
+        if self.features:
+            errors = [relative_error(student[name], teacher[name], mask) for name in self.features]
+            parts.append(self.weight * _mean(errors))
+        return torch.stack(parts).sum()
+
+    def _output(self, name: str, student: Values, teacher: Values, mask: Tensor | None) -> Tensor:
+        kind = self.kinds[name]
+        if kind.classes and self.form != "mse":
+            return divergence(student[name], teacher[name], kind, mask)
+        return relative_error(student[name], teacher[name], mask)
+
+
+def divergence(student: Tensor, teacher: Tensor, kind: OutputKind, mask: Tensor | None = None) -> Tensor:
+    """Return the mean over rows of KL(teacher || student), in nats."""
+    a, b = teacher.float().movedim(kind.axis, -1), student.float().movedim(kind.axis, -1)
+    if kind.axis % teacher.ndim == teacher.ndim - 1:
+        a, b = real_rows(a, mask), real_rows(b, mask)
+    if kind.family == PROBABILITIES:
+        log_p, log_q = a.clamp_min(_TINY).log(), b.clamp_min(_TINY).log()
+    else:
+        log_p, log_q = a.log_softmax(-1), b.log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+
+
+def relative_error(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the squared error divided by the teacher's variance (by its mean square, if it is constant)."""
+    a, b = real_rows(teacher.float(), mask), real_rows(student.float(), mask)
+    variance = a.var(correction=0)
+    scale = torch.where(variance > 0, variance, a.square().mean()).clamp_min(_TINY)
+    return (b - a).square().mean() / scale
+
+
+def real_rows(value: Tensor, mask: Tensor | None) -> Tensor:
+    """Take padded tokens out of ``(batch, tokens, ..., width)`` or ``(batch * tokens, ..., width)``."""
+    if mask is None:
+        return value
+    if value.ndim >= 3 and value.shape[:2] == mask.shape:
+        return value[mask]
+    if value.ndim >= 2 and value.shape[0] == mask.numel():
+        return value[mask.reshape(-1)]
+    return value
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean()

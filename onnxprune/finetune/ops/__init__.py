@@ -1,0 +1,24 @@
+"""The operators that the torch view runs, by family; importing this fills the registry."""
+
+from __future__ import annotations
+
+from onnxprune.finetune.ops import (  # noqa: F401
+    activation,
+    cast,
+    control,
+    conv,
+    elementwise,
+    index,
+    matmul,
+    norm,
+    pool,
+    quantize,
+    random,
+    reduce,
+    resize,
+    rnn,
+    sequence,
+    shape,
+    signal,
+    spatial,
+)

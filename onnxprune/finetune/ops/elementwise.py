@@ -1,0 +1,230 @@
+"""Arithmetic, comparison and logic, element by element; all of them broadcast."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from onnxprune.finetune.ops.common import wide
+from onnxprune.finetune.registry import Unsupported, op
+
+
+@op(7)
+@wide
+def Add(a: Tensor, b: Tensor) -> Tensor:
+    return a + b
+
+
+@op(7)
+@wide
+def Sub(a: Tensor, b: Tensor) -> Tensor:
+    return a - b
+
+
+@op(7)
+@wide
+def Mul(a: Tensor, b: Tensor) -> Tensor:
+    return a * b
+
+
+@op(7)
+@wide
+def Div(a: Tensor, b: Tensor) -> Tensor:
+    if a.is_floating_point() or a.is_complex():
+        return a / b
+    return torch.div(a, b, rounding_mode="trunc")
+
+
+@op(7, host=(1,))
+def Pow(a: Tensor, b: Tensor) -> Tensor:
+    # A Python number makes squares and roots cheap; hence the exponent is wanted on the CPU.
+    if b.numel() == 1 and not b.requires_grad and b.ndim <= a.ndim and b.dtype.is_signed:
+        if a.is_floating_point():
+            return torch.pow(a, b.item())
+        return _integer_power(a, b)
+    return _integer_power(a, b.to(a.device))
+
+
+@wide
+def _integer_power(a: Tensor, b: Tensor) -> Tensor:
+    if b.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        b = b.to(torch.int64)
+    if a.is_floating_point() or b.is_floating_point():
+        return torch.pow(a, b).to(a.dtype)
+    return torch.pow(a.to(torch.int64), b).to(a.dtype)
+
+
+@op(10)
+@wide
+def Mod(a: Tensor, b: Tensor, *, fmod: int = 0) -> Tensor:
+    return torch.fmod(a, b) if fmod else torch.remainder(a, b)
+
+
+@op(8)
+def Max(*inputs: Tensor) -> Tensor:
+    return functools.reduce(_maximum, inputs)
+
+
+@op(8)
+def Min(*inputs: Tensor) -> Tensor:
+    return functools.reduce(_minimum, inputs)
+
+
+_maximum = wide(torch.maximum)
+_minimum = wide(torch.minimum)
+
+
+@op(8)
+def Sum(*inputs: Tensor) -> Tensor:
+    return functools.reduce(torch.add, inputs)
+
+
+@op(8)
+def Mean(*inputs: Tensor) -> Tensor:
+    return functools.reduce(torch.add, inputs) / len(inputs)
+
+
+@op(6)
+def Neg(x: Tensor) -> Tensor:
+    return -x
+
+
+@op(6)
+@wide
+def Abs(x: Tensor) -> Tensor:
+    return x.abs()
+
+
+@op(9)
+@wide
+def Sign(x: Tensor) -> Tensor:
+    return x.sign()
+
+
+for _name, _since in {
+    "Sqrt": 6, "Exp": 6, "Log": 6, "Ceil": 6, "Floor": 6, "Round": 11, "Reciprocal": 6, "Sin": 7, "Cos": 7,
+    "Tan": 7, "Asin": 7, "Acos": 7, "Atan": 7, "Sinh": 9, "Cosh": 9, "Asinh": 9, "Acosh": 9, "Atanh": 9,
+    "Erf": 9,
+}.items():  # fmt: skip
+    _function = getattr(torch, _name.lower())
+
+    def _unary(x: Tensor, *, _function: object = _function) -> Tensor:
+        return _function(x)  # type: ignore[operator]
+
+    op(_since, name=_name)(functools.partial(_unary))
+
+
+@op(9)
+def IsNaN(x: Tensor) -> Tensor:
+    return x.isnan()
+
+
+@op(10)
+def IsInf(x: Tensor, *, detect_negative: int = 1, detect_positive: int = 1) -> Tensor:
+    infinite = x.isinf()
+    if not detect_negative:
+        infinite = infinite & (x > 0)
+    if not detect_positive:
+        infinite = infinite & (x < 0)
+    return infinite
+
+
+@op(6, name="Clip")
+def Clip_6(x: Tensor, *, min: float = -3.4028234663852886e38, max: float = 3.4028234663852886e38) -> Tensor:
+    return x.clamp(min, max)
+
+
+@op(11, host=(1, 2))
+@wide
+def Clip(x: Tensor, min: Tensor | None = None, max: Tensor | None = None) -> Tensor:
+    low, high = (None if limit is None else limit.item() for limit in (min, max))
+    return x if low is None and high is None else x.clamp(low, high)
+
+
+@op(7)
+@wide
+def Equal(a: Tensor, b: Tensor) -> Tensor:
+    return a == b
+
+
+@op(7)
+@wide
+def Greater(a: Tensor, b: Tensor) -> Tensor:
+    return a > b
+
+
+@op(7)
+@wide
+def Less(a: Tensor, b: Tensor) -> Tensor:
+    return a < b
+
+
+@op(12)
+@wide
+def GreaterOrEqual(a: Tensor, b: Tensor) -> Tensor:
+    return a >= b
+
+
+@op(12)
+@wide
+def LessOrEqual(a: Tensor, b: Tensor) -> Tensor:
+    return a <= b
+
+
+@op(7)
+def And(a: Tensor, b: Tensor) -> Tensor:
+    return a & b
+
+
+@op(7)
+def Or(a: Tensor, b: Tensor) -> Tensor:
+    return a | b
+
+
+@op(7)
+def Xor(a: Tensor, b: Tensor) -> Tensor:
+    return a ^ b
+
+
+@op()
+def Not(x: Tensor) -> Tensor:
+    return ~x
+
+
+@op(9)
+def Where(condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(condition, a, b)
+
+
+@op(18)
+@wide
+def BitwiseAnd(a: Tensor, b: Tensor) -> Tensor:
+    return a & b
+
+
+@op(18)
+@wide
+def BitwiseOr(a: Tensor, b: Tensor) -> Tensor:
+    return a | b
+
+
+@op(18)
+@wide
+def BitwiseXor(a: Tensor, b: Tensor) -> Tensor:
+    return a ^ b
+
+
+@op(18)
+@wide
+def BitwiseNot(x: Tensor) -> Tensor:
+    return ~x
+
+
+@op(11)
+@wide
+def BitShift(a: Tensor, b: Tensor, *, direction: str) -> Tensor:
+    if direction not in ("LEFT", "RIGHT"):
+        raise Unsupported(f"direction {direction!r}, wanted LEFT or RIGHT")
+    return a << b if direction == "LEFT" else a >> b

@@ -1,0 +1,63 @@
+"""Training in several processes: each takes its share of every batch, gradients are averaged.
+
+``torchrun --nproc-per-node 2 -m onnxprune model.onnx --finetune ...`` starts them. It is what
+``DistributedDataParallel`` does, in one message per step: the models here are small.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+class World:
+    """The processes of a run; a single one when torchrun did not start it.
+
+    Attributes:
+        rank: of this process.
+        size: number of processes.
+    """
+
+    def __init__(self) -> None:
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0")) if self.size > 1 else 0
+        self.local = int(os.environ.get("LOCAL_RANK", "0")) if self.size > 1 else 0
+
+    def __enter__(self) -> World:
+        if self.size > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process trains."""
+        return torch.device("cuda", self.local) if torch.cuda.is_available() else torch.device("cpu")
+
+    def share(self, items: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return this process's part of a batch; the whole batch when there is too little of it."""
+        return items[self.rank :: self.size] or items
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Replace the tensors by their mean over the processes."""
+        if self.size == 1:
+            return
+        held = list(tensors)
+        flat = torch.cat([tensor.reshape(-1) for tensor in held])
+        dist.all_reduce(flat)
+        flat /= self.size
+        for tensor, part in zip(held, flat.split([t.numel() for t in held]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Replace the tensors by those of the first process."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
