@@ -25,6 +25,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "sparsity", "pattern", "speedup", "criterion", "allocation", "solve", "solver", "refit", "damping",
         "include", "exclude", "min_size",
     ),
+    "Fine-tuning": ("finetune", "steps", "minutes", "lr", "loss", "augment", "schedule"),
     "Calibration data": (
         "data", "samples", "batch_size", "mean", "std", "resize", "layout", "tokenizer", "max_length", "eval",
     ),

@@ -39,6 +39,7 @@ class Outcome:
         solved: what happened to each layer.
         stored: how each weight is stored, None when all are plain.
         selection: which nodes have a kernel, None when none were looked for.
+        finetuning: what training did, for the report; None without.
         agreements: of the written model with the dense one, per output.
         file_bytes: of the written model with its external data.
         before: the user's measure of the dense model.
@@ -55,6 +56,7 @@ class Outcome:
     solved: tuple[Solved, ...] = ()
     stored: PackReport | None = None
     selection: Selection | None = None
+    finetuning: dict[str, Any] | None = None
     agreements: tuple[Any, ...] = ()
     file_bytes: int = 0
     before: float | None = None
@@ -100,6 +102,7 @@ def make_report(outcome: Outcome) -> Report:
         metric=recipe.eval or "",
         metric_before=outcome.before,
         metric_after=outcome.after,
+        finetuning=outcome.finetuning,
         warnings=_warnings(outcome, zeros / weights),
         kernels=selection.method,
         kernels_note=selection.note,
@@ -121,6 +124,14 @@ def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
             f"sparsity is {sparsity:.1%}, {recipe.target_sparsity:.1%} was wanted: "
             f"pattern {recipe.pattern} or the layers' limits allow no more"
         )
+    tuned = outcome.finetuning
+    if tuned is not None and tuned["best"] == 0:
+        found.append(
+            "fine-tuning did not help: the held-out loss never fell below that of the pruned model, whose "
+            "weights were kept; try a lower --lr, or more --samples"
+        )
+    if tuned is not None and tuned["start"]:
+        found.append(f"only what lies behind {tuned['start']!r} was fine-tuned: torch cannot run what is before")
     raised = [item.name for item in outcome.solved if item.damping > recipe.damping]
     if raised:
         found.append(f"damping was raised for {', '.join(raised)}: their inputs vary too little")

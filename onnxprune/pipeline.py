@@ -33,6 +33,7 @@ from onnxprune.recipe import Recipe
 from onnxprune.report.report import Report, to_json
 from onnxprune.sequential import Solved, prune_sequential
 from onnxprune.targets import find_targets
+from onnxprune.tuning import require_torch, tune
 from onnxprune.verify import Expected, verify_file
 
 # Samples for the final comparison: on top of --samples when the source has them, else this share of them.
@@ -72,6 +73,8 @@ def prune(
     recipe = dataclasses.replace(recipe or Recipe(), **_options(options))
     if isinstance(data, str | Path):
         recipe, data = dataclasses.replace(recipe, data=str(data)), None
+    if recipe.finetune:
+        require_torch()
     progress, clock = progress or NullProgress(), Clock()
     with clock.stage("read"):
         progress.stage("reading")
@@ -91,6 +94,9 @@ def prune(
     with clock.stage("solve"):
         pruned, outcome.solved = solve(dense, layers, outcome.plan, calibration, recipe, progress)
         _check_finite(pruned, layers)
+    if recipe.finetune:
+        with clock.stage("fine-tune"):
+            pruned, outcome.finetuning = tune(dense, pruned, layers, calibration, recipe, progress)
     with clock.stage("rewrite"):
         progress.stage("packing")
         final, outcome.stored = store(pruned, layers, outcome.solved, recipe)

@@ -25,6 +25,10 @@ TARGETS = ("cpu", "stock", "cuda")
 SOLVES = ("sequential", "one-shot")
 SOLVERS = ("admm", "sweep")
 LAYOUTS = ("auto", "nchw", "nhwc")
+LOSSES = ("auto", "kl", "mse")
+AUGMENTATIONS = ("flip", "shift", "crop")
+TRAINING = ("steps", "minutes", "lr", "loss", "schedule")  # fields that mean nothing without ``finetune``
+_SCHEDULE = re.compile(r"oneshot|cubic:(?P<n>[0-9]{1,3})")
 _PATTERN = re.compile(
     r"unstructured|auto|(?P<n>[0-9]+):(?P<m>[0-9]+)|block:(?P<r>[0-9]+)x(?P<c>[0-9]+)(,adjacent)?"
 )
@@ -85,6 +89,25 @@ class Recipe:
         "anywhere, the same bytes on every machine (default: cpu with --format packed).",
         TARGETS,
     )
+    finetune: bool = _option(
+        False, "Train the pruned model towards the dense one, masks held; no labels needed (needs torch)."
+    )
+    steps: int = _option(300, "Fine-tuning: updates of the weights.")
+    minutes: float | None = _option(
+        None, "Fine-tuning: stop after this time instead (a slower machine then learns less)."
+    )
+    lr: float = _option(0.001, "Fine-tuning: largest step of a weight, as a share of its tensor's typical size.")
+    loss: str = _option(
+        "auto",
+        "Fine-tuning: auto (kl for classes, mse for the rest), kl, mse, or FILE.py:function that gets the "
+        "student's and the teacher's outputs and the inputs, as dictionaries of torch tensors.",
+    )
+    augment: tuple[str, ...] = _option(
+        (), "Fine-tuning on images: change them at random: flip, shift, crop (repeatable)."
+    )
+    schedule: str = _option(
+        "oneshot", "oneshot, or cubic:N: prune and fine-tune N times, to growing sparsity (Zhu & Gupta)."
+    )
     data: str | None = _option(
         None, "Calibration inputs: .npz, folder, images, text, test_data_set_*, FILE.py:function."
     )
@@ -120,7 +143,8 @@ class Recipe:
                 )
         self._check_pattern()
         self._check_target()
-        for name in ("samples", "min_size", "max_length", "batch_size", "threads", "resize"):
+        self._check_training()
+        for name in ("samples", "min_size", "max_length", "batch_size", "threads", "resize", "steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is {value}, wanted at least 1")
@@ -176,6 +200,31 @@ class Recipe:
                 f"--target-runtime cpu needs packed weights, --format is {self.format}",
                 "leave one of the two out",
             )
+
+    def _check_training(self) -> None:
+        for name, least in (("lr", 0.0), ("minutes", 0.0)):
+            value = getattr(self, name)
+            if value is not None and not least < value < math.inf:
+                raise UsageError(f"--{name} is {value:g}, wanted a number above {least:g}")
+        if not (self.loss in LOSSES or ":" in self.loss):
+            raise UsageError(f"--loss is {self.loss!r}, wanted {', '.join(LOSSES)} or FILE.py:function")
+        for name in self.augment:
+            if name not in AUGMENTATIONS:
+                raise UsageError(f"--augment is {name!r}, wanted some of {', '.join(AUGMENTATIONS)}")
+        match = _SCHEDULE.fullmatch(self.schedule)
+        if not match or match["n"] == "0":
+            raise UsageError(f"--schedule is {self.schedule!r}, wanted oneshot or cubic:N, such as cubic:4")
+        asked = [f.name for f in dataclasses.fields(self) if f.name in TRAINING and getattr(self, f.name) != f.default]
+        asked += ["augment"] if self.augment else []
+        if asked and not self.finetune:
+            raise UsageError(f"--{asked[0]} is for fine-tuning", "add --finetune")
+
+    @property
+    def rounds(self) -> int:
+        """How many times the model is pruned (and fine-tuned)."""
+        match = _SCHEDULE.fullmatch(self.schedule)
+        assert match is not None  # checked on construction
+        return int(match["n"] or 1)
 
     @property
     def target(self) -> str:

@@ -77,7 +77,7 @@ class FoundSparse(NamedTuple):
 def show(name: object) -> str:
     """Return ``name`` quoted for a message: control characters escaped, at most 80 characters."""
     text = repr(name)
-    return text if len(text) <= 80 else f"{text[:76]}...{text[-1]}"
+    return text if len(text) <= 80 else f"{text[:30]}...{text[-47:]}"  # the end of a path says more
 
 
 def walk(proto: onnx.ModelProto) -> Iterator[Found | FoundSparse]:

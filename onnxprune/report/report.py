@@ -126,6 +126,11 @@ class Report:
             nothing to decide), or "" when the target is stock ONNX Runtime.
         kernels_note: one sentence about that, "" when there is nothing to say.
         speed: measured on this machine with the library of kernels; empty unless measured.
+        finetuning: what training did, None without: steps, best (the step whose weights were kept, 0 when
+            training did not help), before and after (loss on held-out samples), seconds, features (values
+            that were compared), start (where training began, "" for the inputs), weights (how many changed),
+            difference (of the written model from the trained one, relative) and curve (step, training
+            loss, held-out loss).
         warnings: what the user must know, one sentence each.
         timings: the stages in order.
         peak_rss_bytes: largest resident memory of the process.
@@ -155,6 +160,7 @@ class Report:
     kernels: str = ""
     kernels_note: str = ""
     speed: tuple[Speed, ...] = ()
+    finetuning: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     timings: tuple[Timing, ...] = ()
     peak_rss_bytes: int | None = None
@@ -168,6 +174,7 @@ class Report:
         object.__setattr__(self, "agreements", tuple(plain(item) for item in self.agreements))
         object.__setattr__(self, "recipe", plain(self.recipe))
         object.__setattr__(self, "environment", plain(self.environment))
+        object.__setattr__(self, "finetuning", plain(self.finetuning))
         object.__setattr__(self, "warnings", tuple(self.warnings))
         object.__setattr__(self, "speed", tuple(Speed(*item) for item in self.speed))
         object.__setattr__(self, "timings", tuple(Timing(*item) for item in self.timings))

@@ -281,6 +281,14 @@ def _examples(items: Sequence[SkippedWeight]) -> str:
     return max(items, key=lambda item: item.weights).name
 
 
+def _training(found: Mapping[str, Any]) -> str:
+    steps = units.plural(found["steps"], "step")
+    before, after = units.digits(found["before"]), units.digits(found["after"])
+    if not found["best"]:
+        return f"{steps}, held-out loss never below {before}: the pruned weights were kept"
+    return f"{steps}, held-out loss {before} -> {after} (step {found['best']})"
+
+
 def _footer(console: Console, report: Report, report_path: str) -> None:
     data = report.data
     if report.synthetic:
@@ -292,6 +300,8 @@ def _footer(console: Console, report: Report, report_path: str) -> None:
         slow = [timing for timing in report.timings if timing.wall_seconds >= max(0.01 * total, 0.05)]
         stages = ", ".join(f"{timing.stage} {units.seconds(timing.wall_seconds)}" for timing in slow)
         rows.append(("time", f"{units.seconds(total)} ({units.seconds(processor)} of processor): {stages}"))
+    if report.finetuning:
+        rows.append(("trained", _training(report.finetuning)))
     if report.peak_rss_bytes:
         rows.append(("memory", f"{units.size(report.peak_rss_bytes)} at most"))
     if report.output is not None:

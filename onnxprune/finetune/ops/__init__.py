@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from onnxprune.finetune.ops import (  # noqa: F401
     activation,
+    attention,
     cast,
     control,
     conv,
     elementwise,
     index,
     matmul,
+    microsoft,
+    microsoft_attention,
     norm,
     pool,
     quantize,

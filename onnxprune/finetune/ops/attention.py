@@ -1,4 +1,4 @@
-"""Attention and RotaryEmbedding of the default domain, and what the attention of com.microsoft shares with it."""
+"""Attention and RotaryEmbedding of the default domain, and what com.microsoft shares with them."""
 
 from __future__ import annotations
 
@@ -58,22 +58,36 @@ def Attention(
     mode = qk_matmul_output_mode if len(outputs) > 3 and outputs[3] else None
     precision = None if softmax_precision is None else torch_dtype(softmax_precision)
     scale = 1 / math.sqrt(Q.shape[3]) if scale is None else scale
-    Y, shown = _attend(Q, K, V, bias, scale, softcap, precision, mode)
+    Y, shown = attend(Q, K, V, bias, scale, softcap, precision=precision, mode=mode)
     Y = merge_heads(Y) if flat else Y
     return Y, K, V, *(() if shown is None else (shown,))
 
 
-def _attend(
+def attend(
     Q: Tensor,
     K: Tensor,
     V: Tensor,
     bias: Tensor | None,
     scale: float,
-    softcap: float,
-    precision: torch.dtype | None,
-    mode: int | None,
+    softcap: float = 0.0,
+    *,
+    precision: torch.dtype | None = None,
+    mode: int | None = None,
+    sink: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the result and the scores that ``mode`` asks for. A row without any key is zero."""
+    """Softmax of the scores, times V. A query that ``bias`` leaves no key gives zeros.
+
+    Args:
+        Q: (batch, heads, queries, size).
+        K: (batch, heads that divide those of Q, keys, size).
+        V: (batch, likewise, keys, size of the result).
+        bias: added to the scores after the softcap; -inf bars a key.
+        scale: factor of the scores.
+        softcap: bound of the scores; 0: none.
+        precision: of the softmax; default: as Q.
+        mode: which scores to return as second result, a ``qk_matmul_output_mode``; None: none.
+        sink: (heads,), the score of a further key whose value is zero.
+    """
     root = math.sqrt(scale)
     if Q.dtype in NARROW:
         root = float(torch.tensor(root, dtype=Q.dtype))  # rounded like the inputs
@@ -89,7 +103,10 @@ def _attend(
     work = scores if precision is None else scores.to(precision)
     if nothing is not None:  # before and after: softmax of such a row, and its gradient, are not a number
         work = work.masked_fill(nothing, 0.0)
+    if sink is not None:
+        work = torch.cat([work, sink.view(1, -1, 1, 1).expand(*work.shape[:3], 1).to(work.dtype)], -1)
     weights = work.softmax(-1)
+    weights = weights if sink is None else weights[..., :-1]
     if nothing is not None:
         weights = weights.masked_fill(nothing, 0.0)
     weights = weights.to(Q.dtype)
@@ -141,7 +158,7 @@ def shared(x: Tensor, heads: int) -> Tensor:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(batch, sequence, heads * size) to (batch, heads, sequence, size)."""
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)
 
 
 def merge_heads(x: Tensor) -> Tensor:

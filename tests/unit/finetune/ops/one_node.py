@@ -28,6 +28,7 @@ class Node(NamedTuple):
     outputs: int = 1
     opset: int = 17
     domain: str = ""
+    float_outputs: bool = False  # for operators whose types ONNX Runtime cannot infer
 
     def model(self) -> onnx.ModelProto:
         """The node as a model with inputs x0, x1, ... and outputs y0, y1, ..."""
@@ -43,6 +44,8 @@ class Node(NamedTuple):
         if self.domain:
             imports.append(helper.make_opsetid(self.domain, self.opset))
         results = [onnx.ValueInfoProto(name=name) for name in outputs]
+        if self.float_outputs:
+            results = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs]
         graph = helper.make_graph([node], "g", feeds, results)
         return helper.make_model(graph, opset_imports=imports, ir_version=10)
 

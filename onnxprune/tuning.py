@@ -1,0 +1,57 @@
+"""The stage between pruning and writing: fine-tuning, when the recipe asks for it; torch is only needed here."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+from onnxprune.calibration.data import CalibrationData
+from onnxprune.errors import ResourceError
+from onnxprune.layers import Layer
+from onnxprune.model import Model
+from onnxprune.progress import Progress
+from onnxprune.recipe import LOSSES, Recipe
+
+
+def require_torch() -> None:
+    """Raise ResourceError when torch is missing: before the hours, not after."""
+    if importlib.util.find_spec("torch") is None:
+        raise ResourceError("--finetune needs torch, which is not installed", 'pip install "onnxprune[torch]"')
+
+
+def tune(
+    dense: Model,
+    pruned: Model,
+    layers: Sequence[Layer],
+    data: CalibrationData,
+    recipe: Recipe,
+    progress: Progress,
+) -> tuple[Model, dict[str, Any]]:
+    """Return the fine-tuned copy of ``pruned`` and what the report says of it.
+
+    Raises:
+        ModelError: see :func:`onnxprune.finetune.distill.finetune`.
+        ResourceError: when torch is missing.
+    """
+    require_torch()
+    from onnxprune.finetune.distill import Options, finetune
+    from onnxprune.finetune.train import Settings
+    from onnxprune.userfunction import load_function
+
+    options = Options(
+        settings=Settings(recipe.steps, recipe.minutes, recipe.lr, seed=recipe.seed),
+        form=recipe.loss if recipe.loss in LOSSES else "auto",
+        custom=None if recipe.loss in LOSSES else load_function(recipe.loss, "--loss"),
+        augment=recipe.augment,
+        threads=recipe.threads,
+        max_memory=int(recipe.max_memory * 2**30),
+        resume=recipe.cache,
+    )
+    result, tuned = finetune(dense, pruned, layers, data, options, progress)
+    found = dataclasses.asdict(tuned.trained)
+    found.update(
+        features=tuned.features, start=tuned.start, weights=len(tuned.weights), difference=tuned.difference
+    )
+    return result, found
