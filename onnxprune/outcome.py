@@ -131,7 +131,9 @@ def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
             "weights were kept; try a lower --lr, or more --samples"
         )
     if tuned is not None and tuned["start"]:
-        found.append(f"only what lies behind {tuned['start']!r} was fine-tuned: torch cannot run what is before")
+        found.append(
+            f"only what lies behind {tuned['start']!r} was fine-tuned: torch cannot run what is before"
+        )
     raised = [item.name for item in outcome.solved if item.damping > recipe.damping]
     if raised:
         found.append(f"damping was raised for {', '.join(raised)}: their inputs vary too little")

@@ -91,38 +91,88 @@ def prune(
         outcome.before = task_metric(metric, dense_session) if metric else None
     with clock.stage("measure"):
         outcome.plan = make_plan(dense, layers, calibration, recipe, progress)
-    with clock.stage("solve"):
-        pruned, outcome.solved = solve(dense, layers, outcome.plan, calibration, recipe, progress)
-        _check_finite(pruned, layers)
-    if recipe.finetune:
-        with clock.stage("fine-tune"):
-            pruned, outcome.finetuning = tune(dense, pruned, layers, calibration, recipe, progress)
+    pruned = _pruned(outcome, progress)
+    return write(outcome, pruned, dense_session, held_out, progress, force=force, report=report_path)
+
+
+def write(
+    outcome: Outcome,
+    pruned: Model,
+    dense_session: Any,
+    held_out: CalibrationData,
+    progress: Progress,
+    *,
+    force: bool = False,
+    report: Path | None = None,
+) -> Report:
+    """Store, verify and write a pruned model, then its report.
+
+    Args:
+        outcome: what the stages before found; completed here.
+        pruned: the model with plain weights.
+        dense_session: of the dense model.
+        held_out: samples that the written model is compared with the dense one on.
+        progress: told about the stages.
+        force: overwrite an existing output.
+        report: where to write the report.
+
+    Raises:
+        VerificationError: when what was written is not what was planned; nothing is left then.
+    """
+    recipe, clock = outcome.recipe, outcome.clock
+    metric = load_function(recipe.eval) if recipe.eval else None
     with clock.stage("rewrite"):
         progress.stage("packing")
-        final, outcome.stored = store(pruned, layers, outcome.solved, recipe)
+        final, outcome.stored = store(pruned, outcome.layers, outcome.solved, recipe)
     if recipe.target == "cpu":
         with clock.stage("kernels"):
-            outcome.selection = choose_kernels(final, pruned, calibration, recipe, progress)
+            outcome.selection = choose_kernels(final, pruned, outcome.calibration, recipe, progress)
     expected = _expected(outcome, pruned)
 
     def check(path: Path) -> None:
         progress.stage("verifying")
         with clock.stage("verify"):
             session = verify_file(path, expected, held_out, recipe.threads)
-            outcome.agreements = tuple(agreement(dense_session, session, held_out.batches, dense))
+            outcome.agreements = tuple(agreement(dense_session, session, held_out.batches, outcome.dense))
             outcome.file_bytes = total_bytes(path)
         if metric:
             with clock.stage("task metric"):
                 outcome.after = task_metric(metric, session)
 
-    if target is None:
+    if outcome.target is None:
         _check_without_writing(final, check)
     else:
-        save(final, target, force=force, check=check)
+        save(final, outcome.target, force=force, check=check)
     made = make_report(outcome)
-    if report_path is not None:
-        atomic_write_text(report_path, to_json(made.to_dict()), force=force)
+    if report is not None:
+        atomic_write_text(report, to_json(made.to_dict()), force=force)
     return made
+
+
+def _pruned(outcome: Outcome, progress: Progress) -> Model:
+    """Return the pruned (and fine-tuned) model, in as many rounds as the recipe says.
+
+    Source of the cubic schedule: Zhu & Gupta, "To prune, or not to prune" (2017).
+    """
+    recipe, clock, layers, plan = outcome.recipe, outcome.clock, outcome.layers, outcome.plan
+    assert plan is not None
+    model, rounds = outcome.dense, recipe.rounds
+    for number in range(1, rounds + 1):
+        share = 1 - (1 - number / rounds) ** 3
+        zeros = plan.zeros
+        if number < rounds:
+            zeros = {name: round(share * count) for name, count in zeros.items()}
+        with clock.stage("solve"):
+            step = dataclasses.replace(plan, zeros=zeros)
+            model, outcome.solved = solve(model, layers, step, outcome.calibration, recipe, progress)
+            _check_finite(model, layers)
+        if recipe.finetune:
+            with clock.stage("fine-tune"):
+                part = dataclasses.replace(recipe, steps=max(1, recipe.steps // rounds))
+                model, outcome.finetuning = tune(
+                    outcome.dense, model, layers, outcome.calibration, part, progress
+                )
+    return model
 
 
 def solve(

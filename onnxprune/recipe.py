@@ -96,7 +96,9 @@ class Recipe:
     minutes: float | None = _option(
         None, "Fine-tuning: stop after this time instead (a slower machine then learns less)."
     )
-    lr: float = _option(0.001, "Fine-tuning: largest step of a weight, as a share of its tensor's typical size.")
+    lr: float = _option(
+        0.001, "Fine-tuning: largest step of a weight, as a share of its tensor's typical size."
+    )
     loss: str = _option(
         "auto",
         "Fine-tuning: auto (kl for classes, mse for the rest), kl, mse, or FILE.py:function that gets the "
@@ -214,7 +216,13 @@ class Recipe:
         match = _SCHEDULE.fullmatch(self.schedule)
         if not match or match["n"] == "0":
             raise UsageError(f"--schedule is {self.schedule!r}, wanted oneshot or cubic:N, such as cubic:4")
-        asked = [f.name for f in dataclasses.fields(self) if f.name in TRAINING and getattr(self, f.name) != f.default]
+        if self.rounds > 1 and ":" in self.pattern and not self.pattern.startswith("block"):
+            raise UsageError(
+                f"--schedule {self.schedule} needs a sparsity that can grow, pattern {self.pattern} is all or nothing",
+                "leave one of the two out",
+            )
+        fields = [item for item in dataclasses.fields(self) if item.name in TRAINING]
+        asked = [item.name for item in fields if getattr(self, item.name) != item.default]
         asked += ["augment"] if self.augment else []
         if asked and not self.finetune:
             raise UsageError(f"--{asked[0]} is for fine-tuning", "add --finetune")

@@ -1,4 +1,4 @@
-"""The stage between pruning and writing: fine-tuning, when the recipe asks for it; torch is only needed here."""
+"""The stage between pruning and writing: fine-tuning, if asked for. Only it needs torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from onnxprune.recipe import LOSSES, Recipe
 def require_torch() -> None:
     """Raise ResourceError when torch is missing: before the hours, not after."""
     if importlib.util.find_spec("torch") is None:
-        raise ResourceError("--finetune needs torch, which is not installed", 'pip install "onnxprune[torch]"')
+        raise ResourceError(
+            "--finetune needs torch, which is not installed", 'pip install "onnxprune[torch]"'
+        )
 
 
 def tune(

@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 from onnx import AttributeProto
 
-from onnxprune.finetune.dtypes import DTYPE_ATTRIBUTES, sparse_tensor, torch_tensor, widened
+from onnxprune.finetune.dtypes import DTYPE_ATTRIBUTES, sparse_tensor, torch_dtype, torch_tensor, widened
 from onnxprune.finetune.registry import Unsupported
 
 
@@ -51,6 +51,8 @@ def value_of(attribute: AttributeProto, *, widen: bool) -> Any:
         return tuple(item.decode("utf-8", "replace") for item in value)
     if kind in (AttributeProto.INTS, AttributeProto.FLOATS):
         return tuple(value)
-    if kind == AttributeProto.INT and widen and attribute.name in DTYPE_ATTRIBUTES:
-        return widened(value)
+    if kind == AttributeProto.INT and attribute.name in DTYPE_ATTRIBUTES:
+        value = widened(value) if widen else value
+        if value:  # zero: not given
+            torch_dtype(value)
     return value

@@ -43,7 +43,11 @@ def make(names: tuple[str, ...]) -> Callable[[Tensors, torch.Generator], Tensors
 
 def is_image(value: Tensor) -> bool:
     """True for float tensors (batch, channels, height, width) or (batch, height, width, channels)."""
-    return value.ndim == 4 and value.is_floating_point() and {value.shape[1], value.shape[3]} & {*CHANNELS} != set()
+    return (
+        value.ndim == 4
+        and value.is_floating_point()
+        and {value.shape[1], value.shape[3]} & {*CHANNELS} != set()
+    )
 
 
 def augmented(value: Tensor, names: tuple[str, ...], random: torch.Generator) -> Tensor:
@@ -60,7 +64,9 @@ def augmented(value: Tensor, names: tuple[str, ...], random: torch.Generator) ->
     scale = uniform(SMALLEST_CROP, 1.0).sqrt() if "crop" in names else torch.ones(count)
     shift = SHIFT if "shift" in names else 0.0
     x, y = ((1 - scale) * uniform(-1, 1) + 2 * shift * uniform(-1, 1) for _ in range(2))
-    mirror = 1 - 2 * (torch.rand(count, generator=random) < 0.5).float() if "flip" in names else torch.ones(count)
+    mirror = (
+        1 - 2 * (torch.rand(count, generator=random) < 0.5).float() if "flip" in names else torch.ones(count)
+    )
     zero = torch.zeros(count)
     maps = torch.stack([torch.stack([scale * mirror, zero, x], 1), torch.stack([zero, scale, y], 1)], 1)
     if math.isclose(float((maps - torch.eye(2, 3)).abs().max()), 0.0):

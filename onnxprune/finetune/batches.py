@@ -58,7 +58,7 @@ class Batches:
     batches stay as they are.
 
     Args:
-        count: number of batches there are.
+        numbers: of the batches there are.
         feeds: gives the student's inputs of a batch by its number.
         targets: gives the teacher's values of a batch by its number.
         size: samples in a training batch.
@@ -68,7 +68,7 @@ class Batches:
 
     def __init__(
         self,
-        count: int,
+        numbers: range,
         feeds: Source,
         targets: Source,
         *,
@@ -76,16 +76,16 @@ class Batches:
         live: Callable[[Feed], tuple[Feed, Feed]] | None = None,
         augment: Augment | None = None,
     ) -> None:
-        self.count, self.feeds, self.targets, self.size = count, feeds, targets, size
+        self.numbers, self.feeds, self.targets, self.size = numbers, feeds, targets, size
         self.live, self.augment = live, augment
-        shapes = [{name: a.shape for name, a in feeds(number).items()} for number in range(count)]
-        values = [[a.shape for a in targets(number).values()] for number in range(count)]
-        self.samples = count
+        shapes = [{name: a.shape for name, a in feeds(number).items()} for number in numbers]
+        values = [[a.shape for a in targets(number).values()] for number in numbers]
+        self.samples = len(numbers)
         self._groups: list[Unit] | None = None
         rows = [{s[0] if s else -1 for s in (*f.values(), *t)} for f, t in zip(shapes, values, strict=True)]
         if all(len(found) == 1 and -1 not in found for found in rows):
             self.samples = sum(next(iter(found)) for found in rows)
-            self._groups = _grouped(shapes)
+            self._groups = _grouped(numbers, shapes)
 
     def epoch(self, random: np.random.Generator) -> list[Unit]:
         """Return the batches of one pass over the data, in random order."""
@@ -99,7 +99,7 @@ class Batches:
 
     def in_order(self) -> Iterator[Unit]:
         """Yield the batches as they came."""
-        for number in range(self.count):
+        for number in self.numbers:
             yield [(number, WHOLE)]
 
     def get(
@@ -116,10 +116,10 @@ class Batches:
         return _tensors(feeds), _tensors(targets), None if mask is None else torch.from_numpy(mask)
 
 
-def _grouped(shapes: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Unit]:
+def _grouped(numbers: range, shapes: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Unit]:
     """Samples that may be in one batch: all their arrays have equal shapes."""
     groups: dict[tuple[Any, ...], Unit] = {}
-    for number, found in enumerate(shapes):
+    for number, found in zip(numbers, shapes, strict=True):
         key = tuple((name, shape[1:]) for name, shape in sorted(found.items()))
         rows = next(iter(found.values()))[0]
         groups.setdefault(key, []).extend((number, row) for row in range(rows))

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from onnxprune.calibration.collect import find_stages
 from onnxprune.layers import Layer
 from onnxprune.model import Model, node_reads
@@ -54,8 +51,3 @@ def features(model: Model, layers: Sequence[Layer]) -> tuple[str, ...]:
         found = tuple(name for name in values if name in model.index.producer)
     count = min(MAX_FEATURES, len(found))
     return tuple(found[(2 * k + 1) * len(found) // (2 * count)] for k in range(count))
-
-
-def dense_mask(array: NDArray[np.generic]) -> NDArray[np.bool_]:
-    """Return True where a weight is not zero: what training may change."""
-    return np.asarray(array != 0)

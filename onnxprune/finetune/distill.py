@@ -7,13 +7,12 @@ the blocks compared as well (Romero et al., "FitNets", 2015). Masks are held, so
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.store import ArrayStore
@@ -26,7 +25,7 @@ from onnxprune.finetune.losses import CustomLoss, Loss
 from onnxprune.finetune.train import Settings, Trained, Trainer
 from onnxprune.finetune.view import TorchView, unsupported
 from onnxprune.finetune.world import World
-from onnxprune.finetune.writeback import write_back
+from onnxprune.finetune.writeback import write_back, zero_masks
 from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.outputs import OutputKind, output_kind
@@ -142,12 +141,6 @@ def finetune(
     return result, Tuned(trained, changed, wanted, start, difference)
 
 
-def zero_masks(model: Model, layers: Sequence[Layer]) -> dict[str, NDArray[np.bool_]]:
-    """Return, for each layer that has zeros, which weights may change: the others."""
-    masks = {layer.name: np.asarray(model.array(layer.name) != 0) for layer in layers}
-    return {name: mask for name, mask in masks.items() if not mask.all()}
-
-
 class _Maker:
     """Makes training batches out of calibration data."""
 
@@ -169,7 +162,7 @@ class _Maker:
             return {name: self.store.get((made, number, name)) for name in self.teacher.names}
 
         return Batches(
-            len(kept),
+            range(len(kept)),
             kept.__getitem__,
             targets_of,
             size=self.options.batch,
@@ -202,7 +195,8 @@ def _start(model: Model, layers: Sequence[Layer]) -> str:
             return name
     listed = "; ".join(str(gap) for gap in gaps[:3])
     raise ModelError(
-        f"{model.name} cannot be fine-tuned: {listed}" + (f"; and {len(gaps) - 3} more" if len(gaps) > 3 else ""),
+        f"{model.name} cannot be fine-tuned: {listed}"
+        + (f"; and {len(gaps) - 3} more" if len(gaps) > 3 else ""),
         "leave --finetune out: pruning itself works",
     )
 
@@ -235,7 +229,9 @@ def _difference(
     written = Taps(model, names, feeds, options.threads)(feeds)
     fed: Mapping[str, Any] = {**feeds, **(prefix(feeds) if prefix else {})}
     with torch.no_grad():
-        found = view({name: torch.from_numpy(np.require(fed[name], requirements="W")) for name in view.inputs})
+        found = view(
+            {name: torch.from_numpy(np.require(fed[name], requirements="W")) for name in view.inputs}
+        )
     worst = 0.0
     for name in names:
         a, b = np.asarray(written[name], np.float64), found[name].numpy().astype(np.float64)
@@ -260,5 +256,3 @@ def _key(dense: Model, pruned: Model, data: CalibrationData, options: Options) -
     state.update(data.digest().encode())
     state.update(repr((options.settings, options.batch, options.form, options.augment)).encode())
     return state.hexdigest()[:32]
-
-

@@ -48,7 +48,9 @@ class Loss:
             raise UsageError("--loss kl needs an output with classes, the model has none", "try --loss mse")
         chosen = classes if classes and self.form != "mse" else smooth
         if not chosen and not self.features and self.custom is None:
-            raise UsageError("no output of the model is a float tensor: there is nothing to fine-tune towards")
+            raise UsageError(
+                "no output of the model is a float tensor: there is nothing to fine-tune towards"
+            )
         object.__setattr__(self, "_outputs", tuple(chosen))
 
     @property

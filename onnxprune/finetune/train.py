@@ -173,7 +173,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         with self._precision():
             loss = self.loss(self.view(feeds), teacher, feeds, mask)
-        loss.backward()
+        torch.autograd.backward(loss)
         gradients = [w.grad for w in self.weights.values() if w.grad is not None]
         self.world.average(gradients)
         for name, chosen in self.masks.items():

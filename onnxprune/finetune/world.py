@@ -53,7 +53,7 @@ class World:
         flat = torch.cat([tensor.reshape(-1) for tensor in held])
         dist.all_reduce(flat)
         flat /= self.size
-        for tensor, part in zip(held, flat.split([t.numel() for t in held]), strict=True):
+        for tensor, part in zip(held, torch.split(flat, [t.numel() for t in held]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
     def from_first(self, tensors: Iterable[Tensor]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import ModelError
 from onnxprune.finetune.view import TorchView
+from onnxprune.layers import Layer
 from onnxprune.model import Model
 
 LEAST = 2.0**-24  # what a kept weight that rounds to zero becomes: above zero in every type
@@ -45,3 +46,9 @@ def write_back(model: Model, view: TorchView, masks: Mapping[str, NDArray[np.boo
             model.set_array(name, stored)
             changed.append(name)
     return tuple(changed)
+
+
+def zero_masks(model: Model, layers: Sequence[Layer]) -> dict[str, NDArray[np.bool_]]:
+    """Return, for each layer that has zeros, which weights may change: the others."""
+    masks = {layer.name: np.asarray(model.array(layer.name) != 0) for layer in layers}
+    return {name: mask for name, mask in masks.items() if not mask.all()}

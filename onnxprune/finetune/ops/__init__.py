@@ -13,6 +13,8 @@ from onnxprune.finetune.ops import (  # noqa: F401
     matmul,
     microsoft,
     microsoft_attention,
+    microsoft,
+    microsoft_attention,
     norm,
     pool,
     quantize,

@@ -139,7 +139,9 @@ def _mask(
     if causal and queries > 1:
         first = 0 if past is None else past.shape[-2]
         if keys != first + queries:  # ONNX Runtime on the CPU lets the last query see all keys then
-            raise Unsupported("unidirectional with keys of another length than the queries: runtimes disagree")
+            raise Unsupported(
+                "unidirectional with keys of another length than the queries: runtimes disagree"
+            )
         later = ~visible(queries, keys, first, Q, 1)
         least = torch.finfo(Q.dtype).min
         added = Q.new_zeros(()) if added is None else added
@@ -224,7 +226,7 @@ def GroupQueryAttention(
         cos, sin = cos_cache[where].unsqueeze(1), sin_cache[where].unsqueeze(1)
         Q, K = (rotated(x, cos, sin, rotary_interleaved, 2 * cos_cache.shape[1]) for x in (Q, K))
     K, V = (_cached(p, x, places, total) for p, x in ((past_key, K), (past_value, V)))
-    window = local_window_size if local_window_size > 0 else -1
+    window = local_window_size - 1 if local_window_size > 0 else -1  # the query itself counts
     allowed = visible(length, total, first.view(-1, 1, 1, 1), Q, causal, window)
     if not causal or length > 1:  # rows of padding see the keys before them, so that they stay finite
         allowed = allowed & (torch.arange(total, device=Q.device) < ends.clamp(min=1).view(-1, 1, 1, 1))
@@ -240,11 +242,13 @@ def _normed(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 
 def _cached(past: Tensor | None, new: Tensor, places: Tensor, total: int) -> Tensor:
-    """Put the new rows behind those in use, in a buffer with room for ``total``."""
+    """Put the new rows behind those in use, in a buffer with room for ``total``; the rest of it is zero."""
     if past is None:
         return new
     room = max(total - past.shape[2], 0)
     buffer = F.pad(past, (0, 0, 0, room)) if room else past
+    used = torch.arange(buffer.shape[2], device=new.device) < places[:, :1]
+    buffer = torch.where(used[:, None, :, None], buffer, 0.0)
     return buffer.scatter(2, places[:, None, :, None].expand_as(new), new)
 
 

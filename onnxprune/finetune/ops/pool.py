@@ -71,9 +71,8 @@ class _Window:
         """Sum of each window of the padded ``x``."""
         ones = torch.ones(1, 1, *self.kernel, dtype=x.dtype, device=x.device)
         rows = x.reshape(-1, 1, *x.shape[2:])
-        sums = torch.convolution(
-            rows, ones, None, self.strides, (0,) * len(self.kernel), self.dilations, False, self.ones, 1
-        )
+        zeros = (0,) * len(self.kernel)
+        sums = torch.convolution(rows, ones, None, self.strides, zeros, self.dilations, False, zeros, 1)
         return sums.view(*x.shape[:2], *sums.shape[2:])
 
 

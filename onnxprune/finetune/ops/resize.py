@@ -15,7 +15,7 @@ from torch import Tensor
 from onnxprune.finetune.ops.common import all_at, ints
 from onnxprune.finetune.registry import Unsupported, op
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 COORDINATES = (
     "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "asymmetric", "align_corners",
     "tf_half_pixel_for_nn", "tf_crop_and_resize",
@@ -178,9 +178,12 @@ def _torch_mode(x: Tensor, axes: list[Axis], todo: list[int], method: Method) ->
 
 
 def _coordinates(axis: Axis, mode: str) -> Floats:
-    """Where each target position lies in the source."""
-    x = np.arange(axis.target, dtype=np.float64)
-    n, out, scale = axis.source, axis.target, axis.scale
+    """Where each target position lies in the source.
+
+    In single precision, as ONNX Runtime: a nearest position may hang on the last bit.
+    """
+    x = np.arange(axis.target, dtype=np.float32)
+    n, out, scale = axis.source, axis.target, np.float32(axis.scale)
     if mode == "asymmetric":
         return x / scale
     if mode == "align_corners":
@@ -189,7 +192,7 @@ def _coordinates(axis: Axis, mode: str) -> Floats:
         return (x + 0.5) / scale
     if mode == "tf_crop_and_resize":
         first, last = axis.start * (n - 1), axis.end * (n - 1)
-        return first + x * (last - first) / (out - 1) if out > 1 else np.array([(first + last) / 2])
+        return first + x * (last - first) / (out - 1) if out > 1 else np.array([(first + last) / 2], np.float32)
     if mode == "pytorch_half_pixel" and out == 1:
         return x * 0
     centre = (x + 0.5) / scale - 0.5

@@ -52,9 +52,9 @@ class Node(NamedTuple):
     def feeds(self) -> dict[str, Array]:
         return {f"x{i}": x for i, x in enumerate(self.inputs) if x is not None}
 
-    def by_ort(self) -> list[Array]:
+    def by_ort(self, model: onnx.ModelProto | None = None) -> list[Array]:
         # without optimisations: what the operator itself does, not what a fusion makes of it
-        session = runtime.session(self.model(), threads=1, optimize=False)
+        session = runtime.session(model or self.model(), threads=1, optimize=False)
         results: list[Array] = session.run(None, self.feeds())
         return results
 
