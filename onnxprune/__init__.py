@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from onnxprune.bench import bench as bench
     from onnxprune.compare import compare as compare
     from onnxprune.export import export as export
+    from onnxprune.finetuning import finetune as finetune
     from onnxprune.inspection import inspect as inspect
     from onnxprune.io import load as load
     from onnxprune.io import save as save
@@ -37,6 +38,7 @@ _HOMES = {
     "bench": "onnxprune.bench",
     "compare": "onnxprune.compare",
     "export": "onnxprune.export",
+    "finetune": "onnxprune.finetuning",
     "inspect": "onnxprune.inspection",
     "load": "onnxprune.io",
     "prune": "onnxprune.pipeline",
@@ -54,6 +56,7 @@ __all__ = [
     "compare",
     "errors",
     "export",
+    "finetune",
     "inspect",
     "load",
     "prune",

@@ -20,6 +20,7 @@ from click.shell_completion import shell_complete
 import onnxprune
 from onnxprune.options import (
     DATA_FIELDS,
+    TUNING_FIELDS,
     SectionedCommand,
     given,
     integers,
@@ -33,6 +34,8 @@ from onnxprune.terminal import complain, emit, explain, prepare_process, working
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from onnxprune.report.report import Report
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -125,6 +128,12 @@ def prune(
             model, output, recipe=recipe, force=force, report=report, progress=progress, dry_run=dry_run
         )
 
+    _show(result, report, as_json, quiet)
+
+
+def _show(result: Report, report: Path | None, as_json: bool, quiet: bool) -> None:
+    """Print what a run that wrote a model did."""
+
     def render(console: Console) -> None:
         from onnxprune.report.text import render_report
 
@@ -134,6 +143,47 @@ def prune(
     emit(result.to_dict, render, as_json)
     for warning in result.warnings:
         complain("warning", warning)
+
+
+@cli.command(cls=SectionedCommand, short_help="Train a pruned MODEL towards the dense one.")
+@click.argument("model", type=PATH)
+@click.option("--teacher", type=PATH, required=True, help="The dense model that MODEL was pruned from.")
+@click.option("-o", "--output", type=PATH, help="Where to write the model (default: MODEL.finetuned.onnx).")
+@click.option("--force", is_flag=True, help="Overwrite an existing output.")
+@click.option("--report", type=PATH, help="Where to write the JSON report (default: beside the output).")
+@click.option("--dry-run", is_flag=True, help="Do everything but write.")
+@recipe_options(TUNING_FIELDS)
+@output_options
+@click.pass_context
+def finetune(
+    ctx: click.Context,
+    /,
+    model: Path,
+    teacher: Path,
+    output: Path | None,
+    force: bool,
+    report: Path | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    **_: object,
+) -> None:
+    """Train MODEL, pruned by whatever tool, towards the dense model; its zeros stay where they are."""
+    recipe = Recipe.from_dict({"finetune": True, **given(ctx)})
+    from onnxprune.finetuning import finetune as run
+
+    with working(quiet) as progress:
+        result = run(
+            model,
+            teacher,
+            output,
+            recipe=recipe,
+            force=force,
+            report=report,
+            progress=progress,
+            dry_run=dry_run,
+        )
+    _show(result, report, as_json, quiet)
 
 
 @cli.command(cls=SectionedCommand, short_help="List what can be pruned, what cannot and why.")

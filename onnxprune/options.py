@@ -33,6 +33,10 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Machine": ("seed", "threads", "max_memory", "allow_external", "cache"),
 }  # fmt: skip
 DATA_FIELDS = ("data", "samples", "batch_size", "mean", "std", "resize", "layout", "tokenizer", "max_length")
+TUNING_FIELDS = (
+    "steps", "minutes", "lr", "loss", "augment", *DATA_FIELDS, "eval", "format", "values", "target_runtime",
+    "seed", "threads", "max_memory", "allow_external", "cache",
+)  # fmt: skip
 _FIELDS = {item.name: item for item in dataclasses.fields(Recipe)}
 _DEFAULTS = Recipe()
 

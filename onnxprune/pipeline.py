@@ -18,6 +18,7 @@ from onnxprune.calibration.streams import Streams
 from onnxprune.clock import Clock
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.evaluate import agreement, load_function, task_metric
+from onnxprune.finetune.stage import require_torch, tune
 from onnxprune.io import atomic_write_text, load, save, total_bytes
 from onnxprune.kernels.select import Selection, select
 from onnxprune.layers import Layer, Skip, find_layers
@@ -33,7 +34,6 @@ from onnxprune.recipe import Recipe
 from onnxprune.report.report import Report, to_json
 from onnxprune.sequential import Solved, prune_sequential
 from onnxprune.targets import find_targets
-from onnxprune.tuning import require_torch, tune
 from onnxprune.verify import Expected, verify_file
 
 # Samples for the final comparison: on top of --samples when the source has them, else this share of them.
@@ -70,9 +70,7 @@ def prune(
     Raises:
         OnnxPruneError: a subclass says what is wrong, and the hint what to do; nothing was written.
     """
-    recipe = dataclasses.replace(recipe or Recipe(), **_options(options))
-    if isinstance(data, str | Path):
-        recipe, data = dataclasses.replace(recipe, data=str(data)), None
+    recipe, data = recipe_with(recipe, options, data)
     if recipe.finetune:
         require_torch()
     progress, clock = progress or NullProgress(), Clock()
@@ -83,11 +81,11 @@ def prune(
         original, dense = dense, _for_kernels(dense) if recipe.target == "cpu" else dense
         layers, skips = _layers(dense, recipe)
         metric = load_function(recipe.eval) if recipe.eval else None
-        calibration, held_out = _data(dense, recipe, data)
+        calibration, held_out = read_data(dense, recipe, data)
     outcome = Outcome(dense, recipe, layers, skips, calibration, target, clock=clock)
     with clock.stage("dense model"):
         progress.stage("running the dense model")
-        dense_session = runtime.session(_source(original), threads=recipe.threads, name=dense.name)
+        dense_session = runtime.session(source_of(original), threads=recipe.threads, name=dense.name)
         outcome.before = task_metric(metric, dense_session) if metric else None
     with clock.stage("measure"):
         outcome.plan = make_plan(dense, layers, calibration, recipe, progress)
@@ -260,13 +258,23 @@ def _expected(outcome: Outcome, pruned: Model) -> Expected:
     )
 
 
+def recipe_with(recipe: Recipe | None, options: dict[str, Any], data: Any) -> tuple[Recipe, Any]:
+    """Return the recipe with ``options``, and the data unless the recipe names them.
+
+    Raises:
+        UsageError: for an option that does not exist, or a wrong value.
+    """
+    recipe = dataclasses.replace(recipe or Recipe(), **_options(options))
+    if isinstance(data, str | Path):
+        return dataclasses.replace(recipe, data=str(data)), None
+    return recipe, data
+
+
 def _options(options: dict[str, Any]) -> dict[str, Any]:
     known = {field.name for field in dataclasses.fields(Recipe)}
     unknown = sorted(set(options) - known)
     if unknown:
-        raise UsageError(
-            f"prune() got unknown options {', '.join(unknown)}", f"known: {', '.join(sorted(known))}"
-        )
+        raise UsageError(f"unknown options {', '.join(unknown)}", f"known: {', '.join(sorted(known))}")
     values = {
         key: os.fspath(v)
         if isinstance(v, os.PathLike)
@@ -279,7 +287,7 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
     return {key: getattr(checked, key) for key in options}
 
 
-def _source(model: Model) -> Any:
+def source_of(model: Model) -> Any:
     """What a session is created from: the file when there is one, since models may exceed 2 GiB."""
     return model.path if model.path is not None and model.external else model.to_bytes()
 
@@ -309,7 +317,7 @@ def _why_nothing(model: Model, skips: tuple[Skip, ...]) -> str:
     return f"left alone: {'; '.join(reasons)}" if reasons else "the model has no weight matrices"
 
 
-def _data(model: Model, recipe: Recipe, data: Any) -> tuple[CalibrationData, CalibrationData]:
+def read_data(model: Model, recipe: Recipe, data: Any) -> tuple[CalibrationData, CalibrationData]:
     """Return (calibration, held-out) samples: held-out ones come on top when the source has more."""
     wide = dataclasses.replace(recipe, samples=recipe.samples + EXTRA_SAMPLES)
     found = load_data(model, wide) if data is None else from_iterable(model, data, wide)

@@ -218,7 +218,7 @@ class Recipe:
             raise UsageError(f"--schedule is {self.schedule!r}, wanted oneshot or cubic:N, such as cubic:4")
         if self.rounds > 1 and ":" in self.pattern and not self.pattern.startswith("block"):
             raise UsageError(
-                f"--schedule {self.schedule} needs a sparsity that can grow, pattern {self.pattern} is all or nothing",
+                f"--schedule {self.schedule} grows the sparsity, pattern {self.pattern} is all or nothing",
                 "leave one of the two out",
             )
         fields = [item for item in dataclasses.fields(self) if item.name in TRAINING]

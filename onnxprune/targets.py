@@ -19,8 +19,12 @@ def find_targets(
     recipe: Recipe,
     dry_run: bool,
     force: bool,
+    *,
+    mark: str = "pruned",
 ) -> tuple[Path | None, Path | None]:
     """Return the paths of the pruned model and its report, both None in a dry run.
+
+    Without ``output`` the model goes beside the input, as ``NAME.mark.onnx``.
 
     Raises:
         UsageError: when one of them exists (without ``force``), is the input, or cannot be named.
@@ -32,7 +36,7 @@ def find_targets(
         if model.path is None:
             raise UsageError("a model that came from memory needs an output path")
         name = model.path.stem if model.path.suffix.lower() == ".onnx" else model.path.name
-        output = model.path.with_name(f"{name}.pruned.onnx")
+        output = model.path.with_name(f"{name}.{mark}.onnx")
     target = Path(output)
     report_path = Path(report) if report is not None else target.with_suffix(".json")
     if os.path.realpath(target) == os.path.realpath(report_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from onnxprune.atomic import atomic_write_bytes
+from onnxprune.errors import ResourceError
 from onnxprune.machine import cache_dir
 
 EVERY = 30.0  # seconds between two saves
@@ -37,14 +39,12 @@ class Checkpoint:
         """Write ``state()`` when the last time was long ago; a cache that cannot be written is no error."""
         if time.monotonic() - self._saved < EVERY:
             return
-        import io
-
         buffer = io.BytesIO()
         torch.save(state(), buffer)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write_bytes(self.path, buffer.getvalue())
-        except OSError:
+            atomic_write_bytes(self.path, buffer.getvalue(), force=True)
+        except (OSError, ResourceError):
             return
         self._saved = time.monotonic()
 

@@ -198,7 +198,9 @@ class Compiler:
         known = block.known_move(slot, place)
         if known is not None:
             return known
-        if slot in self._constants and isinstance(self._constants[slot], torch.Tensor):  # also an untrained weight that is wanted on the CPU
+        if slot in self._constants and isinstance(
+            self._constants[slot], torch.Tensor
+        ):  # also an untrained weight that is wanted on the CPU
             fresh = self._slot(place)
             (self._constants if place == CPU else self._buffers)[fresh] = self._constants[slot]
             root = block
@@ -264,10 +266,18 @@ class Compiler:
         outputs = list(node.output)
         if implementation.wants_outputs:
             attributes["outputs"] = tuple(bool(o) for o in outputs)
-        call = functools.partial(implementation.function, **attributes) if attributes else implementation.function
+        call = (
+            functools.partial(implementation.function, **attributes)
+            if attributes
+            else implementation.function
+        )
         where = f"node {name!r} ({node.op_type})"
         host = _host_positions(implementation, len(inputs))
-        if not graphs and implementation.foldable and all(s in self._constants or s == NOTHING for s in inputs):
+        if (
+            not graphs
+            and implementation.foldable
+            and all(s in self._constants or s == NOTHING for s in inputs)
+        ):
             self._fold(call, inputs, outputs, scope)
             return
         bodies = tuple((key, self._body(graph, scope, block)) for key, graph in graphs.items())
@@ -349,7 +359,9 @@ class Compiler:
                 raise Unsupported(f"no node makes the output {value.name!r} of a subgraph")
             outputs.append(slot)
         self._free(block, tuple(outputs))
-        return Block(tuple(inputs), tuple(outputs), block.steps, tuple(self._declared(v) for v in graph.output))
+        return Block(
+            tuple(inputs), tuple(outputs), block.steps, tuple(self._declared(v) for v in graph.output)
+        )
 
     def _declared(self, value: onnx.ValueInfoProto) -> tuple[torch.dtype | None, int | None]:
         kind = value.type.tensor_type
@@ -405,9 +417,7 @@ PACKED_DOMAIN = "onnxprune"
 
 
 def _with_frees(step: Step, frees: tuple[int, ...]) -> Step:
-    return Step(
-        step.call, step.inputs, step.outputs, frees, step.bodies, step.align, step.host, step.where
-    )
+    return Step(step.call, step.inputs, step.outputs, frees, step.bodies, step.align, step.host, step.where)
 
 
 def _used(block: Block) -> set[int]:
@@ -430,7 +440,9 @@ def _opsets(imports: Sequence[onnx.OperatorSetIdProto]) -> dict[str, int]:
 
 def _why_not(domain: str, op: str) -> str:
     if domain == PACKED_DOMAIN:
-        return "a packed weight cannot be trained: write the model with `onnxprune export --format dense` first"
+        return (
+            "a packed weight cannot be trained: write the model with `onnxprune export --format dense` first"
+        )
     if any(item.name == op and item.domain == _domain(domain) for item in registry.registered()):
         return "this version of the operator is not supported in fine-tuning"
     return "the operator is not supported in fine-tuning"
@@ -438,7 +450,8 @@ def _why_not(domain: str, op: str) -> str:
 
 def _check_arguments(implementation: Implementation, count: int) -> None:
     positional = [
-        p for p in inspect.signature(implementation.function).parameters.values()
+        p
+        for p in inspect.signature(implementation.function).parameters.values()
         if p.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     ]
     variadic = any(

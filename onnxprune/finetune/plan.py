@@ -17,8 +17,8 @@ from onnxprune.finetune.registry import Unsupported
 
 Value: TypeAlias = Any  # a tensor, a sequence (list) of tensors, or None for what is left out
 NOTHING = 0  # slot of an input that is left out: always None
-FAILURES = (Unsupported, RuntimeError, ValueError, TypeError, IndexError)  # what an operator's function raises
 HERE = 1  # slot of an empty tensor on the device of the view
+FAILURES = (Unsupported, RuntimeError, ValueError, TypeError, IndexError)  # of an operator's function
 
 
 @dataclass(frozen=True, slots=True)

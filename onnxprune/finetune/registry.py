@@ -83,7 +83,9 @@ def op(
     def register(function: F) -> F:
         known = name or function.__name__.partition("_")[0]
         keywords = [
-            p for p in inspect.signature(function).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY
+            p
+            for p in inspect.signature(function).parameters.values()
+            if p.kind is inspect.Parameter.KEYWORD_ONLY
         ]
         attributes = [p for p in keywords if p.name not in NODE_KEYWORDS]
         made = Implementation(

@@ -51,6 +51,8 @@ class TorchView(nn.Module):
         ModelError: when a node cannot be run; all of them are counted, the first three named.
     """
 
+    here: Tensor
+
     def __init__(
         self,
         model: Model,
@@ -96,7 +98,7 @@ class TorchView(nn.Module):
             ModelError: when a node fails on these values.
         """
         values = self._template.copy()
-        here = self._buffers["here"]
+        here = self.here
         values[HERE] = here
         for slot, name in self._parameter_slots:
             values[slot] = self._parameters[name]

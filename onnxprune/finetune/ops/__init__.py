@@ -13,8 +13,6 @@ from onnxprune.finetune.ops import (  # noqa: F401
     matmul,
     microsoft,
     microsoft_attention,
-    microsoft,
-    microsoft_attention,
     norm,
     pool,
     quantize,

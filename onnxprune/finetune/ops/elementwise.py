@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -103,17 +104,38 @@ def Sign(x: Tensor) -> Tensor:
     return x.sign()
 
 
-for _name, _since in {
-    "Sqrt": 6, "Exp": 6, "Log": 6, "Ceil": 6, "Floor": 6, "Round": 11, "Reciprocal": 6, "Sin": 7, "Cos": 7,
-    "Tan": 7, "Asin": 7, "Acos": 7, "Atan": 7, "Sinh": 9, "Cosh": 9, "Asinh": 9, "Acosh": 9, "Atanh": 9,
-    "Erf": 9,
-}.items():  # fmt: skip
-    _function = getattr(torch, _name.lower())
+_UNARY: dict[str, tuple[int, Callable[[Tensor], Tensor]]] = {
+    "Sqrt": (6, torch.sqrt),
+    "Exp": (6, torch.exp),
+    "Log": (6, torch.log),
+    "Ceil": (6, torch.ceil),
+    "Floor": (6, torch.floor),
+    "Round": (11, torch.round),
+    "Reciprocal": (6, torch.reciprocal),
+    "Sin": (7, torch.sin),
+    "Cos": (7, torch.cos),
+    "Tan": (7, torch.tan),
+    "Asin": (7, torch.asin),
+    "Acos": (7, torch.acos),
+    "Atan": (7, torch.atan),
+    "Sinh": (9, torch.sinh),
+    "Cosh": (9, torch.cosh),
+    "Asinh": (9, torch.asinh),
+    "Acosh": (9, torch.acosh),
+    "Atanh": (9, torch.atanh),
+    "Erf": (9, torch.erf),
+}
 
-    def _unary(x: Tensor, *, _function: object = _function) -> Tensor:
-        return _function(x)  # type: ignore[operator]
 
-    op(_since, name=_name)(functools.partial(_unary))
+def _register(name: str, since: int, function: Callable[[Tensor], Tensor]) -> None:
+    def unary(x: Tensor) -> Tensor:  # torch's own functions have no signature to look at
+        return function(x)
+
+    op(since, name=name)(unary)
+
+
+for _name, (_since, _function) in _UNARY.items():
+    _register(_name, _since, _function)
 
 
 @op(9)

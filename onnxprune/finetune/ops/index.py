@@ -143,16 +143,11 @@ def OneHot(indices: Tensor, depth: Tensor, values: Tensor, *, axis: int = -1) ->
 
 @op(11)
 def Unique(x: Tensor, *, axis: int | None = None, sorted: int = 1) -> tuple[Tensor, ...]:
-    values, inverse, counts = torch.unique(
-        x if axis is not None else x.reshape(-1), return_inverse=True, return_counts=True, dim=axis or 0
-    )
-    dim = axis or 0
-    order = torch.arange(inverse.numel(), device=x.device)
-    first = torch.full_like(counts, inverse.numel()).scatter_reduce(0, inverse.reshape(-1), order, "amin")
-    if sorted:
-        return values, first, inverse.reshape(-1), counts
-    by_first = first.argsort()
-    rank = torch.empty_like(by_first).scatter(0, by_first, torch.arange(by_first.numel(), device=x.device))
-    return values.index_select(dim, by_first), first[by_first], rank[inverse.reshape(-1)], counts[by_first]
-
-
+    x, dim = (x.reshape(-1), 0) if axis is None else (x, at(axis, x.ndim))
+    _, inverse, counts = torch.unique(x.detach(), return_inverse=True, return_counts=True, dim=dim)
+    places = torch.arange(inverse.numel(), device=x.device)
+    first = torch.full_like(counts, inverse.numel()).scatter_reduce(0, inverse, places, "amin")
+    if not sorted:  # in the order of first appearance
+        order = first.argsort()
+        first, counts, inverse = first[order], counts[order], order.argsort()[inverse]
+    return x.index_select(dim, first), first, inverse, counts

@@ -40,7 +40,8 @@ def Gemm(
 @op(12)
 @wide
 def Einsum(*inputs: Tensor, equation: str) -> Tensor:
-    return torch.einsum(equation.replace(" ", ""), *inputs)
+    product: Tensor = torch.einsum(equation.replace(" ", ""), *inputs)
+    return product
 
 
 @op(11)

@@ -27,7 +27,8 @@ def GlobalMaxPool(x: Tensor) -> Tensor:
 
 @op(2)
 def GlobalLpPool(x: Tensor, *, p: int = 2) -> Tensor:
-    return torch.linalg.vector_norm(x, p, tuple(range(2, x.ndim)), keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(x, p, tuple(range(2, x.ndim)), keepdim=True)
+    return norm
 
 
 class _Window:

@@ -1,4 +1,4 @@
-"""Random numbers, from torch's default generator: a seed of the file cannot repeat another runtime's numbers."""
+"""Random numbers from torch's default generator: the file's seed would not repeat another runtime's."""
 
 from __future__ import annotations
 

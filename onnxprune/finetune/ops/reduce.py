@@ -55,9 +55,9 @@ def _l1(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 
 def _l2(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    if not x.is_floating_point():
-        return torch.linalg.vector_norm(x.double(), 2, axes, keepdim=keep).to(x.dtype)
-    return torch.linalg.vector_norm(x, 2, axes, keepdim=keep)
+    real = x if x.is_floating_point() else x.double()
+    norm: Tensor = torch.linalg.vector_norm(real, 2, axes, keepdim=keep)
+    return norm.to(x.dtype)
 
 
 def _sum_square(x: Tensor, axes: list[int], keep: bool) -> Tensor:
@@ -126,9 +126,7 @@ def TopK_1(x: Tensor, *, k: int, axis: int = -1) -> tuple[Tensor, Tensor]:
 
 @op(10, host=(1,))
 @wide
-def TopK(
-    x: Tensor, k: Tensor, *, axis: int = -1, largest: int = 1, sorted: int = 1
-) -> tuple[Tensor, Tensor]:
+def TopK(x: Tensor, k: Tensor, *, axis: int = -1, largest: int = 1, sorted: int = 1) -> tuple[Tensor, Tensor]:
     return _top(x, int(k.item()), axis, bool(largest))
 
 

@@ -153,7 +153,9 @@ def _along(x: Tensor, i: int, axis: Axis, method: Method) -> Tensor:
     return y
 
 
-def _torch_mode(x: Tensor, axes: list[Axis], todo: list[int], method: Method) -> tuple[str, bool | None] | None:
+def _torch_mode(
+    x: Tensor, axes: list[Axis], todo: list[int], method: Method
+) -> tuple[str, bool | None] | None:
     """Return mode and ``align_corners`` of torch's own interpolation where it means the same."""
     rank = x.ndim - 2
     if todo[0] < 2 or rank not in (1, 2, 3) or method.antialias or not x.is_floating_point():
@@ -192,13 +194,15 @@ def _coordinates(axis: Axis, mode: str) -> Floats:
         return (x + 0.5) / scale
     if mode == "tf_crop_and_resize":
         first, last = axis.start * (n - 1), axis.end * (n - 1)
-        return first + x * (last - first) / (out - 1) if out > 1 else np.array([(first + last) / 2], np.float32)
+        return (
+            first + x * (last - first) / (out - 1) if out > 1 else np.array([(first + last) / 2], np.float32)
+        )
     if mode == "pytorch_half_pixel" and out == 1:
         return x * 0
-    centre = (x + 0.5) / scale - 0.5
     if mode == "half_pixel_symmetric":
-        centre += n / 2 * (1 - out / (scale * n))
-    return centre
+        offset = n / 2 * (1 - out / (scale * n))
+        return offset + (x + 0.5) / scale - 0.5
+    return (x + 0.5) / scale - 0.5
 
 
 def _outside(axis: Axis, method: Method) -> NDArray[np.bool_]:
@@ -226,9 +230,9 @@ def _nearest(x: Floats, mode: str, scale: float) -> Floats:
     if mode == "simple":
         mode = "ceil" if scale < 1 else "floor"
     if mode == "round_prefer_floor":
-        return np.ceil(x - 0.5)
-    if mode == "round_prefer_ceil":
-        return np.floor(x + 0.5)
+        x, mode = x - 0.5, "ceil"
+    elif mode == "round_prefer_ceil":
+        x, mode = x + 0.5, "floor"
     if mode not in ("floor", "ceil"):
         raise Unsupported(f"nearest_mode {mode!r}")
     return np.floor(x) if mode == "floor" else np.ceil(x)

@@ -121,7 +121,7 @@ def _split(x: Tensor, axis: int, sizes: Ints | list[int], parts: int) -> tuple[T
     if not sizes:
         each, length = -(-x.shape[axis] // parts), x.shape[axis]
         sizes = [max(min(each, length - i * each), 0) for i in range(parts)]
-    return tuple(x.split(list(sizes), axis))
+    return tuple(torch.split_with_sizes(x, list(sizes), axis))
 
 
 @op(1, name="Slice")
@@ -166,7 +166,10 @@ def Tile(x: Tensor, repeats: Tensor) -> Tensor:
 
 @op(8, host=(1,))
 def Expand(x: Tensor, shape: Tensor) -> Tensor:
-    return x.expand(torch.broadcast_shapes(x.shape, shape.tolist()))
+    wanted = shape.tolist()
+    wanted = [1] * (x.ndim - len(wanted)) + wanted
+    own = len(wanted) - x.ndim
+    return x.expand([-1 if size == 1 and i >= own else size for i, size in enumerate(wanted)])
 
 
 @op(1)

@@ -36,7 +36,8 @@ def _dft(x: Tensor, dft_length: Tensor | None, axis: int, inverse: int, onesided
     length = None if dft_length is None else int(dft_length.item())
     signal = _complex(x)
     if inverse and onesided:
-        return torch.fft.irfft(signal, length, axis).unsqueeze(-1)
+        real: Tensor = torch.fft.irfft(signal, length, axis)
+        return real.unsqueeze(-1)
     spectrum = (torch.fft.ifft if inverse else torch.fft.fft)(signal, length, axis)
     if onesided:
         spectrum = spectrum.narrow(axis, 0, spectrum.shape[axis] // 2 + 1)
@@ -83,5 +84,7 @@ def BlackmanWindow(size: Tensor, *, output_datatype: int = 1, periodic: int = 1)
 
 def _window(size: Tensor, terms: tuple[float, float, float], code: int, periodic: int) -> Tensor:
     count = int(size.item())
-    angle = torch.arange(count, dtype=torch.float64) * (2 * math.pi / max(count if periodic else count - 1, 1))
+    angle = torch.arange(count, dtype=torch.float64) * (
+        2 * math.pi / max(count if periodic else count - 1, 1)
+    )
     return (terms[0] + terms[1] * angle.cos() + terms[2] * (2 * angle).cos()).to(torch_dtype(code))

@@ -103,10 +103,12 @@ def _roi_align(
     if rois.shape[0] == 0:
         return x.new_zeros((0, x.shape[1], *size))
     # Without a ratio each box has its own number of samples.
-    return torch.stack([
-        _one_box(x[b], box, offset, mode, size, ratio)
-        for box, b in zip(rois * scale - offset, batch.tolist(), strict=True)
-    ])
+    return torch.stack(
+        [
+            _one_box(x[b], box, offset, mode, size, ratio)
+            for box, b in zip(rois * scale - offset, batch.tolist(), strict=True)
+        ]
+    )
 
 
 def _one_box(x: Tensor, box: Tensor, offset: float, mode: str, size: tuple[int, int], ratio: int) -> Tensor:
@@ -114,9 +116,14 @@ def _one_box(x: Tensor, box: Tensor, offset: float, mode: str, size: tuple[int, 
     width, height = x2 - x1, y2 - y1
     if not offset:  # malformed boxes are made one pixel wide in this mode only
         width, height = width.clamp(min=1), height.clamp(min=1)
-    counts = [ratio, ratio] if ratio > 0 else [
-        max(math.ceil(float(length.detach()) / n), 1) for length, n in zip((height, width), size, strict=True)
-    ]
+    counts = (
+        [ratio, ratio]
+        if ratio > 0
+        else [
+            max(math.ceil(float(length.detach()) / n), 1)
+            for length, n in zip((height, width), size, strict=True)
+        ]
+    )
     places = []
     for start, length, n, count in zip((y1, x1), (height, width), size, counts, strict=True):
         position = (torch.arange(n * count, device=x.device, dtype=x.dtype) + 0.5) / count

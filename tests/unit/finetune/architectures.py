@@ -62,9 +62,13 @@ class Inverted(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            conv_bn(channels, 2 * channels, 1), nn.Hardswish(), conv_bn(2 * channels, 2 * channels, 5, 1, 2 * channels),
-            SqueezeExcite(2 * channels), nn.SiLU(), conv_bn(2 * channels, channels, 1),
-        )  # fmt: skip
+            conv_bn(channels, 2 * channels, 1),
+            nn.Hardswish(),
+            conv_bn(2 * channels, 2 * channels, 5, 1, 2 * channels),
+            SqueezeExcite(2 * channels),
+            nn.SiLU(),
+            conv_bn(2 * channels, channels, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
@@ -220,7 +224,9 @@ class Attention(nn.Module):
         n, length, width = x.shape
         q = self.q(x).view(n, length, self.heads, self.size).transpose(1, 2)
         k, v = (
-            t.reshape(n, length, self.groups, self.size).transpose(1, 2).repeat_interleave(self.heads // self.groups, 1)
+            t.reshape(n, length, self.groups, self.size)
+            .transpose(1, 2)
+            .repeat_interleave(self.heads // self.groups, 1)
             for t in self.kv(x).chunk(2, -1)
         )
         score = q @ k.transpose(-1, -2) / self.size**0.5

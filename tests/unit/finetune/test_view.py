@@ -65,7 +65,9 @@ def test_every_matrix_gets_a_gradient(sample: tuple[Model, dict[str, NDArray[Any
     model, feeds = sample
     view = TorchView(model)
     found = view({k: torch.from_numpy(v) for k, v in feeds.items()})
-    sum((value * torch.linspace(-1, 1, value.numel()).view(value.shape)).sum() for value in found.values()).backward()
+    sum(
+        (value * torch.linspace(-1, 1, value.numel()).view(value.shape)).sum() for value in found.values()
+    ).backward()
     matrices = {n: w for n, w in view.weights.items() if w.ndim > 1}
     assert len(matrices) >= 4
     assert [n for n, w in matrices.items() if w.grad is None or not w.grad.any()] == []
@@ -114,7 +116,9 @@ def test_weights_go_by_their_own_names(name: str) -> None:
 
 def test_a_tied_weight_is_one_parameter() -> None:
     model = parse(
-        "agraph (float[N,3] x) => (float[N,3] y) { a = MatMul(x, w)  t = Transpose<perm=[1,0]>(w)  y = MatMul(a, t) }",
+        """agraph (float[N,3] x) => (float[N,3] y) {
+            a = MatMul(x, w)  t = Transpose<perm=[1,0]>(w)  y = MatMul(a, t)
+        }""",
         w=random(3, 2),
     )
     view = TorchView(model)
@@ -210,7 +214,9 @@ def test_sparse_initializers_are_constants() -> None:
 
 # -- parts of a graph --------------------------------------------------------------------------------
 
-CHAIN = "agraph (float[N,3] x, float[N,2] s) => (float[N,2] z) { a = MatMul(x, w)  b = Relu(a)  z = Add(b, s) }"
+CHAIN = (
+    "agraph (float[N,3] x, float[N,2] s) => (float[N,2] z) { a = MatMul(x, w)  b = Relu(a)  z = Add(b, s) }"
+)
 
 
 def test_any_value_can_be_returned() -> None:
@@ -239,7 +245,9 @@ def test_a_fed_value_stands_although_its_node_runs_for_another_output() -> None:
     assert view({"a": torch.zeros(1), "x": torch.arange(4.0)})["z"].tolist() == [0, 2, 3]
 
 
-@pytest.mark.parametrize(("feeds", "outputs", "text"), [(["q"], None, "cut the graph at"), ([], ["q"], "return")])
+@pytest.mark.parametrize(
+    ("feeds", "outputs", "text"), [(["q"], None, "cut the graph at"), ([], ["q"], "return")]
+)
 def test_unknown_values_are_refused(feeds: list[str], outputs: list[str] | None, text: str) -> None:
     with pytest.raises(UsageError, match=f"no value 'q' to {text}"):
         TorchView(parse(CHAIN, w=random(3, 2)), feeds_from=feeds, outputs=outputs)
@@ -274,7 +282,8 @@ def test_values_are_freed_at_their_last_use(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_inputs_are_not_changed() -> None:
     model = parse(
-        "agraph (float[3] x) => (float[3] y) { a = Relu(x)  b = Clip(a, one)  y = Identity(x) }", one=np.float32(1)
+        "agraph (float[3] x) => (float[3] y) { a = Relu(x)  b = Clip(a, one)  y = Identity(x) }",
+        one=np.float32(1),
     )
     x = torch.tensor([-1.0, 0.5, 2.0])
     assert TorchView(model)({"x": x})["y"].tolist() == [-1.0, 0.5, 2.0]
@@ -311,7 +320,9 @@ def test_functions_of_the_model_are_expanded() -> None:
         <domain: "local", opset_import: ["" : 18, "local" : 1]>
         Outer <slope> (x, w) => (y) { t = local.Inner<alpha: float = @slope>(x)  y = MatMul(t, w) }
         <domain: "local", opset_import: ["" : 11]>
-        Inner <alpha> (x) => (y) { u = Unsqueeze<axes=[0]>(x) v = LeakyRelu<alpha: float = @alpha>(u) y = Squeeze<axes=[0]>(v) }
+        Inner <alpha> (x) => (y) {
+            u = Unsqueeze<axes=[0]>(x) v = LeakyRelu<alpha: float = @alpha>(u) y = Squeeze<axes=[0]>(v)
+        }
         """,
         head, w=random(3, 2),
     )  # fmt: skip
@@ -338,7 +349,9 @@ STRANGE_HEAD = HEAD.replace("]", ', "other" : 3]')
 
 def test_what_cannot_run_is_named_and_counted() -> None:
     model = parse(STRANGE, STRANGE_HEAD, w=random(3, 2))
-    text = r"node 'Strange\(a\)' \(other.Strange, opset 3\): the operator is not supported.*soft.*ImageDecoder"
+    text = (
+        r"node 'Strange\(a\)' \(other.Strange, opset 3\): the operator is not supported.*soft.*ImageDecoder"
+    )
     with pytest.raises(ModelError, match=text):
         TorchView(model)
     gaps = unsupported(model)

@@ -125,10 +125,10 @@ OLD = [
 ]  # fmt: skip
 
 W = np.random.default_rng(1).standard_normal((4, 3, 3, 2)).astype(F32)
-WT = W.transpose(1, 0, 2, 3).copy()
+WT, BIAS = W.transpose(1, 0, 2, 3).copy(), X[0, 0, 0, :4]
 CONV = [
     Node(op, [X, w, *b], {**a, **shape}, opset=17)
-    for op, w, b in (("Conv", W, [X[0, 0, 0, :4]]), ("ConvTranspose", WT, []), ("ConvTranspose", WT, [X[0, 0, 0, :4]]))
+    for op, w, b in (("Conv", W, [BIAS]), ("ConvTranspose", WT, []), ("ConvTranspose", WT, [BIAS]))
     for a in (
         {}, {"pads": [1, 0, 2, 1]}, {"strides": [2, 3], "pads": [1, 1, 1, 1]}, {"dilations": [2, 1]},
         {"auto_pad": "SAME_UPPER", "strides": [2, 1]}, {"auto_pad": "SAME_LOWER", "strides": [1, 2]},
@@ -139,9 +139,11 @@ CONV = [
 CONV += [
     Node("ConvTranspose", [X, WT], a, opset=11)
     for a in (
-        {"strides": [3, 2], "output_padding": [2, 1]}, {"strides": [2, 2], "pads": [1, 1, 1, 0], "output_padding": [1, 1]},
-        {"strides": [2, 2], "output_shape": [10, 12]}, {"strides": [2, 2], "output_shape": [10, 11], "auto_pad": "SAME_UPPER"},
-        {"strides": [2, 2], "output_shape": [10, 11], "auto_pad": "SAME_LOWER"}, {"strides": [2, 2], "output_shape": [10, 11]},
+        {"strides": [3, 2], "output_padding": [2, 1]}, {"strides": [2, 2], "output_shape": [10, 12]},
+        {"strides": [2, 2], "pads": [1, 1, 1, 0], "output_padding": [1, 1]},
+        {"strides": [2, 2], "output_shape": [10, 11], "auto_pad": "SAME_UPPER"},
+        {"strides": [2, 2], "output_shape": [10, 11], "auto_pad": "SAME_LOWER"},
+        {"strides": [2, 2], "output_shape": [10, 11]},
     )
 ]  # fmt: skip
 CONV.append(Node("Conv", [X, W[:3, :1], floats(1, 2, 3)], {"group": 3}, opset=11))
@@ -151,8 +153,9 @@ POOL = [
     Node(op, [X], {"kernel_shape": [3, 2], **a}, opset=19)
     for op in ("MaxPool", "AveragePool")
     for a in (
-        {}, {"pads": [1, 0, 1, 1]}, {"pads": [1, 1, 1, 1], "strides": [2, 2]}, {"strides": [2, 2], "ceil_mode": 1},
-        {"strides": [2, 3], "ceil_mode": 1, "pads": [1, 0, 0, 1]}, {"strides": [3, 3], "ceil_mode": 1, "pads": [1, 1, 1, 1]},
+        {}, {"pads": [1, 0, 1, 1]}, {"pads": [1, 1, 1, 1], "strides": [2, 2]},
+        {"strides": [2, 2], "ceil_mode": 1}, {"strides": [2, 3], "ceil_mode": 1, "pads": [1, 0, 0, 1]},
+        {"strides": [3, 3], "ceil_mode": 1, "pads": [1, 1, 1, 1]},
         {"auto_pad": "SAME_UPPER", "strides": [2, 2]}, {"auto_pad": "SAME_LOWER", "strides": [2, 2]},
         {"dilations": [2, 1]}, {"dilations": [2, 3], "pads": [1, 1, 1, 1]},
     )
@@ -186,7 +189,12 @@ RESIZE = [
     )
 ]  # fmt: skip
 RESIZE += [
-    Node("Resize", [X, None, None, ints(2, 3, 9, 4)], {"mode": mode, "coordinate_transformation_mode": c}, opset=13)
+    Node(
+        "Resize",
+        [X, None, None, ints(2, 3, 9, 4)],
+        {"mode": mode, "coordinate_transformation_mode": c},
+        opset=13,
+    )
     for mode in ("linear", "cubic", "nearest")
     for c in ("half_pixel", "pytorch_half_pixel", "align_corners")
 ]
@@ -195,14 +203,25 @@ RESIZE += [
     for mode in ("linear", "cubic")
 ]
 RESIZE += [
-    Node("Resize", [X, None, None, ints(8, 20)], {"axes": [2, 3], "mode": "linear", "keep_aspect_ratio_policy": p}, opset=18)
+    Node(
+        "Resize",
+        [X, None, None, ints(8, 20)],
+        {"axes": [2, 3], "mode": "linear", "keep_aspect_ratio_policy": p},
+        opset=18,
+    )
     for p in ("not_larger", "not_smaller", "stretch")
 ]
 RESIZE.append(
     Node(
-        "Resize", [X, floats(0, 0, 0.2, -0.3, 1, 1, 0.9, 1.2), None, ints(2, 3, 4, 7)],
-        {"mode": "linear", "coordinate_transformation_mode": "tf_crop_and_resize", "extrapolation_value": 9.0}, opset=13,
-    )  # fmt: skip
+        "Resize",
+        [X, floats(0, 0, 0.2, -0.3, 1, 1, 0.9, 1.2), None, ints(2, 3, 4, 7)],
+        {
+            "mode": "linear",
+            "coordinate_transformation_mode": "tf_crop_and_resize",
+            "extrapolation_value": 9.0,
+        },
+        opset=13,
+    )
 )
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
+from onnxprune import runtime
 from onnxprune.finetune.registry import Unsupported, find
+from onnxprune.finetune.view import TorchView
+from onnxprune.model import Model
 from tests.unit.finetune.ops.one_node import Array, Node, assert_gradients, assert_same
 
 MS = "com.microsoft"
@@ -223,3 +228,22 @@ def test_embed_layer_norm(mask: bool, places: int | None, segments: bool) -> Non
 def test_quantised_products_are_not_known() -> None:
     """They are refused by name when a view is made."""
     assert find(MS, "MatMulNBits", 1) is None
+
+
+def test_model_as_the_optimiser_of_onnx_runtime_leaves_it(
+    digits_transformer: Path, calibration_tokens_npz: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "optimised.onnx"
+    session = runtime.session(digits_transformer, threads=1, optimized_path=path)
+    model = onnx.load(path)
+    assert {"FusedMatMul", "SkipLayerNormalization"} <= {
+        n.op_type for n in model.graph.node if n.domain == MS
+    }
+    tokens = np.load(calibration_tokens_npz)["tokens"][:4]
+    view = TorchView(Model(model))
+    logits = view({"tokens": torch.from_numpy(tokens)})["logits"]
+    assert_same([logits.detach().numpy()], session.run(["logits"], {"tokens": tokens}))
+    logits.square().sum().backward()
+    assert all(
+        w.grad is not None and w.grad.abs().sum() > 0 for w in view.weights.values() if w.requires_grad
+    )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import onnxprune.finetune.ops.rnn as rnn
+from onnxprune.finetune.ops import rnn
 from onnxprune.finetune.registry import Unsupported
 from tests.unit.finetune.ops.one_node import Array, Node, assert_gradients, assert_same
 

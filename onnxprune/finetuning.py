@@ -1,0 +1,108 @@
+"""Fine-tune a model that is pruned already, towards the dense one it came from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune import runtime
+from onnxprune.clock import Clock
+from onnxprune.errors import ModelError, UsageError
+from onnxprune.evaluate import load_function, task_metric
+from onnxprune.finetune.stage import require_torch, tune
+from onnxprune.interface import interface_differences
+from onnxprune.io import load
+from onnxprune.layers import Layer, find_layers
+from onnxprune.model import Model
+from onnxprune.outcome import Outcome
+from onnxprune.passes.unpack import unpack
+from onnxprune.pipeline import read_data, recipe_with, source_of, write
+from onnxprune.plan import Plan
+from onnxprune.progress import NullProgress, Progress
+from onnxprune.recipe import Recipe
+from onnxprune.report.report import Report
+from onnxprune.sequential import Solved
+from onnxprune.targets import find_targets
+
+
+def finetune(
+    model: str | Path | Model,
+    teacher: str | Path | Model,
+    output: str | Path | None = None,
+    *,
+    recipe: Recipe | None = None,
+    data: Any = None,
+    force: bool = False,
+    report: str | Path | None = None,
+    progress: Progress | None = None,
+    dry_run: bool = False,
+    **options: Any,
+) -> Report:
+    """Train a pruned model towards the dense one and write it, its zeros where they were.
+
+    Args:
+        model: the pruned model, a path or a loaded one (left as it is), in any storage form. Its shapes
+            may differ from the teacher's, as after structured pruning.
+        teacher: the dense model; inputs and outputs as those of ``model``.
+        output: where to write; default ``NAME.finetuned.onnx`` beside the input.
+        recipe: all settings; ``options`` (fields of :class:`Recipe`) override it.
+        data: as :func:`onnxprune.prune`.
+        force: overwrite an existing output.
+        report: where to write the JSON report; default beside the output.
+        progress: told about the stages.
+        dry_run: do everything but write.
+        **options: fields of :class:`Recipe`.
+
+    Raises:
+        OnnxPruneError: a subclass says what is wrong, and the hint what to do; nothing was written.
+    """
+    recipe, data = recipe_with(recipe, {"finetune": True, **options}, data)
+    require_torch()
+    if recipe.rounds > 1:
+        raise UsageError(
+            f"--schedule {recipe.schedule} prunes, finetune does not", "onnxprune prune does both"
+        )
+    progress, clock = progress or NullProgress(), Clock()
+    with clock.stage("read"):
+        progress.stage("reading")
+        student = (
+            model.copy() if isinstance(model, Model) else load(model, allow_external=recipe.allow_external)
+        )
+        dense = teacher if isinstance(teacher, Model) else load(teacher, allow_external=recipe.allow_external)
+        target, report_path = find_targets(student, output, report, recipe, dry_run, force, mark="finetuned")
+        unpack(student)
+        _check_pair(student, dense)
+        layers, skips = find_layers(student, include=recipe.include, exclude=recipe.exclude, min_size=1)
+        layers = tuple(layer for layer in layers if layer.size >= recipe.min_size or _zeros(student, layer))
+        metric = load_function(recipe.eval) if recipe.eval else None
+        calibration, held_out = read_data(student, recipe, data)
+    outcome = Outcome(student, recipe, layers, skips, calibration, target, clock=clock)
+    outcome.solved = tuple(Solved(layer.name, _zeros(student, layer), None, 0.0) for layer in layers)
+    outcome.plan = Plan({item.name: item.zeros for item in outcome.solved}, {}, {})
+    with clock.stage("dense model"):
+        progress.stage("running the dense model")
+        session = runtime.session(source_of(dense), threads=recipe.threads, name=dense.name)
+        outcome.before = task_metric(metric, session) if metric else None
+    with clock.stage("fine-tune"):
+        tuned, outcome.finetuning = tune(dense, student, layers, calibration, recipe, progress)
+    return write(outcome, tuned, session, held_out, progress, force=force, report=report_path)
+
+
+def _zeros(model: Model, layer: Layer) -> int:
+    return layer.size - int(np.count_nonzero(model.array(layer.name)))
+
+
+def _check_pair(student: Model, teacher: Model) -> None:
+    """Raise ModelError unless the two take the same inputs and give the same outputs."""
+    found = [
+        text
+        for text in interface_differences(teacher, student)
+        if text.startswith(("input", "output", "the order"))
+    ]
+    if found:
+        raise ModelError(
+            f"{student.name} is no pruned form of {teacher.name}: {'; '.join(found[:3])}",
+            "--teacher names the model that it was pruned from",
+        )
