@@ -26,8 +26,16 @@ SOLVES = ("sequential", "one-shot")
 SOLVERS = ("admm", "sweep")
 LAYOUTS = ("auto", "nchw", "nhwc")
 LOSSES = ("auto", "kl", "mse")
-AUGMENTATIONS = ("flip", "shift", "crop")
-TRAINING = ("steps", "minutes", "lr", "loss", "schedule")  # fields that mean nothing without ``finetune``
+AUGMENTATIONS = ("auto", "none", "flip", "shift", "crop", "mix")
+SCOPES = ("model", "block")
+TRAINING = (
+    "steps",
+    "minutes",
+    "lr",
+    "loss",
+    "augment",
+    "schedule",
+)  # fields that mean nothing without ``finetune``
 _SCHEDULE = re.compile(r"oneshot|cubic:(?P<n>[0-9]{1,3})")
 _PATTERN = re.compile(
     r"unstructured|auto|(?P<n>[0-9]+):(?P<m>[0-9]+)|block:(?P<r>[0-9]+)x(?P<c>[0-9]+)(,adjacent)?"
@@ -105,7 +113,12 @@ class Recipe:
         "student's and the teacher's outputs and the inputs, as dictionaries of torch tensors.",
     )
     augment: tuple[str, ...] = _option(
-        (), "Fine-tuning on images: change them at random: flip, shift, crop (repeatable)."
+        ("auto",),
+        "Fine-tuning: change the samples at random: flip, shift and crop (images), mix (two samples), auto: "
+        "what fits the inputs, or none (repeatable).",
+    )
+    scope: str = _option(
+        "model", "Fine-tuning: the whole model at once, or block after block (needs less memory).", SCOPES
     )
     schedule: str = _option(
         "oneshot", "oneshot, or cubic:N: prune and fine-tune N times, to growing sparsity (Zhu & Gupta)."
@@ -222,8 +235,7 @@ class Recipe:
                 "leave one of the two out",
             )
         fields = [item for item in dataclasses.fields(self) if item.name in TRAINING]
-        asked = [item.name for item in fields if getattr(self, item.name) != item.default]
-        asked += ["augment"] if self.augment else []
+        asked = [item.name for item in fields if getattr(self, item.name) != _default(item)]
         if asked and not self.finetune:
             raise UsageError(f"--{asked[0]} is for fine-tuning", "add --finetune")
 
@@ -286,6 +298,10 @@ class Recipe:
         tool = document.get("tool")
         table: dict[str, Any] = tool.get("onnxprune", document) if isinstance(tool, dict) else document
         return table
+
+
+def _default(item: dataclasses.Field[Any]) -> Any:
+    return item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
 
 
 def _coerce(key: str, value: Any, kind: str) -> Any:

@@ -1,58 +1,69 @@
-"""Light changes of images that keep what they show: more training data out of few samples."""
+"""Changes of the inputs: more questions to ask the teacher, out of few samples.
+
+The teacher answers for every changed input anew, so a change need not keep what a sample shows: mixtures
+of two samples teach as well (Beyer et al., "Knowledge distillation: A good teacher is patient and
+consistent", 2022). Without them a pruned model learns little from samples that it was fitted to already.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from onnxprune.errors import UsageError
-
-CHOICES = ("flip", "shift", "crop")
 SHIFT = 1 / 8  # of the width and the height
 SMALLEST_CROP = 0.5  # of the area
+MIXED = 0.5  # share of the batches
 CHANNELS = (1, 3, 4)
 
 Tensors = dict[str, Tensor]
+Change = Callable[[Tensors, torch.Generator], Tensors]
 
 
-def make(names: tuple[str, ...]) -> Callable[[Tensors, torch.Generator], Tensors] | None:
-    """Return a function that changes every image input of a batch, or None for no names.
+def make(names: tuple[str, ...], feeds: Tensors) -> Change | None:
+    """Return a function that changes a batch of inputs; None for none.
 
     Args:
-        names: of :data:`CHOICES`: ``flip`` mirrors half of the images left to right, ``shift`` moves by up
-            to :data:`SHIFT`, ``crop`` takes a random part (of the same shape) and enlarges it.
-
-    Raises:
-        UsageError: for another name.
+        names: ``flip`` mirrors half of the images left to right, ``shift`` moves them by up to
+            :data:`SHIFT`, ``crop`` takes a random part and enlarges it, ``mix`` blends two samples (token
+            ids: takes a span from another sample); ``auto`` is all that fits the inputs, with flips of
+            square images only: wide ones may show text; ``none``.
+        feeds: one batch, to see what the inputs are.
     """
-    unknown = [name for name in names if name not in CHOICES]
-    if unknown:
-        raise UsageError(f"--augment is {unknown[0]!r}, wanted some of {', '.join(CHOICES)}")
-    if not names:
+    chosen = set(names) - {"none"}
+    if "auto" in chosen:
+        images = [value for value in feeds.values() if is_image(value)]
+        chosen |= {"mix"} | ({"crop", "shift"} if images else set())
+        chosen |= {"flip"} if any(_square(value) for value in images) else set()
+    if not chosen - {"auto"}:
         return None
 
     def change(feeds: Tensors, random: torch.Generator) -> Tensors:
-        return {name: augmented(value, names, random) for name, value in feeds.items()}
+        changed = {name: moved(value, chosen, random) for name, value in feeds.items()}
+        if "mix" in chosen and float(torch.rand((), generator=random)) < MIXED:
+            changed = mixed(changed, random)
+        return changed
 
     return change
 
 
 def is_image(value: Tensor) -> bool:
     """True for float tensors (batch, channels, height, width) or (batch, height, width, channels)."""
-    return (
-        value.ndim == 4
-        and value.is_floating_point()
-        and {value.shape[1], value.shape[3]} & {*CHANNELS} != set()
-    )
+    if value.ndim != 4 or not value.is_floating_point():
+        return False
+    return value.shape[1] in CHANNELS or value.shape[3] in CHANNELS
 
 
-def augmented(value: Tensor, names: tuple[str, ...], random: torch.Generator) -> Tensor:
-    """Return ``value`` with each image changed by its own random map; what is no image stays as it is."""
-    if not is_image(value):
+def _square(value: Tensor) -> bool:
+    size = value.shape[2:] if value.shape[1] in CHANNELS else value.shape[1:3]
+    return size[0] == size[1]
+
+
+def moved(value: Tensor, names: set[str], random: torch.Generator) -> Tensor:
+    """Return ``value`` with each image flipped, shifted and cropped at random; other tensors as they are."""
+    if not is_image(value) or names.isdisjoint(("flip", "shift", "crop")):
         return value
     last = value.shape[1] not in CHANNELS
     image = value.movedim(3, 1) if last else value
@@ -62,15 +73,41 @@ def augmented(value: Tensor, names: tuple[str, ...], random: torch.Generator) ->
         return low + (high - low) * torch.rand(count, generator=random)
 
     scale = uniform(SMALLEST_CROP, 1.0).sqrt() if "crop" in names else torch.ones(count)
-    shift = SHIFT if "shift" in names else 0.0
-    x, y = ((1 - scale) * uniform(-1, 1) + 2 * shift * uniform(-1, 1) for _ in range(2))
-    mirror = (
-        1 - 2 * (torch.rand(count, generator=random) < 0.5).float() if "flip" in names else torch.ones(count)
-    )
+    shift = 2 * SHIFT if "shift" in names else 0.0
+    x, y = ((1 - scale) * uniform(-1, 1) + shift * uniform(-1, 1) for _ in range(2))
+    mirrored = uniform(0, 1) < (0.5 if "flip" in names else 0.0)
+    across = torch.where(mirrored, -scale, scale)
     zero = torch.zeros(count)
-    maps = torch.stack([torch.stack([scale * mirror, zero, x], 1), torch.stack([zero, scale, y], 1)], 1)
-    if math.isclose(float((maps - torch.eye(2, 3)).abs().max()), 0.0):
-        return value
+    maps = torch.stack([torch.stack([across, zero, x], 1), torch.stack([zero, scale, y], 1)], 1)
     grid = F.affine_grid(maps.to(image.dtype), list(image.shape), align_corners=False)
     changed = F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
     return changed.movedim(1, 3).contiguous() if last else changed
+
+
+def mixed(feeds: Tensors, random: torch.Generator) -> Tensors:
+    """Blend each sample with another of the batch; inputs without a common batch axis stay as they are.
+
+    Float inputs become ``a x + (1 - a) y`` with ``a`` drawn from 0 to 1 for each sample. When there are
+    integer inputs of rank 2, such as token ids and masks, all of their shape get a span from the other one.
+    """
+    rows = {len(value) for value in feeds.values() if value.ndim}
+    if len(rows) != 1 or any(not value.ndim for value in feeds.values()):
+        return feeds
+    count = rows.pop()
+    other = torch.randperm(count, generator=random)
+    ids = [v for v in feeds.values() if v.ndim == 2 and not v.is_floating_point()]
+    if ids:
+        shape = ids[0].shape
+        position = torch.arange(shape[1])
+        ends = torch.rand(count, 2, generator=random).sort(1).values * shape[1]
+        span = (position >= ends[:, :1]) & (position < ends[:, 1:])
+        return {n: torch.where(span, v[other], v) if v.shape == shape else v for n, v in feeds.items()}
+    share = torch.rand(count, generator=random)
+
+    def blend(value: Tensor) -> Tensor:
+        if not value.is_floating_point():
+            return value
+        a = share.view(-1, *[1] * (value.ndim - 1)).to(value.dtype)
+        return a * value + (1 - a) * value[other]
+
+    return {name: blend(value) for name, value in feeds.items()}

@@ -1,4 +1,4 @@
-"""Training batches: feeds with what the dense model makes of them, drawn at random from the calibration data."""
+"""Training batches: random samples, with what the dense model makes of them."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Batches:
     def get(
         self, unit: Unit, random: torch.Generator | None = None
     ) -> tuple[Tensors, Tensors, Tensor | None]:
-        """Return feeds, the teacher's values and the mask of real tokens; augmented if ``random`` is given."""
+        """Return feeds, the teacher's values and the mask of real tokens; changed if ``random`` is given."""
         feeds = _rows(unit, self.feeds)
         if random is not None and self.augment is not None and self.live is not None:
             changed = self.augment({name: torch.from_numpy(a) for name, a in feeds.items()}, random)
@@ -113,7 +113,7 @@ class Batches:
         else:
             targets = _rows(unit, self.targets)
         mask = row_mask(feeds)
-        return _tensors(feeds), _tensors(targets), None if mask is None else torch.from_numpy(mask)
+        return tensors(feeds), tensors(targets), None if mask is None else torch.from_numpy(mask)
 
 
 def _grouped(numbers: range, shapes: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Unit]:
@@ -133,5 +133,6 @@ def _rows(unit: Unit, source: Source) -> Feed:
     return {name: np.stack([held[n][name][row] for n, row in unit]) for name in held[unit[0][0]]}
 
 
-def _tensors(values: Feed) -> Tensors:
+def tensors(values: Feed) -> Tensors:
+    """Return the arrays as tensors, without copying those that may be written to."""
     return {name: torch.from_numpy(np.require(a, requirements="W")) for name, a in values.items()}

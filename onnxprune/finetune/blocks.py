@@ -40,8 +40,8 @@ def tune_blocks(
     max_memory: int = 2**30,
     world: World | None = None,
     tell: Callable[[int, Trained], None] = lambda step, found: None,
-) -> list[Trained]:
-    """Train the blocks of ``student`` in place, in graph order; return what happened to each.
+) -> list[tuple[str, Trained]]:
+    """Train the blocks of ``student`` in place, in graph order; return the end and the training of each.
 
     Args:
         dense: the teacher.
@@ -99,6 +99,6 @@ def tune_blocks(
                 world=world,
                 tell=tell,
             )
-            found.append(trainer.run())
+            found.append((after, trainer.run()))
             write_back(student, view, masks)
     return found

@@ -7,9 +7,7 @@ is known for nearly every value before the first run, so moves between devices a
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -19,8 +17,10 @@ from onnx import AttributeProto
 from onnxprune.finetune import registry
 from onnxprune.finetune.attributes import resolved, value_of
 from onnxprune.finetune.dtypes import DTYPES, sparse_tensor, torch_tensor, widened
+from onnxprune.finetune.gaps import PACKED_DOMAIN, Gap, Inside, check_arguments, why_not
 from onnxprune.finetune.plan import FAILURES, HERE, NOTHING, Block, Plan, Step, Value, to_device, to_host
-from onnxprune.finetune.registry import Implementation, Unsupported
+from onnxprune.finetune.registry import FUSED_DOMAIN, Implementation, Unsupported
+from onnxprune.finetune.scope import Building, Scope, opsets, plain
 from onnxprune.model import label, node_reads
 
 CPU, DEVICE, ANYWHERE = "cpu", "device", "anywhere"
@@ -28,75 +28,12 @@ MAKES_TYPE_OF = frozenset({"CastLike", "QuantizeLinear"})  # their result has th
 MAX_DEPTH = 64  # functions inside functions; a function that calls itself would never end
 
 
-class _Inside(Unsupported):
-    """A finding whose text names the node inside the subgraph or function already."""
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A node that the view cannot run.
-
-    Attributes:
-        node: what messages call it.
-        op: operator type, with its domain where it is not the default one.
-        opset: version of that domain in the model.
-        reason: why.
-        outputs: value names that it makes; fine-tuning can start behind them.
-    """
-
-    node: str
-    op: str
-    opset: int
-    reason: str
-    outputs: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"node {self.node!r} ({self.op}, opset {self.opset}): {self.reason}"
-
-
-@dataclass
-class _Scope:
-    """Names visible at one place: values, opsets, and the attributes of the function around it."""
-
-    slots: dict[str, int]
-    opsets: Mapping[str, int]
-    outer: _Scope | None = None
-    given: Mapping[str, AttributeProto] = field(default_factory=dict)
-    prefix: str = ""
-    depth: int = 0
-
-    def find(self, name: str) -> int | None:
-        scope: _Scope | None = self
-        while scope is not None:
-            if name in scope.slots:
-                return scope.slots[name]
-            scope = scope.outer
-        return None
-
-
-@dataclass
-class _Building:
-    """A block while it grows: steps, and where its moved values are."""
-
-    steps: list[Step] = field(default_factory=list)
-    moved: dict[tuple[int, str], int] = field(default_factory=dict)
-    made: set[int] = field(default_factory=set)
-    outer: _Building | None = None
-
-    def known_move(self, slot: int, place: str) -> int | None:
-        building: _Building | None = self
-        while building is not None:
-            if (slot, place) in building.moved:
-                return building.moved[slot, place]
-            building = building.outer
-        return None
-
-
 class Compiler:
     """Builds one plan.
 
     Attributes:
         gaps: the nodes that could not be compiled.
+        held: weights that some node wants fixed, also inside functions and bodies.
         narrow: names of values in 4 or fewer bits, which are held in a wider type.
 
     Args:
@@ -107,16 +44,17 @@ class Compiler:
     def __init__(self, proto: onnx.ModelProto, *, widen: bool) -> None:
         self.widen = widen
         self.gaps: list[Gap] = []
+        self.held: set[str] = set()
         self.narrow: set[str] = set()
         self._functions = {(f.domain, f.name, f.overload): f for f in proto.functions}
-        self._opsets = _opsets(proto.opset_import)
+        self._opsets = opsets(proto.opset_import)
         self._constants: dict[int, Value] = {}
         self._buffers: dict[int, torch.Tensor] = {}
         self._weights: dict[int, str] = {}
         self._place: list[str] = [CPU, DEVICE]
         self._lost: set[str] = set()
         self._fed: frozenset[str] = frozenset()
-        self._root = _Scope({}, self._opsets)
+        self._root = Scope({}, {**self._opsets, FUSED_DOMAIN: 1})
 
     # -- entry ---------------------------------------------------------------------------------------
 
@@ -137,7 +75,7 @@ class Compiler:
             weights: name -> (its values, whether it is trained).
             constants: name -> its values; None for what torch cannot hold.
         """
-        scope, block = self._root, _Building()
+        scope, block = self._root, Building()
         self._fed = frozenset(feeds)
         inputs = []
         for name in feeds:
@@ -169,11 +107,11 @@ class Compiler:
             weights=dict(self._weights),
         )
 
-    def _result(self, scope: _Scope, name: str) -> int:
+    def _result(self, scope: Scope, name: str) -> int:
         slot = scope.find(name)
         return NOTHING if slot is None else slot  # only behind a gap: the plan is not used then
 
-    def _bind(self, scope: _Scope, name: str, slot: int) -> None:
+    def _bind(self, scope: Scope, name: str, slot: int) -> None:
         if scope.depth or name not in self._fed:  # what the caller feeds stands, although a node makes it too
             scope.slots[name] = slot
 
@@ -191,7 +129,7 @@ class Compiler:
         self._constants[slot] = value
         return slot
 
-    def _at(self, slot: int, place: str, block: _Building) -> int:
+    def _at(self, slot: int, place: str, block: Building) -> int:
         """Return the slot that holds the same value at ``place``."""
         if slot == NOTHING or self._place[slot] == place:
             return slot
@@ -217,9 +155,9 @@ class Compiler:
 
     # -- nodes ---------------------------------------------------------------------------------------
 
-    def _node(self, node: onnx.NodeProto, scope: _Scope, block: _Building) -> None:
+    def _node(self, node: onnx.NodeProto, scope: Scope, block: Building) -> None:
         name = scope.prefix + label(node)
-        version = scope.opsets.get(_domain(node.domain), 0)
+        version = scope.opsets.get(plain(node.domain), 0)
         if not scope.depth and not self._lost.isdisjoint(node_reads(node)):
             self._lost.update(node.output)  # needs the result of a gap: no finding of its own
             return
@@ -231,17 +169,17 @@ class Compiler:
                 return
             implementation = registry.find(node.domain, node.op_type, version)
             if implementation is None:
-                raise Unsupported(_why_not(node.domain, node.op_type))
+                raise Unsupported(why_not(node.domain, node.op_type))
             self._step(node, implementation, inputs, scope, block, name)
         except Unsupported as error:
             if scope.depth:  # the node of the main graph is the one to report
-                inside = "" if isinstance(error, _Inside) else f"inside it, node {name!r} ({node.op_type}): "
-                raise _Inside(f"{inside}{error}") from error
-            op = f"{node.domain}.{node.op_type}" if _domain(node.domain) else node.op_type
+                inside = "" if isinstance(error, Inside) else f"inside it, node {name!r} ({node.op_type}): "
+                raise Inside(f"{inside}{error}") from error
+            op = f"{node.domain}.{node.op_type}" if plain(node.domain) else node.op_type
             self.gaps.append(Gap(name, op, version, str(error), tuple(o for o in node.output if o)))
             self._lost.update(node.output)
 
-    def _inputs(self, node: onnx.NodeProto, scope: _Scope) -> tuple[int, ...]:
+    def _inputs(self, node: onnx.NodeProto, scope: Scope) -> tuple[int, ...]:
         missing = [name for name in node_reads(node) if scope.find(name) is None]
         if missing:
             raise Unsupported(f"input {missing[0]!r} is made by no earlier node, or not a tensor of numbers")
@@ -255,14 +193,14 @@ class Compiler:
         node: onnx.NodeProto,
         implementation: Implementation,
         inputs: tuple[int, ...],
-        scope: _Scope,
-        block: _Building,
+        scope: Scope,
+        block: Building,
         name: str,
     ) -> None:
         if node.op_type in MAKES_TYPE_OF and not self._narrow_slots().isdisjoint(inputs[1:]):
             raise Unsupported("it makes values of 4 or fewer bits")
         attributes, graphs = self._attributes(node, implementation, scope)
-        _check_arguments(implementation, len(inputs))
+        check_arguments(implementation, len(inputs))
         outputs = list(node.output)
         if implementation.wants_outputs:
             attributes["outputs"] = tuple(bool(o) for o in outputs)
@@ -280,6 +218,8 @@ class Compiler:
         ):
             self._fold(call, inputs, outputs, scope)
             return
+        frozen = {inputs[i] for i in implementation.frozen if i < len(inputs)}
+        self.held.update(self._weights[slot] for slot in frozen & self._weights.keys())
         bodies = tuple((key, self._body(graph, scope, block)) for key, graph in graphs.items())
         arguments, place, align = self._placed(inputs, host, block)
         place = ANYWHERE if bodies else CPU if implementation.on_host else place
@@ -294,7 +234,7 @@ class Compiler:
         )
 
     def _fold(
-        self, call: Callable[..., Any], inputs: tuple[int, ...], outputs: Sequence[str], scope: _Scope
+        self, call: Callable[..., Any], inputs: tuple[int, ...], outputs: Sequence[str], scope: Scope
     ) -> None:
         try:
             with torch.no_grad():
@@ -306,7 +246,7 @@ class Compiler:
                 self._bind(scope, output, self._constant(value))
 
     def _placed(
-        self, inputs: tuple[int, ...], host: tuple[int, ...], block: _Building
+        self, inputs: tuple[int, ...], host: tuple[int, ...], block: Building
     ) -> tuple[tuple[int, ...], str, bool]:
         """Return the arguments at their places, the place of the results, and whether that is a guess."""
         free = {self._place[s] for i, s in enumerate(inputs) if i not in host and s != NOTHING}
@@ -318,7 +258,7 @@ class Compiler:
         return tuple(self._at(s, w, block) for s, w in zip(inputs, wanted, strict=True)), place, False
 
     def _attributes(
-        self, node: onnx.NodeProto, implementation: Implementation, scope: _Scope
+        self, node: onnx.NodeProto, implementation: Implementation, scope: Scope
     ) -> tuple[dict[str, Any], dict[str, onnx.GraphProto]]:
         attributes: dict[str, Any] = {}
         graphs: dict[str, onnx.GraphProto] = {}
@@ -336,9 +276,9 @@ class Compiler:
 
     # -- subgraphs and functions ---------------------------------------------------------------------
 
-    def _body(self, graph: onnx.GraphProto, outer: _Scope, outer_block: _Building) -> Block:
-        scope = _Scope({}, outer.opsets, outer, outer.given, outer.prefix, outer.depth + 1)
-        block = _Building(outer=outer_block)
+    def _body(self, graph: onnx.GraphProto, outer: Scope, outer_block: Building) -> Block:
+        scope = Scope({}, outer.opsets, outer, outer.given, outer.prefix, outer.depth + 1)
+        block = Building(outer=outer_block)
         initializers = {t.name for t in graph.initializer}
         inputs = []
         for value in graph.input:
@@ -373,21 +313,20 @@ class Compiler:
         node: onnx.NodeProto,
         function: onnx.FunctionProto,
         inputs: tuple[int, ...],
-        outer: _Scope,
-        block: _Building,
+        outer: Scope,
+        block: Building,
         name: str,
     ) -> None:
         """Expand a model-local function in place."""
         if function.domain == PACKED_DOMAIN:
-            raise Unsupported(_why_not(function.domain, function.name))
+            raise Unsupported(why_not(function.domain, function.name))
         if outer.depth >= MAX_DEPTH:
             raise Unsupported("its function calls itself, or functions are nested too deeply")
         given = {a.name: a for a in function.attribute_proto}
         given.update((a.name, a) for a in resolved(node.attribute, outer.given))
         slots = dict.fromkeys(function.input, NOTHING)
         slots.update(zip(function.input, inputs, strict=False))
-        opsets = _opsets(function.opset_import)
-        scope = _Scope(slots, opsets, None, given, f"{name}/", outer.depth + 1)
+        scope = Scope(slots, opsets(function.opset_import), None, given, f"{name}/", outer.depth + 1)
         for inner in function.node:
             self._node(inner, scope, block)
         for outside, inside in zip(node.output, function.output, strict=False):
@@ -399,7 +338,7 @@ class Compiler:
 
     # -- life times ----------------------------------------------------------------------------------
 
-    def _free(self, block: _Building, outputs: tuple[int, ...]) -> None:
+    def _free(self, block: Building, outputs: tuple[int, ...]) -> None:
         """Note at each step which values of this block nobody reads afterwards."""
         alive = set(outputs)
         for position in range(len(block.steps) - 1, -1, -1):
@@ -411,9 +350,6 @@ class Compiler:
             alive |= touched
             if last:
                 block.steps[position] = _with_frees(step, tuple(last))
-
-
-PACKED_DOMAIN = "onnxprune"
 
 
 def _with_frees(step: Step, frees: tuple[int, ...]) -> Step:
@@ -428,41 +364,6 @@ def _used(block: Block) -> set[int]:
         for _, body in step.bodies:
             used |= _used(body)
     return used
-
-
-def _domain(domain: str) -> str:
-    return "" if domain == "ai.onnx" else domain
-
-
-def _opsets(imports: Sequence[onnx.OperatorSetIdProto]) -> dict[str, int]:
-    return {_domain(entry.domain): entry.version for entry in imports}
-
-
-def _why_not(domain: str, op: str) -> str:
-    if domain == PACKED_DOMAIN:
-        return (
-            "a packed weight cannot be trained: write the model with `onnxprune export --format dense` first"
-        )
-    if any(item.name == op and item.domain == _domain(domain) for item in registry.registered()):
-        return "this version of the operator is not supported in fine-tuning"
-    return "the operator is not supported in fine-tuning"
-
-
-def _check_arguments(implementation: Implementation, count: int) -> None:
-    positional = [
-        p
-        for p in inspect.signature(implementation.function).parameters.values()
-        if p.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    variadic = any(
-        p.kind is inspect.Parameter.VAR_POSITIONAL
-        for p in inspect.signature(implementation.function).parameters.values()
-    )
-    least = sum(p.default is inspect.Parameter.empty for p in positional)
-    if count < least:
-        raise Unsupported(f"{count} inputs, wanted at least {least}")
-    if count > len(positional) and not variadic:
-        raise Unsupported(f"{count} inputs, at most {len(positional)} are supported")
 
 
 def _host_positions(implementation: Implementation, count: int) -> tuple[int, ...]:

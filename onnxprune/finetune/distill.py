@@ -7,18 +7,18 @@ the blocks compared as well (Romero et al., "FitNets", 2015). Masks are held, so
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.store import ArrayStore
-from onnxprune.errors import ModelError, VerificationError
+from onnxprune.errors import ModelError, UsageError, VerificationError
 from onnxprune.finetune import augment
-from onnxprune.finetune.batches import Batches, Feed, Taps
+from onnxprune.finetune.batches import Batches, Feed, Taps, tensors
+from onnxprune.finetune.blocks import tune_blocks
 from onnxprune.finetune.checkpoint import Checkpoint
 from onnxprune.finetune.cuts import cut_points, features
 from onnxprune.finetune.losses import CustomLoss, Loss
@@ -33,6 +33,7 @@ from onnxprune.progress import NullProgress, Progress
 
 HELD_OUT = 1 / 8  # of the samples choose the best weights and are not learnt from
 TOLERANCE = 1e-3  # largest relative difference of the written model from the trained one that is let through
+HALF = 30  # times that for models in half precision
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Options:
         batch: samples in a training batch.
         form: of the loss: ``auto``, ``kl`` or ``mse``.
         custom: a loss of the user's own, see :class:`onnxprune.finetune.losses.Loss`.
-        augment: changes of images, see :mod:`onnxprune.finetune.augment`.
+        augment: changes of the samples, see :mod:`onnxprune.finetune.augment`.
+        scope: ``model``, or ``block`` for one block after the other.
         threads: of torch and ONNX Runtime.
         max_memory: bytes of the teacher's values to hold in memory.
         resume: keep a checkpoint in the user's cache, and go on from one.
@@ -54,7 +56,8 @@ class Options:
     batch: int = 16
     form: str = "auto"
     custom: CustomLoss | None = None
-    augment: tuple[str, ...] = ()
+    augment: tuple[str, ...] = ("auto",)
+    scope: str = "model"
     threads: int | None = None
     max_memory: int = 2**30
     resume: bool = True
@@ -104,41 +107,114 @@ def finetune(
     progress = progress or NullProgress()
     torch.set_num_threads(options.threads or torch.get_num_threads())
     result = pruned.copy()
-    masks = zero_masks(pruned, layers)
-    train_data, held_data = data.split(HELD_OUT, options.settings.seed)
     start = _start(pruned, layers)
-    with World() as world, ArrayStore(options.max_memory) as store:
-        wanted = _features(dense, pruned, layers, start)
-        first = next(train_data.feeds())
+    with World() as world:
+        job = _Job(dense, pruned, result, layers, data, options, start, world, progress)
+        trained, changed, compared = _by_block(job) if options.scope == "block" else _by_model(job)
+    view = TorchView(result, feeds_from=[start] if start else (), trainable=())
+    difference = _difference(result, view, start, next(data.feeds()), options)
+    return result, Tuned(trained, changed, compared, start, difference)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The arguments of :func:`finetune`, and what all ways of training need."""
+
+    dense: Model
+    pruned: Model
+    result: Model
+    layers: Sequence[Layer]
+    data: CalibrationData
+    options: Options
+    start: str
+    world: World
+    progress: Progress
+
+    def split(self) -> tuple[CalibrationData, CalibrationData]:
+        """Return samples to learn from, and samples that choose the best weights."""
+        return self.data.split(HELD_OUT, self.options.settings.seed)
+
+    def tell(self, *_: object) -> None:
+        """Count a step."""
+        self.progress.advance()
+
+
+Found = tuple[Trained, tuple[str, ...], tuple[str, ...]]  # what happened, changed weights, compared values
+
+
+def _by_model(job: _Job) -> Found:
+    options, dense, start = job.options, job.dense, job.start
+    train_data, held_data = job.split()
+    first = next(train_data.feeds())
+    masks = zero_masks(job.pruned, job.layers)
+    with ArrayStore(options.max_memory) as store:
+        wanted = _features(dense, job.pruned, job.layers, start)
         loss = Loss(_kinds(dense, first, options), wanted, options.form, options.custom)
         view = TorchView(
-            result,
+            job.result,
             feeds_from=[start] if start else (),
             outputs=loss.names,
-            trainable=_trainable(result, start, loss.names),
+            trainable=_trainable(job.result, start, loss.names),
         )
         teacher = Taps(dense, loss.names, first, options.threads)
-        prefix = Taps(pruned, [start], first, options.threads) if start else None
+        prefix = Taps(job.pruned, [start], first, options.threads) if start else None
         make = _Maker(teacher, prefix, store, options)
-        checkpoint = Checkpoint(_key(dense, pruned, data, options)) if options.resume else None
-        progress.stage("fine-tuning", options.settings.steps)
-        trainer = Trainer(
+        checkpoint = Checkpoint(_key(dense, job.pruned, job.data, options)) if options.resume else None
+        job.progress.stage("fine-tuning", options.settings.steps)
+        trained = Trainer(
             view,
             loss,
             make(train_data, changed=True),
             make(held_data) if held_data.batches else None,
             masks,
             options.settings,
-            world=world,
+            world=job.world,
             checkpoint=checkpoint,
-            tell=lambda *_: progress.advance(),
-        )
-        trained = trainer.run()
-        changed = write_back(result, view, masks)
-        difference = _difference(result, view.cpu(), first, prefix, loss.names, options)
-    if checkpoint is not None and world.rank == 0:
+            tell=job.tell,
+        ).run()
+    changed = write_back(job.result, view, masks)
+    if checkpoint is not None and job.world.rank == 0:
         checkpoint.remove()
-    return result, Tuned(trained, changed, wanted, start, difference)
+    return trained, changed, wanted
+
+
+def _by_block(job: _Job) -> Found:
+    options = job.options
+    if options.custom is not None or options.form == "kl":
+        raise UsageError("--scope block compares the values at the ends of blocks", "leave --loss out")
+    before = {name: job.pruned.array(name).tobytes() for name in job.pruned.index.tensors}
+    names = _trainable(job.result, job.start, list(job.result.index.outputs))
+    job.progress.stage("fine-tuning blocks")
+    blocks = tune_blocks(
+        job.dense,
+        job.result,
+        job.layers,
+        *job.split(),
+        names,
+        options.settings,
+        start=job.start,
+        batch=options.batch,
+        threads=options.threads,
+        max_memory=options.max_memory,
+        world=job.world,
+        tell=job.tell,
+    )
+    changed = tuple(n for n in before if job.result.array(n).tobytes() != before[n])
+    return merged([found for _, found in blocks]), changed, tuple(name for name, _ in blocks)
+
+
+def merged(blocks: Sequence[Trained]) -> Trained:
+    """Sum up the training of several blocks: steps and seconds added, losses averaged."""
+    if not blocks:
+        return Trained(before=0.0, after=0.0)
+    count = len(blocks)
+    return Trained(
+        steps=sum(block.steps for block in blocks),
+        best=max(block.best for block in blocks),
+        before=sum(block.before for block in blocks) / count,
+        after=sum(block.after for block in blocks) / count,
+        seconds=sum(block.seconds for block in blocks),
+    )
 
 
 class _Maker:
@@ -167,7 +243,7 @@ class _Maker:
             targets_of,
             size=self.options.batch,
             live=self.live,
-            augment=augment.make(self.options.augment) if changed else None,
+            augment=augment.make(self.options.augment, tensors(kept[0])) if changed else None,
         )
 
     def live(self, batch: Feed) -> tuple[Feed, Feed]:
@@ -210,7 +286,7 @@ def _features(dense: Model, pruned: Model, layers: Sequence[Layer], start: str) 
 
 
 def _trainable(model: Model, start: str, outputs: Sequence[str]) -> set[str]:
-    """Return what a view trains by default, but for tables: few samples say nothing about most of their rows."""
+    """Return what a view trains by default but tables: few samples say nothing about most of their rows."""
     view = TorchView(model, feeds_from=[start] if start else (), outputs=outputs)
     names = {name for name, weight in view.weights.items() if weight.requires_grad}
     nodes, uses = model.graph.node, model.index.uses
@@ -222,22 +298,19 @@ def _trainable(model: Model, start: str, outputs: Sequence[str]) -> set[str]:
     return names - tables
 
 
-def _difference(
-    model: Model, view: TorchView, feeds: Feed, prefix: Taps | None, names: Sequence[str], options: Options
-) -> float:
-    """Return how far the written model in ONNX Runtime is from the view, relative to the largest value."""
-    written = Taps(model, names, feeds, options.threads)(feeds)
-    fed: Mapping[str, Any] = {**feeds, **(prefix(feeds) if prefix else {})}
+def _difference(model: Model, view: TorchView, start: str, feeds: Feed, options: Options) -> float:
+    """Return how far the written model in ONNX Runtime is from the one in torch, by its largest value."""
+    names = list(view.outputs)
+    written = Taps(model, [*names, *([start] if start else [])], feeds, options.threads)(feeds)
+    fed = tensors({**feeds, **written})
     with torch.no_grad():
-        found = view(
-            {name: torch.from_numpy(np.require(fed[name], requirements="W")) for name in view.inputs}
-        )
+        found = view({name: fed[name] for name in view.inputs})
     worst = 0.0
     for name in names:
         a, b = np.asarray(written[name], np.float64), found[name].numpy().astype(np.float64)
         worst = max(worst, float(np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 1e-12)))
     half = any(model.array(name).dtype.itemsize < 4 for name in view.weights)
-    if not worst <= TOLERANCE * (30 if half else 1):
+    if not worst <= TOLERANCE * (HALF if half else 1):
         raise VerificationError(
             f"the fine-tuned model gives other values in ONNX Runtime than in torch: {worst:.2g} relative",
             "leave --finetune out, and report the model: an operator is not trained as it runs",
@@ -254,5 +327,7 @@ def _key(dense: Model, pruned: Model, data: CalibrationData, options: Options) -
         for node in model.graph.node:
             state.update(node.SerializeToString(deterministic=True))
     state.update(data.digest().encode())
-    state.update(repr((options.settings, options.batch, options.form, options.augment)).encode())
+    state.update(
+        repr((options.settings, options.batch, options.form, options.augment, options.custom)).encode()
+    )
     return state.hexdigest()[:32]

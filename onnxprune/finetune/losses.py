@@ -48,9 +48,7 @@ class Loss:
             raise UsageError("--loss kl needs an output with classes, the model has none", "try --loss mse")
         chosen = classes if classes and self.form != "mse" else smooth
         if not chosen and not self.features and self.custom is None:
-            raise UsageError(
-                "no output of the model is a float tensor: there is nothing to fine-tune towards"
-            )
+            raise UsageError("no output of the model is a float tensor: nothing to fine-tune towards")
         object.__setattr__(self, "_outputs", tuple(chosen))
 
     @property
@@ -73,9 +71,8 @@ class Loss:
         """
         for name in self.names:
             if student[name].shape != teacher[name].shape:
-                raise DataError(
-                    f"value {name!r} is {list(student[name].shape)}, the teacher's {list(teacher[name].shape)}"
-                )
+                found, wanted = list(student[name].shape), list(teacher[name].shape)
+                raise DataError(f"value {name!r} is {found}, the teacher's {wanted}")
         parts = []
         if self.custom is not None:
             parts.append(self.custom(student, teacher, feeds))

@@ -1,4 +1,4 @@
-"""What the view runs: steps over numbered values, in blocks (the main graph and the bodies of If, Loop, Scan).
+"""What the view runs: steps over numbered values, in blocks (the main graph, bodies of If, Loop and Scan).
 
 All blocks of a plan number their values in one table, so that a body reads the values around it like its
 own. A step frees the values that no later step of its block reads.

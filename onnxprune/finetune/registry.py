@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
+FUSED_DOMAIN = "onnxprune.fused"  # of nodes that only the view makes
 NODE_KEYWORDS = ("outputs",)  # filled from the node, not from an attribute
 
 

@@ -47,6 +47,7 @@ def tune(
         form=recipe.loss if recipe.loss in LOSSES else "auto",
         custom=None if recipe.loss in LOSSES else load_function(recipe.loss, "--loss"),
         augment=recipe.augment,
+        scope=recipe.scope,
         threads=recipe.threads,
         max_memory=int(recipe.max_memory * 2**30),
         resume=recipe.cache,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor, nn
 
 from onnxprune.errors import DataError, ModelError, UsageError
 from onnxprune.finetune import ops  # noqa: F401 - fills the registry
-from onnxprune.finetune.compiler import Compiler, Gap
+from onnxprune.finetune.compiler import Compiler
 from onnxprune.finetune.dtypes import STORED, sparse_tensor
+from onnxprune.finetune.fuse import fuse
+from onnxprune.finetune.gaps import Gap
 from onnxprune.finetune.parameters import (
     constant_of,
     float_weights,
@@ -31,7 +34,8 @@ class TorchView(nn.Module):
     """Runs the nodes that ``outputs`` need, with the model's float constants as parameters.
 
     Half-precision models are held and computed in float32. Expressions of constants that are not trained
-    are computed once, here: a weight with ``requires_grad`` off must not be changed afterwards.
+    are computed once, here: a weight with ``requires_grad`` off must not be changed afterwards. Constants
+    inside the bodies of If, Loop and Scan and inside functions are no weights.
 
     Attributes:
         inputs: names that :meth:`forward` must be given.
@@ -72,7 +76,9 @@ class TorchView(nn.Module):
         self._widen = widen
         self._parameter_slots = tuple((slot, torch_name(name)) for slot, name in plan.weights.items())
         for name, (tensor, trained) in weights.items():
-            self.register_parameter(torch_name(name), nn.Parameter(tensor, requires_grad=trained))
+            self.register_parameter(
+                torch_name(name), nn.Parameter(tensor, requires_grad=trained and name not in compiler.held)
+            )
         self._buffer_slots = tuple((slot, f"constant:{slot}") for slot in plan.buffers)
         for slot, tensor in plan.buffers.items():
             self.register_buffer(f"constant:{slot}", tensor, persistent=False)
@@ -170,10 +176,19 @@ def _compile(
         model.graph.node[p] for p in positions if not set(model.graph.node[p].output) <= index.tensors.keys()
     ]
     feeds = (*cuts, *inputs)
+    nodes = fuse(nodes, results, functools.partial(_scalar, weights, constants))
     for name in reads:
         if _element_type(model, name) in STORED:
             compiler.narrow.add(name)
     return compiler, compiler.compile(nodes, feeds, results, weights, constants), weights
+
+
+def _scalar(
+    weights: Mapping[str, tuple[Tensor, bool]], constants: Mapping[str, Tensor | None], name: str
+) -> float | None:
+    """Return the number of a constant with one element that is not trained."""
+    value, trained = weights[name] if name in weights else (constants.get(name), False)
+    return None if value is None or trained or value.numel() != 1 else float(value)
 
 
 def _element_type(model: Model, name: str) -> int:

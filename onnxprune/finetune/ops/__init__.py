@@ -9,6 +9,7 @@ from onnxprune.finetune.ops import (  # noqa: F401
     control,
     conv,
     elementwise,
+    fused,
     index,
     matmul,
     microsoft,

@@ -41,6 +41,8 @@ def Attention(
         if not q_num_heads or not kv_num_heads:
             raise Unsupported("q_num_heads and kv_num_heads are needed for inputs of three dimensions")
         Q, K, V = split_heads(Q, q_num_heads), split_heads(K, kv_num_heads), split_heads(V, kv_num_heads)
+    if (past_key is None) != (past_value is None):
+        raise Unsupported("past_key and past_value are wanted together")
     if past_key is not None and past_value is not None:
         K, V = torch.cat([past_key, K], 2), torch.cat([past_value, V], 2)
     queries, keys = Q.shape[2], K.shape[2]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from onnxprune.finetune.registry import Unsupported, op
 
 Ints = tuple[int, ...]
+Convolution = Callable[..., Tensor]
+# By rank: autocast does not know the function for every rank, torch.convolution.
+CONV: dict[int, Convolution] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+TRANSPOSED: dict[int, Convolution] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 @op()
@@ -33,7 +37,7 @@ def Conv(
     head, tail = split_pads(pads, rank)
     if head != tail:
         x, head = F.pad(x, torch_pads(head, tail)), (0,) * rank
-    return torch.convolution(x, w, b, strides, head, dilations, False, (0,) * rank, group)
+    return _of_rank(CONV, rank)(x, w, b, strides, head, dilations, group)
 
 
 @op()
@@ -67,11 +71,17 @@ def ConvTranspose(
     else:
         head, tail = split_pads(pads, rank)
     if head == tail and extra == zero:
-        return torch.convolution(x, w, b, strides, head, dilations, True, zero, group)
-    y = torch.convolution(x, w, None, strides, zero, dilations, True, zero, group)
+        return _of_rank(TRANSPOSED, rank)(x, w, b, strides, head, zero, group, dilations)
+    y = _of_rank(TRANSPOSED, rank)(x, w, None, strides, zero, zero, group, dilations)
     # Negative padding cuts; what output_padding adds beyond the cut is zero.
     y = F.pad(y, torch_pads([-h for h in head], [o - t for o, t in zip(extra, tail, strict=True)]))
     return y if b is None else y + b.view(-1, *one)
+
+
+def _of_rank(functions: dict[int, Convolution], rank: int) -> Convolution:
+    if rank not in functions:
+        raise Unsupported(f"{rank} spatial dimensions")
+    return functions[rank]
 
 
 @functools.lru_cache(maxsize=1024)

@@ -21,6 +21,8 @@ def _wrapped(indices: Tensor, size: int) -> Tensor:
 @op()
 def Gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     axis = at(axis, x.ndim)
+    if indices.ndim == 0 and indices.is_cpu:  # nearly always one size out of a shape
+        return x.select(axis, int(indices))
     chosen = _wrapped(indices, x.shape[axis])
     if axis == 0 and x.ndim == 2 and x.is_floating_point():
         return F.embedding(chosen, x)

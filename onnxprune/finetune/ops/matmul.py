@@ -46,7 +46,8 @@ def Einsum(*inputs: Tensor, equation: str) -> Tensor:
 
 @op(11)
 def Det(x: Tensor) -> Tensor:
-    return torch.linalg.det(x)
+    det: Tensor = torch.linalg.det(x)
+    return det
 
 
 @op(10)

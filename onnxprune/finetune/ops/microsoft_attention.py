@@ -249,7 +249,7 @@ def _cached(past: Tensor | None, new: Tensor, places: Tensor, total: int) -> Ten
     buffer = F.pad(past, (0, 0, 0, room)) if room else past
     used = torch.arange(buffer.shape[2], device=new.device) < places[:, :1]
     buffer = torch.where(used[:, None, :, None], buffer, 0.0)
-    return buffer.scatter(2, places[:, None, :, None].expand_as(new), new)
+    return buffer.scatter(2, places[:, None, :, None].expand_as(new), new.to(buffer.dtype))
 
 
 @op(1, domain=DOMAIN)

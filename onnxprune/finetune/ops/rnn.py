@@ -235,9 +235,9 @@ def _peep(gate: Tensor, weight: Tensor | None, c: Tensor) -> Tensor:
 
 def _states(X: Tensor, R: Tensor, layout: int, *given: Tensor | None) -> tuple[Tensor, ...]:
     """Return X as (time, batch, features) and each state as (directions, batch, hidden)."""
-    X = X.transpose(0, 1) if layout else X
+    X = (X.transpose(0, 1) if layout else X).to(R.dtype)  # under autocast it may be half
     zero = X.new_zeros(R.shape[0], X.shape[1], R.shape[2])
-    states = [zero if s is None else s.transpose(0, 1) if layout else s for s in given]
+    states = [zero if s is None else (s.transpose(0, 1) if layout else s).to(R.dtype) for s in given]
     return X, *states
 
 

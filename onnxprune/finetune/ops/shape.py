@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onnxprune.finetune.dtypes import torch_dtype
 from onnxprune.finetune.ops.common import all_at, at, ints
 from onnxprune.finetune.registry import Unsupported, op
 
@@ -21,12 +23,12 @@ def Identity(x: Tensor) -> Tensor:
 
 @op(1, on_host=True, name="Shape")
 def Shape_1(x: Tensor) -> Tensor:
-    return torch.tensor(x.shape, dtype=torch.int64)
+    return torch.from_numpy(np.array(x.shape, np.int64))  # twice as fast as torch.tensor
 
 
 @op(15, on_host=True)
 def Shape(x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
-    return torch.tensor(x.shape[start:end], dtype=torch.int64)
+    return torch.from_numpy(np.array(x.shape[start:end], np.int64))
 
 
 @op(on_host=True)
@@ -262,8 +264,6 @@ def Range(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
 
 @op(9)
 def EyeLike(x: Tensor, *, dtype: int | None = None, k: int = 0) -> Tensor:
-    from onnxprune.finetune.dtypes import torch_dtype
-
     kind = x.dtype if dtype is None else torch_dtype(dtype)
     return torch.ones(x.shape, dtype=torch.int8, device=x.device).tril(k).triu(k).to(kind)
 

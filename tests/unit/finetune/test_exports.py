@@ -63,6 +63,11 @@ def check(name: str, opset: int) -> None:
     matrices = {n: w for n, w in view.weights.items() if w.ndim > 1 and w.requires_grad}
     assert matrices
     assert [n for n, w in matrices.items() if w.grad is None or not w.grad.any()] == []
+    # "meta" holds no data: shape arithmetic that left the CPU, or data read as a shape, would fail
+    shapes = {
+        n: v.shape for n, v in view.to("meta")({n: torch.from_numpy(x) for n, x in feeds.items()}).items()
+    }
+    assert shapes == {n: v.shape for n, v in found.items()}
 
 
 EVERY = [(n, o) for n in ARCHITECTURES for o in (*TORCHSCRIPT, *DYNAMO) if o >= FIRST.get(n, 0)]

@@ -290,6 +290,18 @@ def test_inputs_are_not_changed() -> None:
     assert x.tolist() == [-1.0, 0.5, 2.0]
 
 
+def test_autocast_reaches_convolutions_and_products() -> None:
+    model = parse(
+        """agraph (float[N,2,5,5] x) => (float[N,3,3,3] c, float[N,2,5,2] m) {
+            c = Conv(x, k)  m = MatMul(x, w)
+        }""",
+        k=random(3, 2, 3, 3), w=random(5, 2),
+    )  # fmt: skip
+    with torch.autocast("cpu", torch.bfloat16):
+        found = TorchView(model)({"x": torch.zeros(1, 2, 5, 5)})
+    assert {value.dtype for value in found.values()} == {torch.bfloat16}
+
+
 def test_a_failure_names_the_node() -> None:
     view = TorchView(parse(LINEAR, w=random(3, 2)))
     with pytest.raises(ModelError, match=r"node 'MatMul\(y\)' \(MatMul\): mat1 and mat2 shapes"):
@@ -328,6 +340,17 @@ def test_functions_of_the_model_are_expanded() -> None:
     )  # fmt: skip
     x = random(2, 3, seed=1)
     np.testing.assert_allclose(run(model, x=x)["y"], np.where(x < 0, x / 2, x) @ model.array("w"), rtol=1e-5)
+
+
+def test_statistics_inside_a_function_are_not_trained() -> None:
+    head = '<ir_version: 9, opset_import: ["" : 18, "local" : 1]>'
+    model = parse(
+        """agraph (float[N,2] x) => (float[N,2] y) { y = local.Norm(x, scale, mean, var) }
+        <domain: "local", opset_import: ["" : 18]>
+        Norm (x, s, m, v) => (y) { y = BatchNormalization(x, s, s, m, v) }""",
+        head, scale=random(2), mean=random(2), var=np.ones(2, np.float32),
+    )  # fmt: skip
+    assert {n for n, w in TorchView(model).weights.items() if w.requires_grad} == {"scale"}
 
 
 def test_a_function_that_calls_itself_is_refused() -> None:

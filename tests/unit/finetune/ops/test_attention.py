@@ -158,6 +158,12 @@ def test_heads_are_needed() -> None:
         example._replace(attributes={}).by_torch()
 
 
+def test_half_a_past() -> None:
+    example = attention(past=True)
+    with pytest.raises(Unsupported, match="wanted together"):
+        example._replace(inputs=example.inputs[:5]).by_torch()
+
+
 def test_attention_gradcheck() -> None:
     example = attention(dtype=np.float64, past=True, is_causal=1, softcap=2.0, outputs=1)
     given = [None if x is None else torch.from_numpy(x).requires_grad_() for x in example.inputs]

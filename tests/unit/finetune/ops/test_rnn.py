@@ -203,6 +203,22 @@ def test_loop_equals_fused(
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-10, msg=f"gradient of input {index}")
 
 
+@pytest.mark.parametrize("clip", [None, 5.0], ids=["fused", "loop"])
+@pytest.mark.parametrize("op", GATES)
+def test_half_precision_from_autocast(op: str, clip: float | None) -> None:
+    """What comes before may be half, the weights are not."""
+    example = node(
+        op, "bidirectional", initial=True, lens=[3, 5, 1], **({} if clip is None else {"clip": clip})
+    )
+    tensors = [None if x is None else torch.from_numpy(x) for x in example.inputs]
+    weight = tensors[1].requires_grad_()  # type: ignore[union-attr]
+    with torch.autocast("cpu", torch.bfloat16):
+        Y = example.call(tensors[0].bfloat16(), *tensors[1:])[0]  # type: ignore[union-attr]
+    np.testing.assert_allclose(Y.float().detach(), example.by_torch()[0], atol=0.05)
+    Y.sum().backward()
+    assert torch.isfinite(weight.grad).all()  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("op", "extra"),
     [
