@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onnxprune.bench import bench as bench
     from onnxprune.compare import compare as compare
     from onnxprune.export import export as export
-    from onnxprune.finetuning import finetune as finetune
+    from onnxprune.finetuning import distill as distill
     from onnxprune.inspection import inspect as inspect
     from onnxprune.io import load as load
     from onnxprune.io import save as save
@@ -38,7 +38,7 @@ _HOMES = {
     "bench": "onnxprune.bench",
     "compare": "onnxprune.compare",
     "export": "onnxprune.export",
-    "finetune": "onnxprune.finetuning",
+    "distill": "onnxprune.finetuning",
     "inspect": "onnxprune.inspection",
     "load": "onnxprune.io",
     "prune": "onnxprune.pipeline",
@@ -54,9 +54,9 @@ __all__ = [
     "__version__",
     "bench",
     "compare",
+    "distill",
     "errors",
     "export",
-    "finetune",
     "inspect",
     "load",
     "prune",

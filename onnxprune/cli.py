@@ -170,7 +170,7 @@ def finetune(
 ) -> None:
     """Train MODEL, pruned by whatever tool, towards the dense model; its zeros stay where they are."""
     recipe = Recipe.from_dict({"finetune": True, **given(ctx)})
-    from onnxprune.finetuning import finetune as run
+    from onnxprune.finetuning import distill as run
 
     with working(quiet) as progress:
         result = run(

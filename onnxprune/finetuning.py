@@ -27,7 +27,7 @@ from onnxprune.sequential import Solved
 from onnxprune.targets import find_targets
 
 
-def finetune(
+def distill(
     model: str | Path | Model,
     teacher: str | Path | Model,
     output: str | Path | None = None,

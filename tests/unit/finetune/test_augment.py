@@ -1,0 +1,93 @@
+"""What is changed, what is not, and that a seed repeats it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from onnxprune.finetune.augment import is_image, make, mixed, moved
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def image(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).normal(size=shape).astype(np.float32))
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 8, 8), (4, 8, 8, 3), (4, 1, 6, 9)])
+def test_images_keep_shape_and_change(shape: tuple[int, ...]) -> None:
+    x = image(*shape)
+    for name in ("shift", "crop"):
+        y = moved(x, {name}, seeded())
+        assert y.shape == x.shape
+        assert y.dtype == x.dtype
+        assert not torch.allclose(x, y)
+        assert torch.isfinite(y).all()
+
+
+def test_flip_mirrors_some_images_exactly() -> None:
+    x = image(16, 3, 4, 6)
+    y = moved(x, {"flip"}, seeded())
+    mirrored = [torch.allclose(b, a.flip(-1), atol=1e-5) for a, b in zip(x, y, strict=True)]
+    same = [torch.allclose(b, a, atol=1e-5) for a, b in zip(x, y, strict=True)]
+    assert all(m != s for m, s in zip(mirrored, same, strict=True))
+    assert 0 < sum(mirrored) < 16
+
+
+def test_channels_last_moves_as_channels_first() -> None:
+    x = image(3, 8, 8, 3)
+    a = moved(x, {"crop", "flip"}, seeded(3))
+    b = moved(x.movedim(3, 1).contiguous(), {"crop", "flip"}, seeded(3)).movedim(1, 3)
+    torch.testing.assert_close(a, b)
+
+
+def test_what_is_no_image_stays() -> None:
+    for value in (torch.arange(12).reshape(3, 4), image(2, 5, 7), image(2, 8, 5, 5)):
+        assert not is_image(value)
+        assert moved(value, {"flip", "crop", "shift"}, seeded()) is value
+
+
+def test_blends_lie_between_two_samples() -> None:
+    x = torch.arange(6.0).reshape(6, 1).repeat(1, 5)
+    y = mixed({"x": x, "z": 2 * x}, seeded())
+    assert (y["x"] == y["x"][:, :1]).all()  # one share for a whole sample
+    torch.testing.assert_close(y["z"], 2 * y["x"])  # the same one in every input
+    assert y["x"].min() >= 0
+    assert y["x"].max() <= 5
+    assert not torch.equal(y["x"], x)
+
+
+def test_spans_of_tokens_move_together() -> None:
+    ids = torch.arange(40).reshape(4, 10)
+    feeds = {"input_ids": ids, "mask": (ids % 3 > 0).long(), "other": torch.ones(4, 2)}
+    found = mixed(feeds, seeded(1))
+    assert torch.equal(found["input_ids"] % 10, torch.arange(10).expand(4, 10))  # positions stay
+    assert torch.equal(found["mask"], (found["input_ids"] % 3 > 0).long())
+    assert torch.equal(found["other"], feeds["other"])
+    assert not torch.equal(found["input_ids"], ids)
+
+
+def test_inputs_without_a_common_batch_are_left_alone() -> None:
+    feeds = {"x": image(4, 3), "k": torch.tensor(3)}
+    assert mixed(feeds, seeded()) is feeds
+    feeds = {"x": image(4, 3), "table": image(7, 3)}
+    assert mixed(feeds, seeded()) is feeds
+
+
+def test_auto_fits_the_inputs() -> None:
+    assert make(("none",), {"x": image(2, 3, 8, 8)}) is None
+    change = make(("auto",), {"x": image(2, 3, 8, 8)})
+    assert change is not None
+    x = image(8, 3, 8, 8)
+    a, b = change({"x": x}, seeded(5)), change({"x": x}, seeded(5))
+    assert torch.equal(a["x"], b["x"])
+    assert not torch.equal(a["x"], x)
+    ids = torch.arange(40).reshape(4, 10)
+    change = make(("auto",), {"ids": ids})
+    assert change is not None
+    seen = {tuple(change({"ids": ids}, seeded(k))["ids"].flatten().tolist()) for k in range(8)}
+    assert tuple(ids.flatten().tolist()) in seen  # not every batch is mixed
+    assert len(seen) > 2

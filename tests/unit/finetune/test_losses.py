@@ -1,0 +1,105 @@
+"""The loss against formulas written out in numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from onnxprune.divergence import divergence as reference_divergence
+from onnxprune.errors import DataError, UsageError
+from onnxprune.finetune.losses import Loss, divergence, relative_error
+from onnxprune.outputs import EXACT, FEATURES, LOGITS, PROBABILITIES, OutputKind
+
+
+def pair(*shape: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    return tuple(torch.from_numpy(rng.normal(size=shape).astype(np.float32)) for _ in range(2))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((5, 7), 1), ((2, 6, 4, 4), 1), ((3, 4, 9), -1)])
+@pytest.mark.parametrize("family", [LOGITS, PROBABILITIES])
+def test_divergence_is_that_of_the_report(shape: tuple[int, ...], axis: int, family: str) -> None:
+    student, teacher = pair(*shape)
+    if family == PROBABILITIES:
+        student, teacher = student.softmax(axis), teacher.softmax(axis)
+    kind = OutputKind(family, axis)
+    rows = student.numel() // student.shape[axis]
+    wanted = reference_divergence(teacher.numpy(), student.numpy(), kind) / rows
+    assert float(divergence(student, teacher, kind)) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_padded_tokens_do_not_count() -> None:
+    student, teacher = pair(2, 3, 5)
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    wanted = float(divergence(student[mask], teacher[mask], OutputKind(LOGITS, -1)))
+    assert float(divergence(student, teacher, OutputKind(LOGITS, -1), mask)) == pytest.approx(wanted)
+    error = float(relative_error(student, teacher, mask))
+    assert error == pytest.approx(float(relative_error(student[mask], teacher[mask])))
+    assert float(relative_error(student.reshape(6, 5), teacher.reshape(6, 5), mask)) == pytest.approx(error)
+
+
+def test_relative_error_does_not_depend_on_scale_or_offset() -> None:
+    student, teacher = pair(50, 4)
+    plain = float(relative_error(student, teacher))
+    a, b = student.numpy(), teacher.numpy()
+    assert plain == pytest.approx(((a - b) ** 2).mean() / b.var(), rel=1e-5)
+    assert float(relative_error(100 * student + 7, 100 * teacher + 7)) == pytest.approx(plain, rel=1e-3)
+
+
+def test_relative_error_of_constants() -> None:
+    three, four = torch.full((4, 2), 3.0), torch.full((4, 2), 4.0)
+    assert float(relative_error(four, three)) == pytest.approx(1 / 9)
+    assert float(relative_error(torch.zeros(2, 2), torch.zeros(2, 2))) == 0
+
+
+def test_gradient_leads_to_the_teacher() -> None:
+    student, teacher = pair(6, 5)
+    kind = OutputKind(PROBABILITIES, -1)
+    logits = student.clone().requires_grad_()
+    for _ in range(300):
+        loss = divergence(logits.softmax(-1), teacher.softmax(-1), kind)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        logits = (logits - 5 * gradient).detach().requires_grad_()
+    assert float(loss.detach()) < 1e-4
+
+
+KINDS = {"scores": OutputKind(LOGITS, -1), "state": OutputKind(FEATURES), "ids": OutputKind(EXACT)}
+
+
+def test_classes_speak_for_the_model() -> None:
+    assert Loss(KINDS).names == ("scores",)
+    assert Loss(KINDS, form="mse").names == ("scores", "state")
+    assert Loss(KINDS, ("state", "inner")).names == ("scores", "state", "inner")
+    assert Loss({"state": KINDS["state"], "ids": KINDS["ids"]}).names == ("state",)
+
+
+def test_features_are_weighed_against_the_outputs() -> None:
+    (a, b), (c, d) = pair(4, 5), pair(4, 5, seed=1)
+    student, teacher = {"scores": a, "inner": c}, {"scores": b, "inner": d}
+    found = float(Loss(KINDS, ("inner",), weight=0.25)(student, teacher, {}))
+    wanted = float(divergence(a, b, KINDS["scores"])) + 0.25 * float(relative_error(c, d))
+    assert found == pytest.approx(wanted)
+
+
+def test_a_loss_of_the_users_own() -> None:
+    a, b = pair(4, 5)
+
+    def custom(student: dict, teacher: dict, feeds: dict) -> torch.Tensor:  # type: ignore[type-arg]
+        return (student["scores"] - teacher["scores"]).abs().sum() * feeds["x"]
+
+    loss = Loss(KINDS, custom=custom)
+    assert set(loss.names) == set(KINDS)
+    values = {"scores": a, "state": a, "ids": a}
+    found = loss(values, {**values, "scores": b}, {"x": torch.tensor(2.0)})
+    assert float(found) == pytest.approx(2 * float((a - b).abs().sum()))
+
+
+def test_refusals() -> None:
+    with pytest.raises(UsageError, match="--loss kl needs an output with classes"):
+        Loss({"state": KINDS["state"]}, form="kl")
+    with pytest.raises(UsageError, match="nothing to fine-tune towards"):
+        Loss({"ids": KINDS["ids"]})
+    a, b = pair(4, 5)
+    with pytest.raises(DataError, match=r"value 'scores' is \[4, 5\], the teacher's \[2, 5\]"):
+        Loss(KINDS)({"scores": a}, {"scores": b[:2]}, {})
