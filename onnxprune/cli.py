@@ -132,7 +132,11 @@ def prune(
 
 
 def _show(result: Report, report: Path | None, as_json: bool, quiet: bool) -> None:
-    """Print what a run that wrote a model did."""
+    """Print what a run that wrote a model did; one that only helped in torchrun says nothing."""
+    from onnxprune.finetune.stage import follower
+
+    if follower():
+        return
 
     def render(console: Console) -> None:
         from onnxprune.report.text import render_report

@@ -86,7 +86,7 @@ def distill(
         session = runtime.session(source_of(dense), threads=recipe.threads, name=dense.name)
         outcome.before = task_metric(metric, session) if metric else None
     with clock.stage("fine-tune"):
-        tuned, outcome.finetuning = tune(dense, student, layers, calibration, recipe, progress)
+        tuned, outcome.finetuning = tune(dense, student, layers, calibration, held_out, recipe, progress)
     return write(outcome, tuned, session, held_out, progress, force=force, report=report_path)
 
 

@@ -89,7 +89,7 @@ def prune(
         outcome.before = task_metric(metric, dense_session) if metric else None
     with clock.stage("measure"):
         outcome.plan = make_plan(dense, layers, calibration, recipe, progress)
-    pruned = _pruned(outcome, progress)
+    pruned = _pruned(outcome, held_out, progress)
     return write(outcome, pruned, dense_session, held_out, progress, force=force, report=report_path)
 
 
@@ -147,7 +147,7 @@ def write(
     return made
 
 
-def _pruned(outcome: Outcome, progress: Progress) -> Model:
+def _pruned(outcome: Outcome, held_out: CalibrationData, progress: Progress) -> Model:
     """Return the pruned (and fine-tuned) model, in as many rounds as the recipe says.
 
     Source of the cubic schedule: Zhu & Gupta, "To prune, or not to prune" (2017).
@@ -168,7 +168,7 @@ def _pruned(outcome: Outcome, progress: Progress) -> Model:
             with clock.stage("fine-tune"):
                 part = dataclasses.replace(recipe, steps=max(1, recipe.steps // rounds))
                 model, outcome.finetuning = tune(
-                    outcome.dense, model, layers, outcome.calibration, part, progress
+                    outcome.dense, model, layers, outcome.calibration, held_out, part, progress
                 )
     return model
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from onnxprune.atomic import staged
 from onnxprune.errors import UsageError
+from onnxprune.finetune.stage import follower
 from onnxprune.io import DATA_SUFFIX
 from onnxprune.model import Model
 from onnxprune.recipe import Recipe
@@ -22,7 +23,7 @@ def find_targets(
     *,
     mark: str = "pruned",
 ) -> tuple[Path | None, Path | None]:
-    """Return the paths of the pruned model and its report, both None in a dry run.
+    """Return the paths of the pruned model and its report, both None when nothing is to be written.
 
     Without ``output`` the model goes beside the input, as ``NAME.mark.onnx``.
 
@@ -30,7 +31,7 @@ def find_targets(
         UsageError: when one of them exists (without ``force``), is the input, or cannot be named.
         ResourceError: when one of them cannot be written.
     """
-    if dry_run:
+    if dry_run or follower():
         return None, None
     if output is None:
         if model.path is None:

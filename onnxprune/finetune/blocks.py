@@ -30,7 +30,7 @@ def tune_blocks(
     student: Model,
     layers: Sequence[Layer],
     train: CalibrationData,
-    held_out: CalibrationData,
+    held_out: CalibrationData | None,
     trainable: set[str],
     settings: Settings,
     *,
@@ -48,7 +48,7 @@ def tune_blocks(
         student: the pruned model.
         layers: its prunable weights.
         train: samples to learn from.
-        held_out: samples that choose the best weights.
+        held_out: samples that choose the best weights, or None.
         trainable: names of the weights that may change.
         settings: of each block.
         start: value where training begins, "" for the inputs.
@@ -61,7 +61,7 @@ def tune_blocks(
     cuts = [name for name in cut_points(student, layers) if name in dense.index.producer]
     if start:
         cuts = cuts[cuts.index(start) :]
-    feeds = (*train.batches, *held_out.batches)
+    feeds = (*train.batches, *(held_out.batches if held_out is not None else ()))
     masks = zero_masks(student, layers)
     found = []
     with ArrayStore(max_memory) as kept, ArrayStore(max_memory) as moved:

@@ -31,7 +31,6 @@ from onnxprune.model import Model
 from onnxprune.outputs import OutputKind, output_kind
 from onnxprune.progress import NullProgress, Progress
 
-HELD_OUT = 1 / 8  # of the samples choose the best weights and are not learnt from
 TOLERANCE = 1e-3  # largest relative difference of the written model from the trained one that is let through
 HALF = 30  # times that for models in half precision
 
@@ -87,6 +86,7 @@ def finetune(
     pruned: Model,
     layers: Sequence[Layer],
     data: CalibrationData,
+    held_out: CalibrationData | None,
     options: Options,
     progress: Progress | None = None,
 ) -> tuple[Model, Tuned]:
@@ -96,7 +96,8 @@ def finetune(
         dense: the teacher; the same outputs as ``pruned``.
         pruned: the student, with plain weights; its zeros stay zero.
         layers: the prunable weights of ``pruned``.
-        data: inputs.
+        data: samples to learn from.
+        held_out: samples that nothing was fitted to: they choose the best weights. None: the last are kept.
         options: how.
         progress: told about the steps.
 
@@ -109,7 +110,7 @@ def finetune(
     result = pruned.copy()
     start = _start(pruned, layers)
     with World() as world:
-        job = _Job(dense, pruned, result, layers, data, options, start, world, progress)
+        job = _Job(dense, pruned, result, layers, data, held_out, options, start, world, progress)
         trained, changed, compared = _by_block(job) if options.scope == "block" else _by_model(job)
     view = TorchView(result, feeds_from=[start] if start else (), trainable=())
     difference = _difference(result, view, start, next(data.feeds()), options)
@@ -125,14 +126,11 @@ class _Job:
     result: Model
     layers: Sequence[Layer]
     data: CalibrationData
+    held_out: CalibrationData | None
     options: Options
     start: str
     world: World
     progress: Progress
-
-    def split(self) -> tuple[CalibrationData, CalibrationData]:
-        """Return samples to learn from, and samples that choose the best weights."""
-        return self.data.split(HELD_OUT, self.options.settings.seed)
 
     def tell(self, *_: object) -> None:
         """Count a step."""
@@ -144,8 +142,7 @@ Found = tuple[Trained, tuple[str, ...], tuple[str, ...]]  # what happened, chang
 
 def _by_model(job: _Job) -> Found:
     options, dense, start = job.options, job.dense, job.start
-    train_data, held_data = job.split()
-    first = next(train_data.feeds())
+    first = next(job.data.feeds())
     masks = zero_masks(job.pruned, job.layers)
     with ArrayStore(options.max_memory) as store:
         wanted = _features(dense, job.pruned, job.layers, start)
@@ -164,8 +161,8 @@ def _by_model(job: _Job) -> Found:
         trained = Trainer(
             view,
             loss,
-            make(train_data, changed=True),
-            make(held_data) if held_data.batches else None,
+            make(job.data, changed=True),
+            make(job.held_out) if job.held_out is not None else None,
             masks,
             options.settings,
             world=job.world,
@@ -189,7 +186,8 @@ def _by_block(job: _Job) -> Found:
         job.dense,
         job.result,
         job.layers,
-        *job.split(),
+        job.data,
+        job.held_out,
         names,
         options.settings,
         start=job.start,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,11 @@ from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.progress import Progress
 from onnxprune.recipe import LOSSES, Recipe
+
+
+def follower() -> bool:
+    """Whether torchrun started this process to help another one, which is the one that writes and prints."""
+    return int(os.environ.get("RANK", "0")) > 0 and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def require_torch() -> None:
@@ -28,6 +34,7 @@ def tune(
     pruned: Model,
     layers: Sequence[Layer],
     data: CalibrationData,
+    held_out: CalibrationData,
     recipe: Recipe,
     progress: Progress,
 ) -> tuple[Model, dict[str, Any]]:
@@ -52,7 +59,8 @@ def tune(
         max_memory=int(recipe.max_memory * 2**30),
         resume=recipe.cache,
     )
-    result, tuned = finetune(dense, pruned, layers, data, options, progress)
+    judges = held_out if held_out is not data else None  # a single sample serves for both
+    result, tuned = finetune(dense, pruned, layers, data, judges, options, progress)
     found = dataclasses.asdict(tuned.trained)
     found.update(
         features=tuned.features, start=tuned.start, weights=len(tuned.weights), difference=tuned.difference

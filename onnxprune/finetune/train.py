@@ -27,7 +27,7 @@ BETAS = (0.9, 0.99)  # a run has hundreds of steps: the usual 0.999 would not fo
 EVALUATIONS = 16  # of the held-out loss, in one run
 NOISE = 0.1  # of the held-out loss
 DIVERGED = 4.0  # times the first held-out loss: stop and take the best weights
-FLOOR = 0.1  # a vector of zeros learns as if its values were this share of the typical weight
+FLOOR = 1.0  # a vector of zeros learns as if its values were this share of the typical weight
 
 
 @dataclass(frozen=True)

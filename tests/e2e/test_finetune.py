@@ -1,0 +1,141 @@
+"""Fine-tuning from the command line: the same graph, exact zeros, several processes, clear refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.export import export
+from onnxprune.io import load
+from onnxprune.layers import find_layers
+from onnxprune.passes.unpack import unpack
+
+COMMON = ("--threads", "1", "--samples", "64", "--no-cache", "--target-runtime", "stock")
+
+
+def run(*words: object, launcher: tuple[str, ...] = (), **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *launcher, "-m", "onnxprune", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env}, timeout=280)
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory, digits_cnn: Path, calibration_npz: Path) -> Path:
+    """Pruned hard and plainly, so that there is something to win back."""
+    output = tmp_path_factory.mktemp("finetune") / "pruned.onnx"
+    done = run(
+        digits_cnn, "--sparsity", "0.8", "--criterion", "magnitude", "--no-refit", "--allocation", "uniform",
+        "--data", calibration_npz, "-o", output, *COMMON,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def zeros(path: Path) -> dict[str, bytes]:
+    model = load(path)
+    unpack(model)
+    layers, _ = find_layers(model, min_size=1)
+    return {layer.name: np.packbits(model.array(layer.name) == 0).tobytes() for layer in layers}
+
+
+def test_the_command_trains_a_pruned_model(
+    tmp_path: Path, pruned: Path, digits_cnn: Path, calibration_npz: Path
+) -> None:
+    output = tmp_path / "tuned.onnx"
+    words = ("finetune", pruned, "--teacher", digits_cnn, "--data", calibration_npz, "--steps", "60", "--lr", "0.01")
+    done = run(*words, "-o", output, "--json", *COMMON)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    found = report["finetuning"]
+    assert found["steps"] == 60
+    assert found["after"] < 0.5 * found["before"]
+    assert found["difference"] < 1e-5
+    assert zeros(output) == zeros(pruned)
+    assert report["zeros"] == json.loads(pruned.with_suffix(".json").read_text())["zeros"]
+    for one, other in ((pruned, "a.onnx"), (output, "b.onnx")):
+        export(one, tmp_path / other, format="dense")
+    before, after = (onnx.load(tmp_path / name) for name in ("a.onnx", "b.onnx"))
+    for proto in (before, after):
+        del proto.graph.initializer[:]
+    assert before.SerializeToString() == after.SerializeToString()
+    again = run(*words, "-o", tmp_path / "again.onnx", *COMMON)
+    assert again.returncode == 0
+    assert (tmp_path / "again.onnx").read_bytes() == output.read_bytes()  # the same seed, the same bytes
+
+
+def test_prune_and_train_in_rounds(tmp_path: Path, digits_cnn: Path, calibration_npz: Path) -> None:
+    output = tmp_path / "rounds.onnx"
+    done = run(
+        digits_cnn, "--sparsity", "0.9", "--pattern", "block:4x1", "--data", calibration_npz, "--finetune",
+        "--schedule", "cubic:2", "--steps", "20", "-o", output, "--json", *COMMON,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [timing["stage"] for timing in report["timings"]].count("fine-tune") == 2
+    assert report["sparsity"] == pytest.approx(0.9, abs=0.001)
+    assert report["finetuning"]["steps"] == 10
+    assert report["verdict"] in ("ok", "degraded")
+
+
+def test_two_processes(tmp_path: Path, pruned: Path, digits_cnn: Path, calibration_npz: Path) -> None:
+    output = tmp_path / "two.onnx"
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--standalone")
+    done = run(
+        "finetune", pruned, "--teacher", digits_cnn, "--data", calibration_npz, "--steps", "20",
+        "-o", output, "--json", *COMMON, launcher=launcher,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)  # one document: the other process says nothing
+    assert report["finetuning"]["after"] < report["finetuning"]["before"]
+    assert zeros(output) == zeros(pruned)
+
+
+def test_without_torch(tmp_path: Path, digits_cnn: Path, calibration_npz: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as u\n"
+        "find = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
+    )
+    output = tmp_path / "o.onnx"
+    done = run(
+        digits_cnn, "--data", calibration_npz, "--finetune", "-o", output, PYTHONPATH=str(tmp_path)
+    )
+    assert done.returncode == 4
+    assert done.stderr.splitlines() == [
+        "error: --finetune needs torch, which is not installed",
+        'hint: pip install "onnxprune[torch]"',
+    ]
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (("--steps", "5"), "--steps is for fine-tuning"),
+        (("--augment", "spin", "--finetune"), "--augment is 'spin'"),
+        (("--lr", "0", "--finetune"), "--lr is 0, wanted a number above 0"),
+        (("--loss", "huber", "--finetune"), "--loss is 'huber'"),
+        (("--schedule", "cubic:0", "--finetune"), "--schedule is 'cubic:0'"),
+        (("--schedule", "cubic:3", "--pattern", "2:4", "--finetune"), "pattern 2:4 is all or nothing"),
+    ],
+)
+def test_wrong_options(digits_cnn: Path, words: tuple[str, ...], wanted: str) -> None:
+    done = run(digits_cnn, *words)
+    assert done.returncode == 2
+    assert wanted in done.stderr.splitlines()[0]
+
+
+def test_a_teacher_that_is_another_model(
+    tmp_path: Path, pruned: Path, digits_transformer: Path, calibration_npz: Path
+) -> None:
+    done = run(
+        "finetune", pruned, "--teacher", digits_transformer, "--data", calibration_npz, "-o", tmp_path / "o.onnx"
+    )
+    assert done.returncode == 3
+    assert "is no pruned form of digits_transformer.onnx" in done.stderr

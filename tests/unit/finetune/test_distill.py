@@ -1,0 +1,131 @@
+"""Fine-tuning from models to models: what improves, what stays, where it can start, several processes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from tests.unit.finetune.networks import calibration, images, magnitude_pruned, residual_net
+
+from onnxprune import runtime
+from onnxprune.calibration.data import from_iterable
+from onnxprune.errors import ModelError, UsageError
+from onnxprune.finetune.distill import Options, Tuned, finetune
+from onnxprune.finetune.train import Settings
+from onnxprune.layers import find_layers
+from onnxprune.model import Model
+from onnxprune.recipe import Recipe
+
+NAMES = ("w1", "w2", "w3", "w4")
+OPTIONS = Options(Settings(steps=60, lr=0.01), resume=False, threads=1)
+
+
+def outputs(model: Model, x: np.ndarray) -> np.ndarray:
+    (found,) = runtime.session(model.to_bytes()).run(None, {"x": x})
+    return np.asarray(found)
+
+
+def error(model: Model, dense: Model) -> float:
+    x = images(64, seed=99)
+    wanted = outputs(dense, x)
+    return float(((outputs(model, x) - wanted) ** 2).mean() / wanted.var())
+
+
+def tuned(dense: Model, pruned: Model, options: Options = OPTIONS) -> tuple[Model, Tuned]:
+    layers, _ = find_layers(pruned, min_size=1)
+    data, held = calibration(dense, 96), calibration(dense, 32)
+    return finetune(dense, pruned, layers, data, held, options)
+
+
+@pytest.mark.parametrize("scope", ["model", "block"])
+def test_accuracy_comes_back_and_zeros_stay(scope: str) -> None:
+    dense = residual_net()
+    pruned = magnitude_pruned(dense, NAMES)
+    before = pruned.copy()
+    result, found = tuned(dense, pruned, dataclasses.replace(OPTIONS, scope=scope))
+    assert error(result, dense) < 0.5 * error(before, dense)
+    assert found.trained.after < found.trained.before
+    assert found.difference < 1e-5
+    assert found.start == ""
+    for name in NAMES:
+        assert np.array_equal(result.array(name) == 0, before.array(name) == 0)
+        assert np.array_equal(pruned.array(name), before.array(name))  # the input is not touched
+    assert set(found.weights) <= set(dense.index.tensors)
+    assert set(NAMES) <= set(found.weights)
+
+
+def with_front(model: Model, domain: str = "ai.onnx.ml") -> Model:
+    """Put an operator before the model that only ONNX Runtime knows."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    graph = proto.graph
+    for node in graph.node:
+        inputs = ["scaled" if name == "x" else name for name in node.input]
+        del node.input[:]
+        node.input.extend(inputs)
+    front = [
+        helper.make_node("Reshape", ["x", "flat"], ["rows"]),
+        helper.make_node("Scaler", ["rows"], ["rows_s"], "front", domain=domain, offset=[0.0], scale=[1.0]),
+        helper.make_node("Reshape", ["rows_s", "square"], ["scaled"]),
+    ]
+    nodes = [*front, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for name, shape in (("flat", [-1, 192]), ("square", [-1, 3, 8, 8])):
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array(shape, np.int64), name))
+    proto.opset_import.append(helper.make_opsetid(domain, 3))
+    return Model(proto)
+
+
+def test_training_starts_behind_what_torch_cannot_run() -> None:
+    dense = with_front(residual_net())
+    pruned = magnitude_pruned(dense, NAMES)
+    result, found = tuned(dense, pruned)
+    assert found.start == "h0"
+    assert error(result, dense) < 0.5 * error(pruned, dense)
+    assert np.array_equal(result.array("ws"), pruned.array("ws"))  # before the start
+    assert "w1" in found.weights
+
+
+def test_an_operator_that_cannot_be_avoided_is_named() -> None:
+    dense = residual_net()
+    dense.graph.node[-1].output[0] = "raw"
+    dense.graph.node.append(
+        helper.make_node(
+            "Scaler", ["raw"], ["logits"], "culprit", domain="ai.onnx.ml", offset=[0.0], scale=[1.0]
+        )
+    )
+    dense.proto.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    dense = Model(dense.proto)
+    layers, _ = find_layers(dense, min_size=1)
+    with pytest.raises(ModelError, match=r"culprit.*Scaler") as caught:
+        finetune(dense, dense.copy(), layers, calibration(residual_net()), None, OPTIONS)
+    assert "pruning itself works" in caught.value.hint
+
+
+def test_a_loss_for_the_outputs_does_not_go_with_blocks() -> None:
+    dense = residual_net()
+    with pytest.raises(UsageError, match="--scope block compares the values at the ends"):
+        tuned(dense, magnitude_pruned(dense, NAMES), dataclasses.replace(OPTIONS, scope="block", form="kl"))
+
+
+def test_tables_are_not_trained() -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]> g (int64[N, 4] ids) => (float[N, 4, 6] y) {
+        e = Gather(table, ids) y = MatMul(e, w) }"""
+    proto = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for name, shape in (("table", (20, 8)), ("w", (8, 6))):
+        proto.graph.initializer.append(
+            onnx.numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+        )
+    dense = Model(proto)
+    pruned = magnitude_pruned(dense, ("w", "table"), 0.5)
+    layers, _ = find_layers(pruned, min_size=1)
+    feeds = [{"ids": rng.integers(0, 20, (8, 4))} for _ in range(4)]
+    data = from_iterable(dense, feeds, Recipe(batch_size=8))
+    result, found = finetune(dense, pruned, layers, data, None, OPTIONS)
+    assert found.weights == ("w",)
+    assert np.array_equal(result.array("table"), pruned.array("table"))
