@@ -104,8 +104,10 @@ class Recipe:
     minutes: float | None = _option(
         None, "Fine-tuning: stop after this time instead (a slower machine then learns less)."
     )
-    lr: float = _option(
-        0.001, "Fine-tuning: largest step of a weight, as a share of its tensor's typical size."
+    lr: float | None = _option(
+        None,
+        "Fine-tuning: largest step of a weight, as a share of its tensor's typical size, such as 0.001 "
+        "(default: the best of some short trials).",
     )
     loss: str = _option(
         "auto",

@@ -28,14 +28,15 @@ def make(names: tuple[str, ...], feeds: Tensors) -> Change | None:
     Args:
         names: ``flip`` mirrors half of the images left to right, ``shift`` moves them by up to
             :data:`SHIFT`, ``crop`` takes a random part and enlarges it, ``mix`` blends two samples (token
-            ids: takes a span from another sample); ``auto`` is all that fits the inputs, with flips of
-            square images only: wide ones may show text; ``none``.
+            ids: takes a span from another sample); ``auto``: mix, and shift for images, and flip for
+            square ones (wide ones may show text); ``none``. No crops unless asked for: a pruned model has
+            no room for what the data does not hold.
         feeds: one batch, to see what the inputs are.
     """
     chosen = set(names) - {"none"}
     if "auto" in chosen:
         images = [value for value in feeds.values() if is_image(value)]
-        chosen |= {"mix"} | ({"crop", "shift"} if images else set())
+        chosen |= {"mix"} | ({"shift"} if images else set())
         chosen |= {"flip"} if any(_square(value) for value in images) else set()
     if not chosen - {"auto"}:
         return None

@@ -79,13 +79,24 @@ class Batches:
         self.numbers, self.feeds, self.targets, self.size = numbers, feeds, targets, size
         self.live, self.augment = live, augment
         shapes = [{name: a.shape for name, a in feeds(number).items()} for number in numbers]
-        values = [[a.shape for a in targets(number).values()] for number in numbers]
+        # One batch shows whether the teacher's values have a row per sample; for all, it would have to run.
+        shapes[0] = {**shapes[0], **{f"target {name}": a.shape for name, a in targets(numbers[0]).items()}}
+        rows = [{shape[0] if shape else -1 for shape in found.values()} for found in shapes]
         self.samples = len(numbers)
         self._groups: list[Unit] | None = None
-        rows = [{s[0] if s else -1 for s in (*f.values(), *t)} for f, t in zip(shapes, values, strict=True)]
         if all(len(found) == 1 and -1 not in found for found in rows):
             self.samples = sum(next(iter(found)) for found in rows)
-            self._groups = _grouped(numbers, shapes)
+            self._groups = self._grouped()
+
+    def _grouped(self) -> list[Unit]:
+        """Samples that may be in one batch: all their arrays have equal shapes."""
+        groups: dict[tuple[Any, ...], Unit] = {}
+        for number in self.numbers:
+            found = {name: array.shape for name, array in self.feeds(number).items()}
+            key = tuple((name, shape[1:]) for name, shape in sorted(found.items()))
+            rows = next(iter(found.values()))[0]
+            groups.setdefault(key, []).extend((number, row) for row in range(rows))
+        return list(groups.values())
 
     def epoch(self, random: np.random.Generator) -> list[Unit]:
         """Return the batches of one pass over the data, in random order."""
@@ -114,16 +125,6 @@ class Batches:
             targets = _rows(unit, self.targets)
         mask = row_mask(feeds)
         return tensors(feeds), tensors(targets), None if mask is None else torch.from_numpy(mask)
-
-
-def _grouped(numbers: range, shapes: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Unit]:
-    """Samples that may be in one batch: all their arrays have equal shapes."""
-    groups: dict[tuple[Any, ...], Unit] = {}
-    for number, found in zip(numbers, shapes, strict=True):
-        key = tuple((name, shape[1:]) for name, shape in sorted(found.items()))
-        rows = next(iter(found.values()))[0]
-        groups.setdefault(key, []).extend((number, row) for row in range(rows))
-    return list(groups.values())
 
 
 def _rows(unit: Unit, source: Source) -> Feed:

@@ -8,15 +8,16 @@ from onnxprune.calibration.collect import find_stages
 from onnxprune.layers import Layer
 from onnxprune.model import Model, node_reads
 
-MAX_FEATURES = 12
+MAX_FEATURES = 8
+SHAPES = ("Shape", "Size")  # what they give does not depend on the values
 FEWEST = 3  # with fewer cut points the inputs of the layers serve as features
 
 
 def cut_points(model: Model, layers: Sequence[Layer]) -> tuple[str, ...]:
     """Return the values that every path from a layer of ``layers`` to the outputs goes through, in order.
 
-    Only what depends on a layer's weight counts as flowing: attention masks and the like may run beside a
-    cut. Of several cuts with no layer between them (a sum, its LayerNormalization) the last is taken. In a
+    Only what depends on a layer's weight counts as flowing: attention masks, shapes and the like may run
+    beside a cut. Of several cuts with no layer between them (a sum, its LayerNormalization) the last is taken. In a
     residual network these are the ends of the blocks.
     """
     weights = {layer.name for layer in layers}
@@ -31,7 +32,8 @@ def cut_points(model: Model, layers: Sequence[Layer]) -> tuple[str, ...]:
     cuts: dict[int, str] = {}  # layers passed so far -> value
     passed = 0
     for position, node in enumerate(model.graph.node):
-        if not (weights.isdisjoint(reads[position]) and flowing.isdisjoint(reads[position])):
+        reached = not (weights.isdisjoint(reads[position]) and flowing.isdisjoint(reads[position]))
+        if reached and node.op_type not in SHAPES:
             made = {name for name in node.output if name}
             if not made <= weights:  # a Constant node that holds a weight
                 flowing |= made

@@ -224,15 +224,14 @@ class _Maker:
 
     def __call__(self, data: CalibrationData, *, changed: bool = False) -> Batches:
         self.made += 1
-        kept: list[Feed] = []
-        for number, batch in enumerate(data.feeds()):
-            feeds, targets = self.live(batch)
-            kept.append(feeds)
-            for name, value in targets.items():
-                self.store.put((self.made, number, name), value)
-        made = self.made
+        made, batches = self.made, data.batches
+        kept = [{**batch, **(self.prefix(batch) if self.prefix else {})} for batch in batches]
 
         def targets_of(number: int) -> Feed:
+            """Run the teacher when it is asked for the first time: with augmentation, it may never be."""
+            if (made, number, self.teacher.names[0]) not in self.store:
+                for name, value in self.teacher(batches[number]).items():
+                    self.store.put((made, number, name), value)
             return {name: self.store.get((made, number, name)) for name in self.teacher.names}
 
         return Batches(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from onnxprune.errors import DataError, UsageError
 from onnxprune.outputs import EXACT, NONE, PROBABILITIES, OutputKind
@@ -105,9 +106,10 @@ def divergence(student: Tensor, teacher: Tensor, kind: OutputKind, mask: Tensor 
 def relative_error(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the squared error divided by the teacher's variance (by its mean square, if it is constant)."""
     a, b = real_rows(teacher.float(), mask), real_rows(student.float(), mask)
-    variance = a.var(correction=0)
-    scale = torch.where(variance > 0, variance, a.square().mean()).clamp_min(_TINY)
-    return (b - a).square().mean() / scale
+    with torch.no_grad():
+        variance = a.var(correction=0)
+        scale = torch.where(variance > 0, variance, a.square().mean()).clamp_min(_TINY)
+    return F.mse_loss(b, a) / scale
 
 
 def real_rows(value: Tensor, mask: Tensor | None) -> Tensor:

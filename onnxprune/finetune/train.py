@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,9 @@ WARMUP = 0.1  # share of the cycle in which the learning rate rises
 LOWEST = 0.01  # of the learning rate, at both ends of the cycle
 BETAS = (0.9, 0.99)  # a run has hundreds of steps: the usual 0.999 would not forget the first ones
 EVALUATIONS = 16  # of the held-out loss, in one run
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # tried from the middle on, towards the better side
+TRIAL = 0.05  # of the steps, for each
+SHORTEST_TRIAL, LONGEST_TRIAL = 8, 25  # steps
 NOISE = 0.1  # of the held-out loss
 DIVERGED = 4.0  # times the first held-out loss: stop and take the best weights
 FLOOR = 1.0  # a vector of zeros learns as if its values were this share of the typical weight
@@ -37,14 +41,15 @@ class Settings:
     Attributes:
         steps: updates of the weights.
         minutes: stop after this time; the learning rate falls with the time, then, not with the steps.
-        lr: largest step of a weight, as a share of the root mean square of its tensor.
+        lr: largest step of a weight, as a share of the root mean square of its tensor; None: the best of
+            some short trials.
         clip: largest norm of the gradient, in units of its running mean.
         seed: of the batches.
     """
 
     steps: int = 300
     minutes: float | None = None
-    lr: float = 3e-3
+    lr: float | None = None
     clip: float = 2.0
     seed: int = 0
 
@@ -58,6 +63,7 @@ class Trained:
         best: step with the lowest held-out loss; 0 when training did not help.
         before: held-out loss before.
         after: held-out loss of the weights that were kept.
+        lr: learning rate that was used.
         seconds: of wall time.
         curve: (step, training loss, held-out loss).
     """
@@ -66,6 +72,7 @@ class Trained:
     best: int = 0
     before: float = math.nan
     after: float = math.nan
+    lr: float = math.nan
     seconds: float = 0.0
     curve: list[tuple[int, float, float]] = field(default_factory=list)
 
@@ -123,7 +130,8 @@ class Trainer:
         }
         self.scales = learning_scales(self.weights, self.masks)
         groups = [{"params": [w], "scale": self.scales[n]} for n, w in self.weights.items()]
-        self.optimizer = torch.optim.Adam(groups, lr=settings.lr, betas=BETAS, fused=True)
+        self.optimizer = torch.optim.Adam(groups, betas=BETAS, fused=True)
+        self.lr = settings.lr or 0.0
         self.found = Trained()
         self.kept = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.norm = 0.0  # running mean of the gradient's norm
@@ -140,6 +148,8 @@ class Trainer:
         self.world.from_first(self.weights.values())
         if not self._resume():
             self.found.before = self.found.after = self._held_out_loss()
+            self.found.lr = self.settings.lr or self._best_rate()
+        self.lr = self.found.lr
         spent, begin = self.found.seconds, time.monotonic()
         while (progress := self._progress()) < 1.0:
             value = self._step(progress)
@@ -159,6 +169,31 @@ class Trainer:
             for name, weight in self.weights.items():
                 weight.copy_(self.kept[name])
         return self.found
+
+    def _best_rate(self) -> float:
+        """Return the rate whose short trial, a whole cycle, ends with the lowest loss; undo the trials."""
+        start = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        optimizer = copy.deepcopy(self.optimizer.state_dict())
+        steps = min(max(SHORTEST_TRIAL, round(TRIAL * self.settings.steps)), LONGEST_TRIAL)
+
+        def outcome(rate: float) -> float:
+            self.random = np.random.default_rng(self.settings.seed)
+            self.generator.manual_seed(self.settings.seed)
+            self.units, self.norm, self.lr = [], 0.0, rate
+            for step in range(steps):
+                self._step((step + 0.5) / steps)
+            loss = self._held_out_loss()
+            self.optimizer.load_state_dict(copy.deepcopy(optimizer))
+            with torch.no_grad():
+                for name, weight in self.weights.items():
+                    weight.copy_(start[name])
+            return loss if math.isfinite(loss) else math.inf
+
+        found = lowest(RATES, outcome)
+        self.random = np.random.default_rng(self.settings.seed)
+        self.generator.manual_seed(self.settings.seed)
+        self.units, self.norm = [], 0.0
+        return found
 
     def _progress(self) -> float:
         done = self.found.steps / max(self.settings.steps, 1)
@@ -187,7 +222,7 @@ class Trainer:
             return float(loss.detach())  # nothing is learnt from such a batch
         self.norm = norm if not self.norm else 0.9 * self.norm + 0.1 * min(norm, self._limit())
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * group["scale"] * cycle(progress)
+            group["lr"] = self.lr * group["scale"] * cycle(progress)
         self.optimizer.step()
         with torch.no_grad():
             for name, chosen in self.masks.items():
@@ -212,9 +247,12 @@ class Trainer:
         return feeds, move(teacher), None if mask is None else mask.to(self.device)
 
     def _precision(self) -> AbstractContextManager[Any]:
-        if self.device.type != "cuda":
-            return nullcontext()
-        return torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_bf16_supported())
+        if self.device.type == "cuda":
+            return torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_bf16_supported())
+        import os
+        if os.environ.get("BF16"):
+            return torch.autocast("cpu", torch.bfloat16)
+        return nullcontext()
 
     def _held_out_loss(self) -> float:
         """Return the mean loss on the held-out batches (on the training ones when there are none)."""
@@ -272,6 +310,19 @@ class Trainer:
         self.generator.set_state(state["generator"])
         self.units = state["units"]
         return True
+
+
+def lowest(rates: Sequence[float], outcome: Callable[[float], float]) -> float:
+    """Return the rate with the lowest outcome, walking from the middle while it gets better."""
+    found = {len(rates) // 2: outcome(rates[len(rates) // 2])}
+    for direction in (-1, 1):
+        position = min(found, key=found.__getitem__)
+        while 0 <= position + direction < len(rates):
+            position += direction
+            found[position] = outcome(rates[position])
+            if found[position] > min(found.values()):
+                break
+    return rates[min(found, key=found.__getitem__)]
 
 
 def quick_form(value: Tensor) -> Tensor:

@@ -286,7 +286,7 @@ def _training(found: Mapping[str, Any]) -> str:
     before, after = units.digits(found["before"]), units.digits(found["after"])
     if not found["best"]:
         return f"{steps}, held-out loss never below {before}: the pruned weights were kept"
-    return f"{steps}, held-out loss {before} -> {after} (step {found['best']})"
+    return f"{steps}, held-out loss {before} -> {after} (step {found['best']}, lr {found['lr']:.2g})"
 
 
 def _footer(console: Console, report: Report, report_path: str) -> None:
