@@ -33,11 +33,16 @@ OURS: dict[str, tuple[str, ...]] = {
     "magnitude": ("--criterion", "magnitude", *PLAIN),
     "wanda": ("--criterion", "wanda", *PLAIN),
     "onnxprune": (),
+    "onnxprune --finetune": ("--finetune",),
 }
 ONNXSIM = {
     "onnxsim magnitude (global)": "onnxsim.apply_magnitude_pruning(m, sparsity=s, global_sparsity=True)",
     "onnxsim Wanda": "onnxsim.apply_wanda_pruning(m, calibration_data=d, sparsity=s)",
     "onnxsim SparseGPT": "onnxsim.apply_sparsegpt_pruning(m, calibration_data=d, sparsity=s)",
+    "onnxsim SparseGPT + finetune": (
+        "onnxsim.apply_pruning_finetune(m, onnxsim.apply_sparsegpt_pruning("
+        "m, calibration_data=d, sparsity=s), calibration_data=d)"
+    ),
 }
 
 
@@ -48,12 +53,13 @@ def main() -> None:
     parser.add_argument("--sparsity", type=float, default=0.7)
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--only", help="comma-separated methods")
+    parser.add_argument("--pattern", default="unstructured", help="of onnxprune's methods")
     options = parser.parse_args()
     for task in options.tasks:
-        compare(task, options.sparsity, options.samples, options.only and options.only.split(","))
+        compare(task, options.sparsity, options.samples, options.pattern, options.only)
 
 
-def compare(task: Path, sparsity: float, samples: int, only: list[str] | None) -> None:
+def compare(task: Path, sparsity: float, samples: int, pattern: str, only: str | None) -> None:
     """Prune the model of ``task`` with every method."""
     source = task / "model.onnx"
     model = load(source)
@@ -69,12 +75,13 @@ def compare(task: Path, sparsity: float, samples: int, only: list[str] | None) -
     table.add_row("dense", "", f"{value:.2f}", f"{total_bytes(source) / 1e6:.1f}", "", "")
     with tempfile.TemporaryDirectory() as folder:
         for name in (*OURS, *ONNXSIM):
-            if only and name not in only:
+            if only and name not in only.split(","):
                 continue
             output = Path(folder) / "out.onnx"
             output.unlink(missing_ok=True)
             if name in OURS:
                 arguments = [f"--data={task / 'task.py'}:calibration", f"--samples={samples}", *OURS[name]]
+                arguments.append(f"--pattern={pattern}")
                 arguments += [f"--exclude={table_name}" for table_name in tables]
                 command = [
                     sys.executable,

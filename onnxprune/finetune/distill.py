@@ -30,6 +30,7 @@ from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.outputs import OutputKind, output_kind
 from onnxprune.progress import NullProgress, Progress
+from onnxprune.report.units import seconds
 
 TOLERANCE = 1e-3  # largest relative difference of the written model from the trained one that is let through
 HALF = 30  # times that for models in half precision
@@ -132,9 +133,16 @@ class _Job:
     world: World
     progress: Progress
 
-    def tell(self, *_: object) -> None:
-        """Count a step."""
+    def tell(self, step: int, found: Trained) -> None:
+        """Count a step; when the held-out loss is new, say it and how long the rest will take."""
         self.progress.advance()
+        if found.curve and found.curve[-1][0] == step:
+            _, loss, held = found.curve[-1]
+            left = (self.options.settings.steps - step) * found.seconds / step
+            if self.options.settings.minutes is not None:
+                left = 60 * self.options.settings.minutes - found.seconds
+            after = f", about {seconds(left)} left" if left > 1 and self.options.scope == "model" else ""
+            self.progress.note(f"step {step}: loss {loss:.3g}, held-out {held:.3g}{after}")
 
 
 Found = tuple[Trained, tuple[str, ...], tuple[str, ...]]  # what happened, changed weights, compared values

@@ -90,9 +90,7 @@ def collect(
             feeds = tensors({name: array[row : row + 1] for name, array in batch.items()})
             outputs = view(feeds)
             inner = [outputs[name] for name in activations]
-            found = torch.autograd.grad(
-                loss(outputs, feeds), [*chosen.values(), *inner], allow_unused=True
-            )
+            found = torch.autograd.grad(loss(outputs, feeds), [*chosen.values(), *inner], allow_unused=True)
             count += 1
             for (name, weight), g in zip(chosen.items(), found[: len(chosen)], strict=True):
                 if g is None:  # this sample does not reach it

@@ -250,6 +250,7 @@ class Trainer:
         if self.device.type == "cuda":
             return torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_bf16_supported())
         import os
+
         if os.environ.get("BF16"):
             return torch.autocast("cpu", torch.bfloat16)
         return nullcontext()

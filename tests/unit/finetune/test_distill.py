@@ -112,6 +112,34 @@ def test_a_loss_for_the_outputs_does_not_go_with_blocks() -> None:
         tuned(dense, magnitude_pruned(dense, NAMES), dataclasses.replace(OPTIONS, scope="block", form="kl"))
 
 
+class _Told:
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, int | None]] = []
+        self.steps, self.notes = 0, []  # type: ignore[var-annotated]
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self.stages.append((name, total))
+
+    def advance(self, steps: int = 1) -> None:
+        self.steps += steps
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_progress_tells_the_losses_and_the_time_left() -> None:
+    dense = residual_net()
+    pruned, told = magnitude_pruned(dense, NAMES), _Told()
+    layers, _ = find_layers(pruned, min_size=1)
+    options = dataclasses.replace(OPTIONS, settings=Settings(steps=32, lr=0.01))
+    finetune(dense, pruned, layers, calibration(dense, 64), calibration(dense, 16), options, told)
+    assert told.stages == [("fine-tuning", 32)]
+    assert told.steps == 32
+    assert len(told.notes) == 16
+    assert told.notes[0].startswith("step 2: loss ")
+    assert all("held-out" in note for note in told.notes)
+
+
 def test_tables_are_not_trained() -> None:
     text = """<ir_version: 8, opset_import: ["": 17]> g (int64[N, 4] ids) => (float[N, 4, 6] y) {
         e = Gather(table, ids) y = MatMul(e, w) }"""

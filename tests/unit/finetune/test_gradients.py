@@ -38,7 +38,9 @@ def test_shards_add() -> None:
     x = images(6)
     loss = lambda outputs, feeds: outputs["logits"].square().sum()  # noqa: E731
     whole = collect(view, [{"x": x}], loss, ["w1", "wh"])
-    parts = collect(view, [{"x": x[:2]}], loss, ["w1", "wh"]) + collect(view, [{"x": x[2:]}], loss, ["w1", "wh"])
+    parts = collect(view, [{"x": x[:2]}], loss, ["w1", "wh"]) + collect(
+        view, [{"x": x[2:]}], loss, ["w1", "wh"]
+    )
     assert parts.samples == whole.samples == 6
     for name in ("w1", "wh"):
         np.testing.assert_allclose(parts.second[name], whole.second[name], rtol=1e-6)
