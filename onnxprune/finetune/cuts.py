@@ -17,8 +17,8 @@ def cut_points(model: Model, layers: Sequence[Layer]) -> tuple[str, ...]:
     """Return the values that every path from a layer of ``layers`` to the outputs goes through, in order.
 
     Only what depends on a layer's weight counts as flowing: attention masks, shapes and the like may run
-    beside a cut. Of several cuts with no layer between them (a sum, its LayerNormalization) the last is taken. In a
-    residual network these are the ends of the blocks.
+    beside a cut. Of several cuts with no layer between them (a sum, its LayerNormalization) the last is
+    taken. In a residual network these are the ends of the blocks.
     """
     weights = {layer.name for layer in layers}
     sites = {site.node for layer in layers for site in layer.sites}

@@ -153,7 +153,7 @@ def _by_model(job: _Job) -> Found:
     first = next(job.data.feeds())
     masks = zero_masks(job.pruned, job.layers)
     with ArrayStore(options.max_memory) as store:
-        wanted = _features(dense, job.pruned, job.layers, start)
+        wanted = _features(job, first)
         loss = Loss(_kinds(dense, first, options), wanted, options.form, options.custom)
         view = TorchView(
             job.result,
@@ -282,12 +282,20 @@ def _start(model: Model, layers: Sequence[Layer]) -> str:
     )
 
 
-def _features(dense: Model, pruned: Model, layers: Sequence[Layer], start: str) -> tuple[str, ...]:
-    """Values to compare: those that both models have, behind the start."""
-    found = features(pruned, layers)
+def _features(job: _Job, feeds: Feed) -> tuple[str, ...]:
+    """Values to compare: those that both models have, in the same shape, behind the start."""
+    dense, pruned, start = job.dense, job.pruned, job.start
     position = pruned.index.producer
     begin = position[start] if start else -1
-    return tuple(name for name in found if name in dense.index.producer and position[name] > begin)
+    names = [
+        name
+        for name in features(pruned, job.layers)
+        if name in dense.index.producer and position[name] > begin
+    ]
+    if not names:
+        return ()
+    wanted, found = (Taps(model, names, feeds, job.options.threads)(feeds) for model in (dense, pruned))
+    return tuple(name for name in names if wanted[name].shape == found[name].shape)
 
 
 def _trainable(model: Model, start: str, outputs: Sequence[str]) -> set[str]:

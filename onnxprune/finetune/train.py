@@ -249,10 +249,6 @@ class Trainer:
     def _precision(self) -> AbstractContextManager[Any]:
         if self.device.type == "cuda":
             return torch.autocast("cuda", torch.bfloat16, enabled=torch.cuda.is_bf16_supported())
-        import os
-
-        if os.environ.get("BF16"):
-            return torch.autocast("cpu", torch.bfloat16)
         return nullcontext()
 
     def _held_out_loss(self) -> float:
@@ -315,14 +311,17 @@ class Trainer:
 
 def lowest(rates: Sequence[float], outcome: Callable[[float], float]) -> float:
     """Return the rate with the lowest outcome, walking from the middle while it gets better."""
-    found = {len(rates) // 2: outcome(rates[len(rates) // 2])}
+    middle = len(rates) // 2
+    found = {middle: outcome(rates[middle])}
     for direction in (-1, 1):
-        position = min(found, key=found.__getitem__)
-        while 0 <= position + direction < len(rates):
-            position += direction
+        position = middle + direction
+        while 0 <= position < len(rates):
             found[position] = outcome(rates[position])
-            if found[position] > min(found.values()):
+            if found[position] > found[position - direction]:
                 break
+            position += direction
+        if min(found, key=found.__getitem__) != middle:
+            break
     return rates[min(found, key=found.__getitem__)]
 
 

@@ -48,7 +48,18 @@ def test_the_command_trains_a_pruned_model(
     tmp_path: Path, pruned: Path, digits_cnn: Path, calibration_npz: Path
 ) -> None:
     output = tmp_path / "tuned.onnx"
-    words = ("finetune", pruned, "--teacher", digits_cnn, "--data", calibration_npz, "--steps", "60", "--lr", "0.01")
+    words = (
+        "finetune",
+        pruned,
+        "--teacher",
+        digits_cnn,
+        "--data",
+        calibration_npz,
+        "--steps",
+        "60",
+        "--lr",
+        "0.01",
+    )
     done = run(*words, "-o", output, "--json", *COMMON)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -103,9 +114,7 @@ def test_without_torch(tmp_path: Path, digits_cnn: Path, calibration_npz: Path) 
         "u.find_spec = lambda name, *rest: None if name == 'torch' else find(name, *rest)\n"
     )
     output = tmp_path / "o.onnx"
-    done = run(
-        digits_cnn, "--data", calibration_npz, "--finetune", "-o", output, PYTHONPATH=str(tmp_path)
-    )
+    done = run(digits_cnn, "--data", calibration_npz, "--finetune", "-o", output, PYTHONPATH=str(tmp_path))
     assert done.returncode == 4
     assert done.stderr.splitlines() == [
         "error: --finetune needs torch, which is not installed",
@@ -135,7 +144,14 @@ def test_a_teacher_that_is_another_model(
     tmp_path: Path, pruned: Path, digits_transformer: Path, calibration_npz: Path
 ) -> None:
     done = run(
-        "finetune", pruned, "--teacher", digits_transformer, "--data", calibration_npz, "-o", tmp_path / "o.onnx"
+        "finetune",
+        pruned,
+        "--teacher",
+        digits_transformer,
+        "--data",
+        calibration_npz,
+        "-o",
+        tmp_path / "o.onnx",
     )
     assert done.returncode == 3
     assert "is no pruned form of digits_transformer.onnx" in done.stderr

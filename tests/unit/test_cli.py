@@ -106,7 +106,8 @@ class TestDefaultCommand:
         assert pipeline.arguments[0] == Path("inspct")
 
     def test_every_command_has_help(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert set(cli.commands) == {"prune", "inspect", "compare", "bench", "export", "doctor", "ops"}
+        known = {"prune", "finetune", "inspect", "compare", "bench", "export", "doctor", "ops"}
+        assert set(cli.commands) == known
         for words in (*([name] for name in cli.commands if name != "ops"), ["ops", "build"], ["ops", "info"]):
             assert main([*words, "--help"]) == 0
             assert main([*words, "-h"]) == 0

@@ -227,7 +227,7 @@ class TestData:
         def run(count: int, **options: Any) -> tuple[set[float], set[float]]:
             rows = np.zeros((count, 16), np.float32) + np.arange(count, dtype=np.float32)[:, None]
             seen: list[set[float]] = []
-            real = pipeline._data
+            real = pipeline.read_data
 
             def record(*args: Any) -> tuple[CalibrationData, CalibrationData]:
                 found = real(*args)
@@ -235,7 +235,7 @@ class TestData:
                 return found
 
             with monkeypatch.context() as patch:
-                patch.setattr(pipeline, "_data", record)
+                patch.setattr(pipeline, "read_data", record)
                 prune(path, data=rows, dry_run=True, damping=0.1, **{**QUICK, **options})
             return seen[0], seen[1]
 

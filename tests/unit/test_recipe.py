@@ -13,7 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxprune.errors import UsageError
-from onnxprune.recipe import ALLOCATIONS, CRITERIA, FORMATS, LAYOUTS, SOLVERS, SOLVES, TARGETS, VALUES, Recipe
+from onnxprune.recipe import (
+    ALLOCATIONS,
+    CRITERIA,
+    FORMATS,
+    LAYOUTS,
+    SCOPES,
+    SOLVERS,
+    SOLVES,
+    TARGETS,
+    VALUES,
+    Recipe,
+)
 
 FIELDS = {item.name: item for item in dataclasses.fields(Recipe)}
 
@@ -93,6 +104,7 @@ def test_choices_are_the_public_tuples() -> None:
         "values": VALUES,
         "target_runtime": TARGETS,
         "layout": LAYOUTS,
+        "scope": SCOPES,
     }
 
 
@@ -331,6 +343,17 @@ class TestCommandLine:
         (["--max-memory", "0.5"], {"max_memory": 0.5}),
         (["--allow-external"], {"allow_external": True}),
         (["--no-cache"], {"cache": False}),
+        (["--finetune"], {"finetune": True}),
+        (["--finetune", "--steps", "20"], {"finetune": True, "steps": 20}),
+        (["--finetune", "--minutes", "1.5"], {"finetune": True, "minutes": 1.5}),
+        (["--finetune", "--lr", "3e-4"], {"finetune": True, "lr": 3e-4}),
+        (["--finetune", "--loss", "f.py:loss"], {"finetune": True, "loss": "f.py:loss"}),
+        (
+            ["--finetune", "--augment", "flip", "--augment", "mix"],
+            {"finetune": True, "augment": ("flip", "mix")},
+        ),
+        (["--finetune", "--scope", "block"], {"finetune": True, "scope": "block"}),
+        (["--finetune", "--schedule", "cubic:3"], {"finetune": True, "schedule": "cubic:3"}),
     )
 
     def test_every_field_has_a_sample(self) -> None:
@@ -341,7 +364,9 @@ class TestCommandLine:
         from onnxprune.cli import cli
         from onnxprune.options import given
 
-        with cli.commands["prune"].make_context("prune", ["m.onnx", *words]) as ctx:
+        with cli.commands["prune"].make_context(
+            "prune", ["m.onnx", *words], help_option_names=["-h", "--help"]
+        ) as ctx:
             typed = given(ctx)
         assert typed == values
         assert Recipe.from_dict(typed) == Recipe(**values)

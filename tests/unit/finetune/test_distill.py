@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from tests.unit.finetune.networks import calibration, images, magnitude_pruned, residual_net
 
 from onnxprune import runtime
 from onnxprune.calibration.data import from_iterable
@@ -18,6 +17,7 @@ from onnxprune.finetune.train import Settings
 from onnxprune.layers import find_layers
 from onnxprune.model import Model
 from onnxprune.recipe import Recipe
+from tests.unit.finetune.networks import calibration, images, magnitude_pruned, residual_net
 
 NAMES = ("w1", "w2", "w3", "w4")
 OPTIONS = Options(Settings(steps=60, lr=0.01), resume=False, threads=1)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.unit.finetune.networks import images, parse, residual_net
 
 from onnxprune.errors import DataError
 from onnxprune.finetune.gradients import collect, own_answers
 from onnxprune.finetune.view import TorchView
 from onnxprune.outputs import FEATURES, LOGITS, OutputKind
+from tests.unit.finetune.networks import images, parse, residual_net
 
 
 def linear() -> tuple[TorchView, np.ndarray]:

@@ -12,7 +12,17 @@ from onnxprune.errors import ModelError
 from onnxprune.finetune.batches import Batches
 from onnxprune.finetune.checkpoint import Checkpoint
 from onnxprune.finetune.losses import Loss
-from onnxprune.finetune.train import LOWEST, WARMUP, Settings, Trained, Trainer, cycle, learning_scales
+from onnxprune.finetune.train import (
+    LOWEST,
+    RATES,
+    WARMUP,
+    Settings,
+    Trained,
+    Trainer,
+    cycle,
+    learning_scales,
+    lowest,
+)
 from onnxprune.finetune.view import TorchView
 from onnxprune.model import Model
 from onnxprune.outputs import FEATURES, OutputKind
@@ -127,16 +137,28 @@ def test_a_killed_run_goes_on_to_the_same_weights(monkeypatch: pytest.MonkeyPatc
         assert torch.equal(weight, whole.weights[name])
 
 
-def test_a_damaged_checkpoint_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    checkpoint = Checkpoint("k")
-    assert checkpoint.load() is None
-    checkpoint.path.parent.mkdir(parents=True)
-    checkpoint.path.write_bytes(b"no zip file")
-    assert checkpoint.load() is None
-    checkpoint.remove()
-    assert not checkpoint.path.exists()
-    checkpoint.remove()
+def test_the_rate_is_the_best_of_some_trials() -> None:
+    view = TorchView(student())
+    found = trainer(view, Settings(steps=40)).run()
+    assert found.lr == max(RATES)  # a small, well-behaved problem: the largest is the best
+    again = TorchView(student())
+    fixed = trainer(again, Settings(steps=40, lr=found.lr)).run()
+    assert fixed.curve == found.curve  # the trials left no trace
+    assert torch.equal(view.weights["w"], again.weights["w"])
+
+
+def test_the_walk_over_the_rates() -> None:
+    asked: list[float] = []
+
+    def outcome(best: float, rate: float) -> float:
+        asked.append(rate)
+        return abs(np.log(rate / best))
+
+    for best in RATES:
+        asked.clear()
+        assert lowest(RATES, lambda rate, best=best: outcome(best, rate)) == best  # type: ignore[misc]
+        assert len(asked) <= 4
+        assert len(set(asked)) == len(asked)
 
 
 def test_learning_scales_follow_the_tensors() -> None:

@@ -1,0 +1,71 @@
+"""The stage of the pipeline: the recipe becomes options, the result becomes a report."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxprune.errors import ResourceError, UsageError
+from onnxprune.finetune.stage import follower, require_torch, tune
+from onnxprune.layers import find_layers
+from onnxprune.progress import NullProgress
+from onnxprune.recipe import Recipe
+from onnxprune.report.report import plain
+from tests.unit.finetune.networks import calibration, magnitude_pruned, residual_net
+
+NAMES = ("w1", "w2", "w3", "w4")
+LOSS = """
+def loss(student, teacher, feeds):
+    assert feeds["x"].shape[1:] == (3, 8, 8)
+    return (student["logits"] - teacher["logits"]).abs().mean()
+"""
+
+
+def run(recipe: Recipe) -> dict:  # type: ignore[type-arg]
+    dense = residual_net()
+    pruned = magnitude_pruned(dense, NAMES)
+    layers, _ = find_layers(pruned, min_size=1)
+    data, held = calibration(dense, 64), calibration(dense, 16)
+    result, found = tune(dense, pruned, layers, data, held, recipe, NullProgress())
+    assert not np.array_equal(result.array("w1"), pruned.array("w1"))
+    return found
+
+
+def test_what_the_report_says() -> None:
+    found = run(Recipe(finetune=True, steps=16, lr=0.01, cache=False))
+    assert found["steps"] == 16
+    assert found["lr"] == 0.01
+    assert found["after"] < found["before"]
+    assert found["features"] == ("h0", "h1", "f")
+    assert found["start"] == ""
+    assert len(found["curve"]) == 16
+    json.dumps(plain(found))
+
+
+def test_a_loss_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "task.py"
+    path.write_text(LOSS)
+    found = run(Recipe(finetune=True, steps=8, lr=0.01, loss=f"{path}:loss", cache=False))
+    assert found["after"] < found["before"]
+    with pytest.raises(UsageError, match="--loss"):
+        run(Recipe(finetune=True, loss=f"{path}:other", cache=False))
+
+
+def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_torch()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ResourceError, match="--finetune needs torch"):
+        require_torch()
+
+
+@pytest.mark.parametrize(("rank", "size", "wanted"), [("0", "2", False), ("1", "2", True), ("1", "1", False)])
+def test_only_the_first_process_writes(
+    monkeypatch: pytest.MonkeyPatch, rank: str, size: str, wanted: bool
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    assert follower() is wanted

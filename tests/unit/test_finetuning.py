@@ -1,0 +1,61 @@
+"""onnxprune.distill: any pruned model, towards its dense one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import onnxprune
+from onnxprune.errors import ModelError, UsageError
+from onnxprune.io import load, save
+from onnxprune.passes.unpack import unpack
+from tests.unit.finetune.networks import images, magnitude_pruned, parse, residual_net
+
+NAMES = ("w1", "w2", "w3", "w4")
+OPTIONS = {"steps": 16, "lr": 0.01, "target_runtime": "stock", "cache": False, "threads": 1}
+
+
+def test_models_from_memory(tmp_path: Path) -> None:
+    dense = residual_net()
+    pruned = magnitude_pruned(dense, NAMES)
+    report = onnxprune.distill(pruned, dense, tmp_path / "o.onnx", data={"x": images(64)}, **OPTIONS)
+    assert report.finetuning is not None
+    assert report.finetuning["after"] < report.finetuning["before"]
+    assert report.metric_before is None
+    found = load(tmp_path / "o.onnx")
+    unpack(found)
+    for name in NAMES:
+        assert np.array_equal(found.array(name) == 0, pruned.array(name) == 0)
+    assert report.zeros == sum(int((pruned.array(name) == 0).sum()) for name in NAMES)
+
+
+def test_the_output_goes_beside_the_pruned_model(tmp_path: Path) -> None:
+    dense = residual_net()
+    save(magnitude_pruned(dense, NAMES), tmp_path / "small.onnx")
+    report = onnxprune.distill(
+        tmp_path / "small.onnx", dense, data={"x": images(32)}, format="dense", steps=4, lr=0.01, cache=False
+    )
+    assert report.output == str(tmp_path / "small.finetuned.onnx")
+    assert (tmp_path / "small.finetuned.json").exists()
+
+
+def test_a_model_with_smaller_shapes(tmp_path: Path) -> None:
+    """As after structured pruning: the same inputs and outputs, fewer channels inside."""
+    dense, small = residual_net(channels=12), residual_net(seed=3, channels=6)
+    report = onnxprune.distill(small, dense, tmp_path / "o.onnx", data={"x": images(64)}, **OPTIONS)
+    assert report.finetuning is not None
+    assert report.finetuning["after"] < report.finetuning["before"]
+    assert report.finetuning["features"] == []  # other shapes inside cannot be compared
+
+
+def test_refusals(tmp_path: Path) -> None:
+    dense = residual_net()
+    other = parse("g (float[N, 5] x) => (float[N, 10] logits) { logits = MatMul(x, w) }",
+                  {"w": np.ones((5, 10), np.float32)})  # fmt: skip
+    with pytest.raises(ModelError, match="is no pruned form of"):
+        onnxprune.distill(dense, other, tmp_path / "o.onnx", data={"x": images(8)}, **OPTIONS)
+    with pytest.raises(UsageError, match="--schedule cubic:2 prunes, finetune does not"):
+        onnxprune.distill(dense, dense, tmp_path / "o.onnx", data={"x": images(8)}, schedule="cubic:2")
+    assert not (tmp_path / "o.onnx").exists()
