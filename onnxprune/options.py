@@ -108,6 +108,11 @@ def given(ctx: click.Context) -> dict[str, Any]:
 class SectionedCommand(click.Command):
     """A command whose help lists the recipe's options under the headings of :data:`SECTIONS`."""
 
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        # Its own, not only its parent's: click keeps the help option that it made first.
+        settings.setdefault("context_settings", {"help_option_names": ["-h", "--help"]})
+        super().__init__(*args, **settings)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options, the command's own ones first."""
         options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
