@@ -6,6 +6,7 @@ the blocks compared as well (Romero et al., "FitNets", 2015). Masks are held, so
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from onnxprune.finetune.blocks import tune_blocks
 from onnxprune.finetune.checkpoint import Checkpoint
 from onnxprune.finetune.cuts import cut_points, features
 from onnxprune.finetune.losses import CustomLoss, Loss
+from onnxprune.finetune.memory import fitting, saved_bytes
 from onnxprune.finetune.train import Settings, Trained, Trainer
 from onnxprune.finetune.view import TorchView, unsupported
 from onnxprune.finetune.world import World
@@ -42,7 +44,7 @@ class Options:
 
     Attributes:
         settings: of the training loop.
-        batch: samples in a training batch.
+        batch: samples in a training batch at most.
         form: of the loss: ``auto``, ``kl`` or ``mse``.
         custom: a loss of the user's own, see :class:`onnxprune.finetune.losses.Loss`.
         augment: changes of the samples, see :mod:`onnxprune.finetune.augment`.
@@ -163,7 +165,7 @@ def _by_model(job: _Job) -> Found:
         )
         teacher = Taps(dense, loss.names, first, options.threads)
         prefix = Taps(job.pruned, [start], first, options.threads) if start else None
-        make = _Maker(teacher, prefix, store, options)
+        make = _Maker(teacher, prefix, store, _that_fits(view, loss, teacher, prefix, first, options))
         checkpoint = Checkpoint(_key(dense, job.pruned, job.data, options)) if options.resume else None
         job.progress.stage("fine-tuning", options.settings.steps)
         trained = Trainer(
@@ -221,6 +223,23 @@ def merged(blocks: Sequence[Trained]) -> Trained:
         after=sum(block.after for block in blocks) / count,
         seconds=sum(block.seconds for block in blocks),
     )
+
+
+def _that_fits(
+    view: TorchView, loss: Loss, teacher: Taps, prefix: Taps | None, feeds: Feed, options: Options
+) -> Options:
+    """Return the options with a batch whose activations fit in memory."""
+    rows = max(1, min(len(array) if array.ndim else 1 for array in feeds.values()))
+    small = {name: array[:1] if array.ndim and len(array) == rows else array for name, array in feeds.items()}
+    try:
+        targets = teacher(small)
+    except ModelError:  # a batch of another size does not run
+        small, targets = dict(feeds), teacher(feeds)
+    inputs = tensors({**small, **(prefix(small) if prefix else {})})
+    owned = {weight.untyped_storage().data_ptr() for weight in view.parameters()}
+    size = saved_bytes(lambda: loss(view(inputs), tensors(targets), inputs), owned)
+    count = max(1, min(len(array) if array.ndim else 1 for array in small.values()))
+    return dataclasses.replace(options, batch=fitting(count, size, options.batch))
 
 
 class _Maker:
