@@ -33,7 +33,7 @@ _REQUIRED = ("numpy", "scipy", "click", "rich", "onnx-graphsurgeon")
 _OPTIONAL = {
     "pillow": "needed for image calibration data",
     "tokenizers": "needed for text calibration data",
-    "torch": "not needed for pruning",
+    "torch": "needed for --finetune",
 }
 
 

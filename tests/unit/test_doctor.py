@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +64,11 @@ def test_optional_packages_are_notes(versions: Callable[..., None]) -> None:
     )
     versions(torch="2.9.0")
     assert find(examine(), "torch") == Check("torch", "ok", "2.9.0")
-    assert "torch" not in sys.modules
+
+
+def test_torch_is_not_loaded_for_its_version() -> None:
+    code = "import sys; from onnxprune.doctor import examine; examine(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_missing_kernels_are_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
