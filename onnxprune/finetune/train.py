@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from onnxprune.errors import ModelError
+from onnxprune.finetune.adam import Adam
 from onnxprune.finetune.batches import Batches
 from onnxprune.finetune.checkpoint import Checkpoint
 from onnxprune.finetune.losses import Loss
@@ -129,8 +129,7 @@ class Trainer:
             if name in self.weights
         }
         self.scales = learning_scales(self.weights, self.masks)
-        groups = [{"params": [w], "scale": self.scales[n]} for n, w in self.weights.items()]
-        self.optimizer = torch.optim.Adam(groups, betas=BETAS, fused=True)
+        self.optimizer = Adam(self.weights, BETAS)
         self.lr = settings.lr or 0.0
         self.found = Trained()
         self.kept = {name: weight.detach().clone() for name, weight in self.weights.items()}
@@ -173,7 +172,6 @@ class Trainer:
     def _best_rate(self) -> float:
         """Return the rate whose short trial, a whole cycle, ends with the lowest loss; undo the trials."""
         start = {name: weight.detach().clone() for name, weight in self.weights.items()}
-        optimizer = copy.deepcopy(self.optimizer.state_dict())
         steps = min(max(SHORTEST_TRIAL, round(TRIAL * self.settings.steps)), LONGEST_TRIAL)
 
         def outcome(rate: float) -> float:
@@ -183,7 +181,7 @@ class Trainer:
             for step in range(steps):
                 self._step((step + 0.5) / steps)
             loss = self._held_out_loss()
-            self.optimizer.load_state_dict(copy.deepcopy(optimizer))
+            self.optimizer.reset()
             with torch.no_grad():
                 for name, weight in self.weights.items():
                     weight.copy_(start[name])
@@ -208,7 +206,8 @@ class Trainer:
 
     def _step(self, progress: float) -> float:
         feeds, teacher, mask = self._next()
-        self.optimizer.zero_grad(set_to_none=True)
+        for weight in self.weights.values():
+            weight.grad = None
         with self._precision():
             loss = self.loss(self.view(feeds), teacher, feeds, mask)
         torch.autograd.backward(loss)
@@ -221,9 +220,8 @@ class Trainer:
         if not math.isfinite(norm):
             return float(loss.detach())  # nothing is learnt from such a batch
         self.norm = norm if not self.norm else 0.9 * self.norm + 0.1 * min(norm, self._limit())
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * group["scale"] * cycle(progress)
-        self.optimizer.step()
+        rate = self.lr * cycle(progress)
+        self.optimizer.step({name: rate * scale for name, scale in self.scales.items()})
         with torch.no_grad():
             for name, chosen in self.masks.items():
                 self.weights[name].mul_(chosen)
@@ -284,7 +282,7 @@ class Trainer:
         return {
             "weights": {name: weight.detach() for name, weight in self.weights.items()},
             "kept": self.kept,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.optimizer.state(),
             "found": vars(self.found),
             "norm": self.norm,
             "random": self.random.bit_generator.state,
@@ -300,7 +298,7 @@ class Trainer:
             for name, weight in self.weights.items():
                 weight.copy_(state["weights"][name])
         self.kept = {name: value.to(self.device) for name, value in state["kept"].items()}
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.restore(state["optimizer"])
         self.found = Trained(**state["found"])
         self.norm = state["norm"]
         self.random.bit_generator.state = state["random"]

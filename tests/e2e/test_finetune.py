@@ -94,6 +94,7 @@ def test_prune_and_train_in_rounds(tmp_path: Path, digits_cnn: Path, calibration
     assert report["verdict"] in ("ok", "degraded")
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path: Path, pruned: Path, digits_cnn: Path, calibration_npz: Path) -> None:
     output = tmp_path / "two.onnx"
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "--standalone")
