@@ -55,7 +55,7 @@ Feeds = Mapping[str, NDArray[Any]]
 
 def bench(
     paths: Sequence[str | Path],
-    data: CalibrationData | Sequence[Feeds] | None = None,
+    data: Any = None,
     *,
     threads: Sequence[int] | None = None,
     rounds: int = 30,
@@ -68,7 +68,8 @@ def bench(
 
     Args:
         paths: model files; ratios refer to the first.
-        data: inputs for all models, or the batches themselves; round ``r`` uses batch ``r % n``. By default
+        data: inputs for all models as :func:`onnxprune.prune` takes them, or the batches themselves; round
+            ``r`` uses batch ``r % n``. By default
             one batch of what ``recipe`` says (``data``, ``batch_size``: default 1), else synthetic.
         threads: numbers of intra-op threads to measure, one after another (default: all processors).
         rounds: turns of each model.
@@ -152,12 +153,16 @@ def _check(
         raise UsageError(f"--min-time is {min_time:g} seconds, wanted at least 0")
 
 
-def _feeds(
-    first: str | Path, data: CalibrationData | Sequence[Feeds] | None, recipe: Recipe
-) -> tuple[list[Feeds], str, int]:
+def _feeds(first: str | Path, data: Any, recipe: Recipe) -> tuple[list[Feeds], str, int]:
     """Return the batches to run, one line that names them, and how many samples the first one has."""
+    if isinstance(data, str | Path):
+        recipe, data = replace(recipe, data=str(data)), None
     if data is None:
         data = _load_data(first, recipe)
+    elif isinstance(data, Mapping | np.ndarray):
+        from onnxprune.calibration.data import from_iterable
+
+        data = from_iterable(load(first, allow_external=recipe.allow_external), data, recipe)
     feeds: list[Feeds]
     if isinstance(data, Sequence):
         feeds, source, batched = list(data), "inputs from Python", None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -198,6 +199,8 @@ def _inputs(
 
     if data is None:
         return load_data(model, recipe)
+    if isinstance(data, str | Path):
+        return load_data(model, dataclasses.replace(recipe, data=str(data)))
     return data if isinstance(data, CalibrationData) else from_iterable(model, data, recipe)
 
 

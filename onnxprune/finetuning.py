@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from onnxprune import runtime
 from onnxprune.clock import Clock
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.evaluate import load_function, task_metric
-from onnxprune.finetune.stage import require_torch, tune
+from onnxprune.finetune.stage import check_options, tune
 from onnxprune.interface import interface_differences
 from onnxprune.io import load
 from onnxprune.layers import Layer, find_layers
@@ -59,7 +60,7 @@ def distill(
         OnnxPruneError: a subclass says what is wrong, and the hint what to do; nothing was written.
     """
     recipe, data = recipe_with(recipe, {"finetune": True, **options}, data)
-    require_torch()
+    check_options(recipe)
     if recipe.rounds > 1:
         raise UsageError(
             f"--schedule {recipe.schedule} prunes, finetune does not", "onnxprune prune does both"
@@ -71,20 +72,30 @@ def distill(
             model.copy() if isinstance(model, Model) else load(model, allow_external=recipe.allow_external)
         )
         dense = teacher if isinstance(teacher, Model) else load(teacher, allow_external=recipe.allow_external)
-        target, report_path = find_targets(student, output, report, recipe, dry_run, force, mark="finetuned")
+        target, report_path = find_targets(
+            student, output, report, recipe, dry_run, force, mark="finetuned", others=[dense.path]
+        )
         unpack(student)
         _check_pair(student, dense)
         layers, skips = find_layers(student, include=recipe.include, exclude=recipe.exclude, min_size=1)
         layers = tuple(layer for layer in layers if layer.size >= recipe.min_size or _zeros(student, layer))
         metric = load_function(recipe.eval) if recipe.eval else None
         calibration, held_out = read_data(student, recipe, data)
+    solved = tuple(Solved(layer.name, _zeros(student, layer), None, 0.0) for layer in layers)
+    zeros, weights = sum(item.zeros for item in solved), sum(layer.size for layer in layers)
+    if zeros < weights:
+        recipe = dataclasses.replace(
+            recipe, sparsity=zeros / max(weights, 1)
+        )  # what is there is what is wanted
     outcome = Outcome(student, recipe, layers, skips, calibration, target, clock=clock)
-    outcome.solved = tuple(Solved(layer.name, _zeros(student, layer), None, 0.0) for layer in layers)
+    outcome.solved = solved
     outcome.plan = Plan({item.name: item.zeros for item in outcome.solved}, {}, {})
-    with clock.stage("dense model"):
-        progress.stage("running the dense model")
-        session = runtime.session(source_of(dense), threads=recipe.threads, name=dense.name)
-        outcome.before = task_metric(metric, session) if metric else None
+    session = runtime.session(source_of(dense), threads=recipe.threads, name=dense.name)
+    if metric:
+        with clock.stage("pruned model"):
+            progress.stage("running the pruned model")
+            before = runtime.session(student.to_bytes(), threads=recipe.threads, name=student.name)
+            outcome.before = task_metric(metric, before)
     with clock.stage("fine-tune"):
         tuned, outcome.finetuning = tune(dense, student, layers, calibration, held_out, recipe, progress)
     return write(outcome, tuned, session, held_out, progress, force=force, report=report_path)

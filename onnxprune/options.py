@@ -69,7 +69,8 @@ def _option(name: str) -> click.Option:
     kind, default, choices = str(item.type), getattr(_DEFAULTS, name), item.metadata["choices"]
     text = item.metadata["help"]
     if default is not None and default != ():
-        text += f" (default: {('on' if default else 'off') if kind == 'bool' else default})"
+        shown = ",".join(default) if isinstance(default, tuple) else default
+        text += f" (default: {('on' if default else 'off') if kind == 'bool' else shown})"
     settings: dict[str, Any] = {"help": text, "default": None}
     if kind == "bool":
         return click.Option([f"{flag(name)}/--no-{name.replace('_', '-')}", name], **settings)
@@ -78,7 +79,7 @@ def _option(name: str) -> click.Option:
     elif kind.startswith("tuple[float"):
         settings.update(type=str, callback=floats, metavar="F,F,F")
     elif kind.startswith("tuple[str"):
-        settings.update(type=str, multiple=True, metavar="GLOB")
+        settings.update(type=str, multiple=True, metavar="NAME" if name == "augment" else "GLOB")
     else:
         settings["type"] = {"float": float, "int": int, "str": str}[kind.split(" ")[0]]
     return click.Option([flag(name), name], **settings)

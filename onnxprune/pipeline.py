@@ -18,7 +18,7 @@ from onnxprune.calibration.streams import Streams
 from onnxprune.clock import Clock
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.evaluate import agreement, load_function, task_metric
-from onnxprune.finetune.stage import require_torch, tune
+from onnxprune.finetune.stage import check_options, tune
 from onnxprune.io import atomic_write_text, load, save, total_bytes
 from onnxprune.kernels.select import Selection, select
 from onnxprune.layers import Layer, Skip, find_layers
@@ -72,7 +72,7 @@ def prune(
     """
     recipe, data = recipe_with(recipe, options, data)
     if recipe.finetune:
-        require_torch()
+        check_options(recipe)
     progress, clock = progress or NullProgress(), Clock()
     with clock.stage("read"):
         progress.stage("reading")

@@ -102,7 +102,8 @@ class Recipe:
     )
     steps: int = _option(300, "Fine-tuning: updates of the weights.")
     minutes: float | None = _option(
-        None, "Fine-tuning: stop after this time instead (a slower machine then learns less)."
+        None,
+        "Fine-tuning: train for this time, however many steps it is (a slower machine then learns less).",
     )
     lr: float | None = _option(
         None,
@@ -123,7 +124,9 @@ class Recipe:
         "model", "Fine-tuning: the whole model at once, or block after block (needs less memory).", SCOPES
     )
     schedule: str = _option(
-        "oneshot", "oneshot, or cubic:N: prune and fine-tune N times, to growing sparsity (Zhu & Gupta)."
+        "oneshot",
+        "oneshot, or cubic:N: prune and fine-tune N times, to growing sparsity (Zhu & Gupta); the rounds "
+        "share the steps.",
     )
     data: str | None = _option(
         None, "Calibration inputs: .npz, folder, images, text, test_data_set_*, FILE.py:function."
@@ -145,7 +148,11 @@ class Recipe:
     threads: int | None = _option(None, "Threads of ONNX Runtime and of the solvers (default: all).")
     max_memory: float = _option(1.0, "GiB of activations to hold in memory before they go to disk.")
     allow_external: bool = _option(False, "Trust external data outside the model's own folder.")
-    cache: bool = _option(True, "Keep sensitivity measurements in the user's cache for the next run.")
+    cache: bool = _option(
+        True,
+        "Keep measurements and the state of a training in the user's cache: the next run, or the same one "
+        "after it was killed, goes on from there.",
+    )
 
     def __post_init__(self) -> None:
         if self.sparsity is not None and not 0.0 <= self.sparsity < 1.0:
@@ -228,6 +235,13 @@ class Recipe:
         for name in self.augment:
             if name not in AUGMENTATIONS:
                 raise UsageError(f"--augment is {name!r}, wanted some of {', '.join(AUGMENTATIONS)}")
+        if len(self.augment) > 1 and {"auto", "none"} & set(self.augment):
+            raise UsageError("--augment auto and --augment none go with nothing else")
+        if self.scope == "block" and self.loss not in ("auto", "mse"):
+            raise UsageError(
+                f"--loss {self.loss} is for outputs, --scope block compares the values at the ends of blocks",
+                "leave one of the two out",
+            )
         match = _SCHEDULE.fullmatch(self.schedule)
         if not match or match["n"] == "0":
             raise UsageError(f"--schedule is {self.schedule!r}, wanted oneshot or cubic:N, such as cubic:4")
@@ -236,6 +250,8 @@ class Recipe:
                 f"--schedule {self.schedule} grows the sparsity, pattern {self.pattern} is all or nothing",
                 "leave one of the two out",
             )
+        if self.rounds > self.steps:
+            raise UsageError(f"--schedule {self.schedule} needs a step a round, --steps is {self.steps}")
         fields = [item for item in dataclasses.fields(self) if item.name in TRAINING]
         asked = [item.name for item in fields if getattr(self, item.name) != _default(item)]
         if asked and not self.finetune:

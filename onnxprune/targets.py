@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from onnxprune.atomic import staged
@@ -22,10 +23,11 @@ def find_targets(
     force: bool,
     *,
     mark: str = "pruned",
+    others: Sequence[Path | None] = (),
 ) -> tuple[Path | None, Path | None]:
     """Return the paths of the pruned model and its report, both None when nothing is to be written.
 
-    Without ``output`` the model goes beside the input, as ``NAME.mark.onnx``.
+    Without ``output`` the model goes beside the input, as ``NAME.mark.onnx``. ``others`` are inputs too.
 
     Raises:
         UsageError: when one of them exists (without ``force``), is the input, or cannot be named.
@@ -43,7 +45,7 @@ def find_targets(
     if os.path.realpath(target) == os.path.realpath(report_path):
         raise UsageError(f"{target} cannot be both the model and its report", "name a .onnx file with -o")
     for path in (target, report_path):
-        for source in (model.path, recipe.data):
+        for source in (model.path, recipe.data, *others):
             if source and os.path.isfile(path) and os.path.exists(source) and os.path.samefile(path, source):
                 raise UsageError(f"{path} is the input, which is never changed", "choose another output")
         data = [path.name + DATA_SUFFIX] if path is target and model.external else []

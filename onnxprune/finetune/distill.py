@@ -178,6 +178,7 @@ def _by_model(job: _Job) -> Found:
             world=job.world,
             checkpoint=checkpoint,
             tell=job.tell,
+            note=job.progress.note,
         ).run()
     changed = write_back(job.result, view, masks)
     if checkpoint is not None and job.world.rank == 0:
@@ -188,7 +189,7 @@ def _by_model(job: _Job) -> Found:
 def _by_block(job: _Job) -> Found:
     options = job.options
     if options.custom is not None or options.form == "kl":
-        raise UsageError("--scope block compares the values at the ends of blocks", "leave --loss out")
+        raise UsageError("block after block, the values at their ends are compared: there is no other loss")
     before = {name: job.pruned.array(name).tobytes() for name in job.pruned.index.tensors}
     names = _trainable(job.result, job.start, list(job.result.index.outputs))
     job.progress.stage("fine-tuning blocks")

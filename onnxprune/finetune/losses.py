@@ -76,7 +76,7 @@ class Loss:
                 raise DataError(f"value {name!r} is {found}, the teacher's {wanted}")
         parts = []
         if self.custom is not None:
-            parts.append(self.custom(student, teacher, feeds))
+            parts.append(_checked(self.custom(student, teacher, feeds)))
         elif self._outputs:
             parts.append(_mean([self._output(name, student, teacher, mask) for name in self._outputs]))
         if self.features:
@@ -121,6 +121,21 @@ def real_rows(value: Tensor, mask: Tensor | None) -> Tensor:
     if value.ndim >= 2 and value.shape[0] == mask.numel():
         return value[mask.reshape(-1)]
     return value
+
+
+def _checked(value: object) -> Tensor:
+    """Return what the user's function gave, or say why it is no loss."""
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
+        shape = f" of shape {list(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else ""
+        raise DataError(
+            f"--loss returned a {type(value).__name__}{shape}, wanted one float as a torch tensor"
+        )
+    if torch.is_grad_enabled() and not value.requires_grad:
+        raise DataError(
+            "--loss does not depend on the student's outputs, or not smoothly: it has no gradient",
+            "compute it from the tensors of the first argument, without argmax, .item() or .detach()",
+        )
+    return value.reshape(())
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

@@ -29,6 +29,25 @@ def require_torch() -> None:
         )
 
 
+def check_options(recipe: Recipe) -> None:
+    """Find out what is missing or wrong before the long work, not after it.
+
+    Raises:
+        ResourceError: when torch is missing.
+        UsageError: when ``recipe.loss`` names no function.
+        DataError: when its file fails.
+    """
+    require_torch()
+    if recipe.loss not in LOSSES:
+        _custom(recipe)
+
+
+def _custom(recipe: Recipe) -> Any:
+    from onnxprune.userfunction import load_function
+
+    return None if recipe.loss in LOSSES else load_function(recipe.loss, "--loss")
+
+
 def tune(
     dense: Model,
     pruned: Model,
@@ -47,12 +66,11 @@ def tune(
     require_torch()
     from onnxprune.finetune.distill import Options, finetune
     from onnxprune.finetune.train import Settings
-    from onnxprune.userfunction import load_function
 
     options = Options(
         settings=Settings(recipe.steps, recipe.minutes, recipe.lr, seed=recipe.seed),
         form=recipe.loss if recipe.loss in LOSSES else "auto",
-        custom=None if recipe.loss in LOSSES else load_function(recipe.loss, "--loss"),
+        custom=_custom(recipe),
         augment=recipe.augment,
         scope=recipe.scope,
         threads=recipe.threads,

@@ -100,6 +100,7 @@ class Trainer:
         settings: how long and how fast.
         world: the processes that train together.
         checkpoint: where to continue from and to save to.
+        note: told when a killed run goes on.
         tell: called after each step with what was done of ``settings.steps`` and the held-out loss.
     """
 
@@ -115,7 +116,9 @@ class Trainer:
         world: World | None = None,
         checkpoint: Checkpoint | None = None,
         tell: Callable[[int, Trained], None] = lambda step, found: None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
+        self.note = note
         self.view, self.loss, self.train, self.held_out = view, loss, train, held_out
         self.settings, self.world, self.checkpoint, self.tell = settings, world or World(), checkpoint, tell
         self.device = self.world.device
@@ -148,6 +151,8 @@ class Trainer:
         if not self._resume():
             self.found.before = self.found.after = self._held_out_loss()
             self.found.lr = self.settings.lr or self._best_rate()
+        else:
+            self.note(f"going on from step {self.found.steps}")
         self.lr = self.found.lr
         spent, begin = self.found.seconds, time.monotonic()
         while (progress := self._progress()) < 1.0:

@@ -132,6 +132,10 @@ def test_without_torch(tmp_path: Path, digits_cnn: Path, calibration_npz: Path) 
         (("--lr", "0", "--finetune"), "--lr is 0, wanted a number above 0"),
         (("--loss", "huber", "--finetune"), "--loss is 'huber'"),
         (("--schedule", "cubic:0", "--finetune"), "--schedule is 'cubic:0'"),
+        (("--schedule", "cubic:9", "--steps", "5", "--finetune"), "needs a step a round, --steps is 5"),
+        (("--augment", "none", "--augment", "mix", "--finetune"), "go with nothing else"),
+        (("--scope", "block", "--loss", "kl", "--finetune"), "--loss kl is for outputs"),
+        (("--loss", "nofile.py:f", "--finetune"), "--loss: nofile.py does not exist"),
         (("--schedule", "cubic:3", "--pattern", "2:4", "--finetune"), "pattern 2:4 is all or nothing"),
     ],
 )

@@ -50,6 +50,37 @@ def test_a_model_with_smaller_shapes(tmp_path: Path) -> None:
     assert report.finetuning["features"] == []  # other shapes inside cannot be compared
 
 
+def test_the_teacher_is_never_overwritten(tmp_path: Path) -> None:
+    dense = residual_net()
+    save(dense, tmp_path / "dense.onnx")
+    before = (tmp_path / "dense.onnx").read_bytes()
+    pruned = magnitude_pruned(dense, NAMES)
+    for target in ({"output": tmp_path / "dense.onnx"},
+                   {"output": tmp_path / "o.onnx", "report": tmp_path / "dense.onnx"}):  # fmt: skip
+        with pytest.raises(UsageError, match="is the input, which is never changed"):
+            onnxprune.distill(
+                pruned, tmp_path / "dense.onnx", data={"x": images(8)}, force=True, **target, **OPTIONS
+            )
+    assert (tmp_path / "dense.onnx").read_bytes() == before
+
+
+def test_the_report_compares_with_the_pruned_model(tmp_path: Path) -> None:
+    (tmp_path / "task.py").write_text("def score(s):\n    return float(len(s.get_inputs()))\n")
+    dense = residual_net()
+    pruned = magnitude_pruned(dense, NAMES, 0.5)
+    report = onnxprune.distill(
+        pruned,
+        dense,
+        tmp_path / "o.onnx",
+        data={"x": images(32)},
+        eval=f"{tmp_path / 'task.py'}:score",
+        **OPTIONS,
+    )
+    assert (report.metric_before, report.metric_after) == (1, 1)
+    assert [timing.stage for timing in report.timings].count("pruned model") == 1
+    assert not [text for text in report.warnings if "was wanted" in text]
+
+
 def test_refusals(tmp_path: Path) -> None:
     dense = residual_net()
     other = parse("g (float[N, 5] x) => (float[N, 10] logits) { logits = MatMul(x, w) }",

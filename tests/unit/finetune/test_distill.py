@@ -108,7 +108,7 @@ def test_an_operator_that_cannot_be_avoided_is_named() -> None:
 
 def test_a_loss_for_the_outputs_does_not_go_with_blocks() -> None:
     dense = residual_net()
-    with pytest.raises(UsageError, match="--scope block compares the values at the ends"):
+    with pytest.raises(UsageError, match="the values at their ends are compared"):
         tuned(dense, magnitude_pruned(dense, NAMES), dataclasses.replace(OPTIONS, scope="block", form="kl"))
 
 

@@ -90,9 +90,28 @@ def test_a_loss_of_the_users_own() -> None:
 
     loss = Loss(KINDS, custom=custom)
     assert set(loss.names) == set(KINDS)
+    a.requires_grad_()
     values = {"scores": a, "state": a, "ids": a}
     found = loss(values, {**values, "scores": b}, {"x": torch.tensor(2.0)})
-    assert float(found) == pytest.approx(2 * float((a - b).abs().sum()))
+    assert float(found.detach()) == pytest.approx(2 * float((a - b).detach().abs().sum()))
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        (1.5, "--loss returned a float, wanted one float as a torch tensor"),
+        (None, "--loss returned a NoneType"),
+        (torch.zeros(3, requires_grad=True), r"--loss returned a Tensor of shape \[3\]"),
+        (torch.tensor(2), r"--loss returned a Tensor of shape \[\], torch.int64"),
+        (torch.tensor(1.0), "has no gradient"),
+    ],
+)
+def test_what_is_no_loss(value: object, wanted: str) -> None:
+    a, b = pair(4, 5)
+    loss = Loss(KINDS, custom=lambda student, teacher, feeds: value)  # type: ignore[arg-type, return-value]
+    values = {"scores": a, "state": a, "ids": a}
+    with pytest.raises(DataError, match=wanted):
+        loss(values, {**values, "scores": b}, {})
 
 
 def test_refusals() -> None:
