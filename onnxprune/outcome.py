@@ -130,6 +130,10 @@ def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
             "fine-tuning did not help: the held-out loss never fell below that of the pruned model, whose "
             "weights were kept; try a lower --lr, or more --samples"
         )
+    if tuned is not None and tuned["skipped"]:
+        found.append(
+            f"{tuned['skipped']} of {tuned['steps']} training steps had no finite gradient and did nothing"
+        )
     if tuned is not None and tuned["start"]:
         found.append(
             f"only what lies behind {tuned['start']!r} was fine-tuned: torch cannot run what is before"

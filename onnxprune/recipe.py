@@ -242,6 +242,8 @@ class Recipe:
                 f"--loss {self.loss} is for outputs, --scope block compares the values at the ends of blocks",
                 "leave one of the two out",
             )
+        if self.scope == "block" and self.augment not in (("auto",), ("none",)):
+            raise UsageError("--augment is for --scope model: blocks learn from the samples as they are")
         match = _SCHEDULE.fullmatch(self.schedule)
         if not match or match["n"] == "0":
             raise UsageError(f"--schedule is {self.schedule!r}, wanted oneshot or cubic:N, such as cubic:4")

@@ -50,7 +50,7 @@ def tune_blocks(
         train: samples to learn from.
         held_out: samples that choose the best weights, or None.
         trainable: names of the weights that may change.
-        settings: of each block.
+        settings: of each block; ``minutes`` are those of all blocks together.
         start: value where training begins, "" for the inputs.
         batch: samples in a training batch.
         threads: of ONNX Runtime.
@@ -68,6 +68,8 @@ def tune_blocks(
         teacher = Streams(dense, None, feeds, cuts, kept, threads)
         pupil = Streams(student, None, feeds, cuts, moved, threads)
         ends = cuts if start else ["", *cuts]
+        if settings.minutes is not None:
+            settings = dataclasses.replace(settings, minutes=settings.minutes / max(len(ends) - 1, 1))
         for before, after in itertools.pairwise(ends):
             gone = ends[: ends.index(before)]
             if before:
@@ -95,7 +97,7 @@ def tune_blocks(
                 Batches(range(split), fed, wanted, size=batch),
                 Batches(range(split, len(feeds)), fed, wanted) if len(feeds) > split else None,
                 masks,
-                dataclasses.replace(settings, minutes=None),
+                settings,
                 world=world,
                 tell=tell,
             )

@@ -100,7 +100,7 @@ def finetune(
         pruned: the student, with plain weights; its zeros stay zero.
         layers: the prunable weights of ``pruned``.
         data: samples to learn from.
-        held_out: samples that nothing was fitted to: they choose the best weights. None: the last are kept.
+        held_out: samples that nothing was fitted to: they choose the best weights; None: ``data`` does.
         options: how.
         progress: told about the steps.
 
@@ -222,6 +222,7 @@ def merged(blocks: Sequence[Trained]) -> Trained:
         best=max(block.best for block in blocks),
         before=sum(block.before for block in blocks) / count,
         after=sum(block.after for block in blocks) / count,
+        skipped=sum(block.skipped for block in blocks),
         seconds=sum(block.seconds for block in blocks),
     )
 

@@ -64,6 +64,7 @@ class Trained:
         before: held-out loss before.
         after: held-out loss of the weights that were kept.
         lr: learning rate that was used.
+        skipped: steps without an update, because the gradient was NaN or infinite.
         seconds: of wall time.
         curve: (step, training loss, held-out loss).
     """
@@ -73,6 +74,7 @@ class Trained:
     before: float = math.nan
     after: float = math.nan
     lr: float = math.nan
+    skipped: int = 0
     seconds: float = 0.0
     curve: list[tuple[int, float, float]] = field(default_factory=list)
 
@@ -95,7 +97,7 @@ class Trainer:
         view: the student.
         loss: what is minimised.
         train: the batches to learn from.
-        held_out: the batches that choose the best weights; None: the last weights are kept.
+        held_out: the batches that choose the best weights; None: those to learn from do.
         masks: weight name -> True where it may change; the rest stays exactly zero.
         settings: how long and how fast.
         world: the processes that train together.
@@ -151,6 +153,7 @@ class Trainer:
         if not self._resume():
             self.found.before = self.found.after = self._held_out_loss()
             self.found.lr = self.settings.lr or self._best_rate()
+            self.found.skipped = 0  # in the trials
         else:
             self.note(f"going on from step {self.found.steps}")
         self.lr = self.found.lr
@@ -223,7 +226,8 @@ class Trainer:
                 gradient.mul_(chosen)
         norm = float(nn.utils.clip_grad_norm_(self.weights.values(), self._limit()))
         if not math.isfinite(norm):
-            return float(loss.detach())  # nothing is learnt from such a batch
+            self.found.skipped += 1  # nothing is learnt from such a batch; the report says how many
+            return float(loss.detach())
         self.norm = norm if not self.norm else 0.9 * self.norm + 0.1 * min(norm, self._limit())
         rate = self.lr * cycle(progress)
         self.optimizer.step({name: rate * scale for name, scale in self.scales.items()})
@@ -297,7 +301,8 @@ class Trainer:
 
     def _resume(self) -> bool:
         state = self.checkpoint.load() if self.checkpoint is not None else None
-        if state is None:
+        # All or none: a process that began anew would wait for others that do not
+        if not self.world.everyone(state is not None) or state is None:
             return False
         with torch.no_grad():
             for name, weight in self.weights.items():

@@ -56,6 +56,12 @@ class World:
         for tensor, part in zip(held, torch.split(flat, [t.numel() for t in held]), strict=True):
             tensor.copy_(part.view_as(tensor))
 
+    def everyone(self, flag: bool) -> bool:
+        """Return whether ``flag`` holds in every process."""
+        shared = [torch.tensor([float(flag)], device=self.device)]
+        self.average(shared)
+        return float(shared[0]) > 1 - 0.5 / self.size
+
     def from_first(self, tensors: Iterable[Tensor]) -> None:
         """Replace the tensors by those of the first process."""
         if self.size > 1:

@@ -127,7 +127,8 @@ class Report:
         kernels_note: one sentence about that, "" when there is nothing to say.
         speed: measured on this machine with the library of kernels; empty unless measured.
         finetuning: what training did, None without: steps, best (the step whose weights were kept, 0 when
-            training did not help), before and after (loss on held-out samples), lr, seconds, features (values
+            training did not help), before and after (loss on held-out samples), lr, skipped (steps
+            without a finite gradient), seconds, features (values
             that were compared), start (where training began, "" for the inputs), weights (how many changed),
             difference (of the written model from the trained one, relative) and curve (step, training
             loss, held-out loss).

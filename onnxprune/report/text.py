@@ -286,7 +286,9 @@ def _training(found: Mapping[str, Any]) -> str:
     before, after = units.digits(found["before"]), units.digits(found["after"])
     if not found["best"]:
         return f"{steps}, held-out loss never below {before}: the pruned weights were kept"
-    return f"{steps}, held-out loss {before} -> {after} (step {found['best']}, lr {found['lr']:.2g})"
+    lr = found["lr"]
+    rate = "" if lr is None or lr != lr else f", lr {lr:.2g}"  # each block has its own
+    return f"{steps}, held-out loss {before} -> {after} (step {found['best']}{rate})"
 
 
 def _footer(console: Console, report: Report, report_path: str) -> None:

@@ -134,6 +134,7 @@ def test_without_torch(tmp_path: Path, digits_cnn: Path, calibration_npz: Path) 
         (("--schedule", "cubic:0", "--finetune"), "--schedule is 'cubic:0'"),
         (("--schedule", "cubic:9", "--steps", "5", "--finetune"), "needs a step a round, --steps is 5"),
         (("--augment", "none", "--augment", "mix", "--finetune"), "go with nothing else"),
+        (("--scope", "block", "--augment", "flip", "--finetune"), "--augment is for --scope model"),
         (("--scope", "block", "--loss", "kl", "--finetune"), "--loss kl is for outputs"),
         (("--loss", "nofile.py:f", "--finetune"), "--loss: nofile.py does not exist"),
         (("--schedule", "cubic:3", "--pattern", "2:4", "--finetune"), "pattern 2:4 is all or nothing"),

@@ -111,6 +111,22 @@ def test_minutes_end_the_training() -> None:
     assert 0 < found.steps < 10**6
 
 
+def test_steps_without_a_finite_gradient_are_counted() -> None:
+    calls: list[int] = []
+
+    def custom(student: dict, teacher: dict, feeds: dict) -> torch.Tensor:  # type: ignore[type-arg]
+        calls.append(1)
+        error = (student["y"] - teacher["y"]).square().mean()
+        return error * float("nan") if torch.is_grad_enabled() and len(calls) % 3 == 0 else error
+
+    view = TorchView(student())
+    loss = Loss({"y": OutputKind(FEATURES)}, custom=custom)
+    found = Trainer(view, loss, batches(1), batches(2, 1), MASK, Settings(steps=30, lr=0.01)).run()
+    assert 5 <= found.skipped < 30
+    assert found.after < found.before
+    assert all(torch.isfinite(weight).all() for weight in view.weights.values())
+
+
 class _Killed(Exception):  # noqa: N818
     pass
 

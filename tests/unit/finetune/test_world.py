@@ -19,8 +19,8 @@ with World() as world:
     b = torch.full((2,), float(world.rank + 5))
     world.from_first([b])
     share = world.share([(0, k) for k in range(5)])
-    few = world.share([(9, 9)])
-    sys.stdout.write(f"{world.rank} {a[0].flatten().tolist()} {a[1].tolist()} {b.tolist()} {share} {few}\\n")
+    rest = f"{world.share([(9, 9)])} {(world.everyone(True), world.everyone(world.rank == 0))}"
+    sys.stdout.write(f"{world.rank} {a[0].flatten().tolist()} {a[1].tolist()} {b.tolist()} {share} {rest}\\n")
 """
 
 
@@ -32,6 +32,7 @@ def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         world.from_first(values)
         assert torch.equal(values[0], torch.arange(4.0))
         assert world.share([(0, 1), (0, 2)]) == [(0, 1), (0, 2)]
+        assert world.everyone(True) and not world.everyone(False)
         assert (world.rank, world.size) == (0, 1)
 
 
@@ -49,5 +50,5 @@ def test_two_processes() -> None:
     assert done.returncode == 0, done.stderr
     first, second = sorted(done.stdout.splitlines())
     shared = "[0.5, 0.5, 0.5, 0.5] [0.0, 1.5, 3.0] [5.0, 5.0]"
-    assert first == f"0 {shared} [(0, 0), (0, 2), (0, 4)] [(9, 9)]"
-    assert second == f"1 {shared} [(0, 1), (0, 3)] [(9, 9)]"  # too few to share: all of it
+    assert first == f"0 {shared} [(0, 0), (0, 2), (0, 4)] [(9, 9)] (True, False)"
+    assert second == f"1 {shared} [(0, 1), (0, 3)] [(9, 9)] (True, False)"  # too few to share: all of it
