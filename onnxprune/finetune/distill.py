@@ -24,6 +24,7 @@ from onnxprune.finetune.checkpoint import Checkpoint
 from onnxprune.finetune.cuts import cut_points, features
 from onnxprune.finetune.losses import CustomLoss, Loss
 from onnxprune.finetune.memory import fitting, saved_bytes
+from onnxprune.finetune.parameters import default_trained
 from onnxprune.finetune.train import Settings, Trained, Trainer
 from onnxprune.finetune.view import TorchView, unsupported
 from onnxprune.finetune.world import World
@@ -321,8 +322,7 @@ def _features(job: _Job, feeds: Feed) -> tuple[str, ...]:
 
 def _trainable(model: Model, start: str, outputs: Sequence[str]) -> set[str]:
     """Return what a view trains by default but tables: few samples say nothing about most of their rows."""
-    view = TorchView(model, feeds_from=[start] if start else (), outputs=outputs)
-    names = {name for name, weight in view.weights.items() if weight.requires_grad}
+    names = default_trained(model, feeds_from=[start] if start else (), outputs=outputs)
     nodes, uses = model.graph.node, model.index.uses
     tables = {
         name

@@ -347,7 +347,7 @@ def learning_scales(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) 
 
     def size(weight: Tensor) -> float:
         count = int(torch.count_nonzero(weight))
-        return math.sqrt(float(weight.detach().square().sum()) / count) if count else 0.0
+        return math.sqrt(float(weight.detach().double().square().sum()) / count) if count else 0.0
 
     sizes = {name: size(weight) for name, weight in weights.items()}
     matrices = sorted(s for n, s in sizes.items() if weights[n].ndim > 1 and s) or [1.0]

@@ -46,8 +46,8 @@ class TorchView(nn.Module):
         feeds_from: values where the graph is cut; what lies before them is not run.
         outputs: values to return; default: the graph's outputs. Any value of the main graph will do.
         trainable: names of the weights to train. Default: those with more than one element that the
-            outputs depend on smoothly. Statistics of BatchNormalization and quantisation scales are
-            never trained.
+            outputs depend on smoothly, without masks and tables. Statistics of BatchNormalization and
+            quantisation scales are never trained.
         widen: False computes half precision as such, to compare single operators.
 
     Raises:

@@ -187,3 +187,8 @@ def test_learning_scales_follow_the_tensors() -> None:
     assert scales["big"] == pytest.approx(3)  # zeros do not count
     assert scales["small"] == pytest.approx(0.1)
     assert scales["bias"] == pytest.approx(3)  # as the typical matrix, to get away from zero
+
+
+def test_learning_scales_of_large_tensors_are_finite() -> None:
+    scales = learning_scales({"w": torch.full((2, 2), 3e30)}, {})
+    assert scales["w"] == pytest.approx(3e30)

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from onnxprune import io
 from onnxprune.errors import DataError, ModelError, UsageError
 from onnxprune.finetune import registry
+from onnxprune.finetune.parameters import default_trained
 from onnxprune.finetune.view import TorchView, unsupported
 from onnxprune.model import Model
 from onnxprune.runtime import session
@@ -68,7 +69,7 @@ def test_every_matrix_gets_a_gradient(sample: tuple[Model, dict[str, NDArray[Any
     sum(
         (value * torch.linspace(-1, 1, value.numel()).view(value.shape)).sum() for value in found.values()
     ).backward()
-    matrices = {n: w for n, w in view.weights.items() if w.ndim > 1}
+    matrices = {n: w for n, w in view.weights.items() if w.ndim > 1 and n != "position"}  # a table
     assert len(matrices) >= 4
     assert [n for n, w in matrices.items() if w.grad is None or not w.grad.any()] == []
 
@@ -182,6 +183,33 @@ def test_statistics_scalars_and_shapes_are_not_trained() -> None:
     asked = TorchView(model, outputs=["z"], trainable=["mean", "two", "scale"]).weights
     assert {n for n, w in asked.items() if w.requires_grad} == {"two", "scale"}
     assert "unread" not in asked
+
+
+ATTENTION = """g (float[N, 4, 8] x) => (float[N, 4, 8] y) {
+    k = Transpose<perm = [0, 2, 1]>(x) p = MatMul(x, wq) s = MatMul(p, k) b = Unsqueeze(mask, front)
+    h = Add(s, b) a = Softmax(h) c = MatMul(a, x) d = Mul(c, wide) e = Mul(d, table) y = Add(e, bias) }"""
+
+
+@pytest.mark.parametrize("hidden", [-np.inf, np.finfo(np.float32).min, -10000.0, -100.0, 0.5])
+def test_masks_and_tables_beside_the_values_are_not_trained(hidden: float) -> None:
+    mask = np.triu(np.full((4, 4), hidden, np.float32), 1)
+    model = parse(
+        ATTENTION, wq=random(8, 8), mask=mask, front=np.array([0]), wide=random(1, 1, 8), table=random(4, 8),
+        bias=random(8),
+    )  # fmt: skip
+    trained = {name for name, weight in TorchView(model).weights.items() if weight.requires_grad}
+    assert trained == {"wq", "wide", "bias"} == default_trained(model)
+
+
+def test_a_row_of_huge_numbers_beside_the_values_is_a_mask() -> None:
+    text = "g (float[N, 4] x) => (float[N, 4] y) { a = MatMul(x, w) y = Add(a, hide) }"
+    model = parse(text, w=1e4 * random(4, 4), hide=np.array([0, 0, 0, -1e4], np.float32))
+    assert default_trained(model) == {"w"}
+
+
+def test_a_weight_multiplied_with_its_own_mask_is_trained() -> None:
+    text = "g (float[N, 4] x) => (float[N, 6] y) { m = Mul(w, keep) y = MatMul(x, m) }"
+    assert "w" in default_trained(parse(text, w=random(4, 6), keep=np.eye(4, 6, dtype=np.float32)))
 
 
 def test_half_precision_is_held_and_computed_in_float32() -> None:
