@@ -83,7 +83,7 @@ def distill(
         calibration, held_out = read_data(student, recipe, data)
     solved = tuple(Solved(layer.name, _zeros(student, layer), None, 0.0) for layer in layers)
     zeros, weights = sum(item.zeros for item in solved), sum(layer.size for layer in layers)
-    if zeros < weights:
+    if zeros < max(weights, 1):
         recipe = dataclasses.replace(
             recipe, sparsity=zeros / max(weights, 1)
         )  # what is there is what is wanted

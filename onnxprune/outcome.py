@@ -93,7 +93,7 @@ def make_report(outcome: Outcome) -> Report:
         file_bytes_after=outcome.file_bytes,
         weights=weights,
         zeros=zeros,
-        sparsity=zeros / weights,
+        sparsity=zeros / max(weights, 1),  # without layers, as when all are excluded, there is none
         layers=entries,
         skipped=tuple(SkippedWeight(s.name, s.node, s.size, s.reason) for s in outcome.skips),
         agreements=tuple(dataclasses.asdict(item) for item in outcome.agreements),
@@ -103,7 +103,7 @@ def make_report(outcome: Outcome) -> Report:
         metric_before=outcome.before,
         metric_after=outcome.after,
         finetuning=outcome.finetuning,
-        warnings=_warnings(outcome, zeros / weights),
+        warnings=_warnings(outcome, zeros / max(weights, 1)),
         kernels=selection.method,
         kernels_note=selection.note,
         speed=tuple(Speed(threads, ratio) for threads, ratio in selection.speed.items()),

@@ -62,7 +62,7 @@ def tune_blocks(
     if start:
         cuts = cuts[cuts.index(start) :]
     feeds = (*train.batches, *(held_out.batches if held_out is not None else ()))
-    masks = zero_masks(student, layers)
+    masks = zero_masks(student, trainable)
     found = []
     with ArrayStore(max_memory) as kept, ArrayStore(max_memory) as moved:
         teacher = Streams(dense, None, feeds, cuts, kept, threads)

@@ -154,16 +154,12 @@ Found = tuple[Trained, tuple[str, ...], tuple[str, ...]]  # what happened, chang
 def _by_model(job: _Job) -> Found:
     options, dense, start = job.options, job.dense, job.start
     first = next(job.data.feeds())
-    masks = zero_masks(job.pruned, job.layers)
     with ArrayStore(options.max_memory) as store:
         wanted = _features(job, first)
         loss = Loss(_kinds(dense, first, options), wanted, options.form, options.custom)
-        view = TorchView(
-            job.result,
-            feeds_from=[start] if start else (),
-            outputs=loss.names,
-            trainable=_trainable(job.result, start, loss.names),
-        )
+        names = _trainable(job.result, start, loss.names)
+        masks = zero_masks(job.result, names)
+        view = TorchView(job.result, feeds_from=[start] if start else (), outputs=loss.names, trainable=names)
         teacher = Taps(dense, loss.names, first, options.threads)
         prefix = Taps(job.pruned, [start], first, options.threads) if start else None
         make = _Maker(teacher, prefix, store, _that_fits(view, loss, teacher, prefix, first, options))

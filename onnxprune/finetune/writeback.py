@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import ModelError
 from onnxprune.finetune.view import TorchView
-from onnxprune.layers import Layer
 from onnxprune.model import Model
 
 LEAST = 2.0**-24  # what a kept weight that rounds to zero becomes: above zero in every type
@@ -48,7 +47,12 @@ def write_back(model: Model, view: TorchView, masks: Mapping[str, NDArray[np.boo
     return tuple(changed)
 
 
-def zero_masks(model: Model, layers: Sequence[Layer]) -> dict[str, NDArray[np.bool_]]:
-    """Return, for each layer that has zeros, which weights may change: the others."""
-    masks = {layer.name: np.asarray(model.array(layer.name) != 0) for layer in layers}
+def zero_masks(model: Model, names: Iterable[str]) -> dict[str, NDArray[np.bool_]]:
+    """Return which values of the weights ``names`` may change: those that are not zero.
+
+    Not only of the layers that we prune: another tool may have pruned any matrix. Vectors (biases, scales)
+    often begin at zero and learn; tensors without zeros have no mask.
+    """
+    arrays = {name: model.array(name) for name in sorted(names)}
+    masks = {name: np.asarray(array != 0) for name, array in arrays.items() if array.ndim > 1}
     return {name: mask for name, mask in masks.items() if not mask.all()}

@@ -31,6 +31,26 @@ def test_models_from_memory(tmp_path: Path) -> None:
     assert report.zeros == sum(int((pruned.array(name) == 0).sum()) for name in NAMES)
 
 
+def test_zeros_of_weights_that_are_left_out_stay(tmp_path: Path) -> None:
+    """Another tool pruned them: an excluded convolution, and the matrix of an LSTM, which is no layer."""
+    text = """g (float[5, N, 8] x) => (float[N, 64] y) {
+        all, h = LSTM<hidden_size = 8>(x, w, r) s = Squeeze(h, first) y = MatMul(s, v) }"""
+    rng = np.random.default_rng(0)
+    shapes = {"w": (1, 32, 8), "r": (1, 32, 8), "v": (8, 64)}
+    weights = {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+    dense = parse(text, weights | {"first": np.array([0])})
+    pruned = magnitude_pruned(dense, ("w", "v"))
+    feeds = [{"x": rng.normal(size=(5, 4, 8)).astype(np.float32)} for _ in range(8)]
+    options = OPTIONS | {"exclude": ("v",), "format": "dense"}
+    report = onnxprune.distill(pruned, dense, tmp_path / "o.onnx", data=feeds, **options)
+    assert report.sparsity == 0  # of no layers
+    assert not [text for text in report.warnings if "was wanted" in text]
+    found = load(tmp_path / "o.onnx")
+    for name in ("w", "v"):
+        assert np.array_equal(found.array(name) == 0, pruned.array(name) == 0)
+    assert not np.array_equal(found.array("r"), dense.array("r"))
+
+
 def test_the_output_goes_beside_the_pruned_model(tmp_path: Path) -> None:
     dense = residual_net()
     save(magnitude_pruned(dense, NAMES), tmp_path / "small.onnx")

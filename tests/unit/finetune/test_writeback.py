@@ -10,7 +10,6 @@ import torch
 from onnxprune.errors import ModelError
 from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.writeback import write_back, zero_masks
-from onnxprune.layers import find_layers
 from onnxprune.model import Model
 from tests.unit.finetune.networks import magnitude_pruned, residual_net
 
@@ -32,13 +31,16 @@ def pruned_net(dtype: type = np.float32) -> Model:
 
 
 def masks_of(model: Model) -> dict[str, np.ndarray]:
-    return zero_masks(model, find_layers(model, min_size=1)[0])
+    return zero_masks(model, model.index.tensors)
 
 
-def test_only_layers_with_zeros_have_masks() -> None:
-    masks = masks_of(pruned_net())
+def test_only_matrices_with_zeros_have_masks() -> None:
+    model = pruned_net()
+    model.set_array("b1", np.zeros_like(model.array("b1")))
+    masks = masks_of(model)
     assert masks.keys() == set(NAMES)
     assert all(0.6 < 1 - mask.mean() < 0.8 for mask in masks.values())
+    assert zero_masks(model, ["w2", "wh"]).keys() == {"w2"}
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
