@@ -12,6 +12,7 @@ from torch import Tensor
 
 from onnxprune import runtime
 from onnxprune.calibration.cut import Cutter
+from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.mask import row_mask
 from onnxprune.calibration.streams import run
 from onnxprune.model import Model
@@ -64,6 +65,11 @@ class Batches:
         size: samples in a training batch.
         live: makes (feeds, targets) from changed feeds; with ``augment``.
         augment: changes the feeds of a batch.
+        whole: the batches must stay as they are, see :func:`must_stay_whole`.
+
+    Attributes:
+        size: as given; may be changed before the first epoch.
+        samples: rows, or batches where these stay whole.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class Batches:
         size: int = 16,
         live: Callable[[Feed], tuple[Feed, Feed]] | None = None,
         augment: Augment | None = None,
+        whole: bool = False,
     ) -> None:
         self.numbers, self.feeds, self.targets, self.size = numbers, feeds, targets, size
         self.live, self.augment = live, augment
@@ -84,9 +91,23 @@ class Batches:
         rows = [{shape[0] if shape else -1 for shape in found.values()} for found in shapes]
         self.samples = len(numbers)
         self._groups: list[Unit] | None = None
-        if all(len(found) == 1 and -1 not in found for found in rows):
+        if not whole and all(len(found) == 1 and -1 not in found for found in rows):
             self.samples = sum(next(iter(found)) for found in rows)
             self._groups = self._grouped()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the batches stay as they are."""
+        return self._groups is None
+
+    def keep_whole(self) -> None:
+        """Leave the batches as they are from now on."""
+        self._groups, self.samples = None, len(self.numbers)
+
+    def largest(self) -> tuple[int, int]:
+        """Return (batch, row) of a sample that takes most memory."""
+        sizes = {n: sum(a[:1].nbytes for a in self.feeds(n).values()) for n in self.numbers}
+        return max(sizes, key=sizes.__getitem__), 0
 
     def _grouped(self) -> list[Unit]:
         """Samples that may be in one batch: all their arrays have equal shapes."""
@@ -125,6 +146,12 @@ class Batches:
             targets = _rows(unit, self.targets)
         mask = row_mask(feeds)
         return tensors(feeds), tensors(targets), None if mask is None else torch.from_numpy(mask)
+
+
+def must_stay_whole(data: CalibrationData) -> bool:
+    """Whether samples of ``data`` cannot be mixed anew: the model fixes the batch, or rows share an input."""
+    shared = data.batched is not None and any(not data.batched.issuperset(b) for b in data.batches)
+    return data.fixed is not None or shared
 
 
 def _rows(unit: Unit, source: Source) -> Feed:

@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import DENSE, Streams
-from onnxprune.finetune.batches import Batches, Feed
+from onnxprune.finetune.batches import Batches, Feed, must_stay_whole
 from onnxprune.finetune.cuts import cut_points
 from onnxprune.finetune.losses import Loss
+from onnxprune.finetune.memory import fit
 from onnxprune.finetune.train import Settings, Trained, Trainer
 from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.world import World
@@ -90,11 +91,14 @@ def tune_blocks(
             def wanted(number: int, after: str = after) -> Feed:
                 return {after: teacher.value(after, number, DENSE)}
 
-            split = len(train.batches)
+            split, whole = len(train.batches), must_stay_whole(train)
+            loss = Loss({}, (after,))
+            learnt = Batches(range(split), fed, wanted, size=batch, whole=whole)
+            fit(learnt, view, loss)
             trainer = Trainer(
                 view,
-                Loss({}, (after,)),
-                Batches(range(split), fed, wanted, size=batch),
+                loss,
+                learnt,
                 Batches(range(split, len(feeds)), fed, wanted) if len(feeds) > split else None,
                 masks,
                 settings,

@@ -6,7 +6,6 @@ the blocks compared as well (Romero et al., "FitNets", 2015). Masks are held, so
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,12 +17,12 @@ from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.errors import ModelError, UsageError, VerificationError
 from onnxprune.finetune import augment
-from onnxprune.finetune.batches import Batches, Feed, Taps, tensors
+from onnxprune.finetune.batches import Batches, Feed, Taps, must_stay_whole, tensors
 from onnxprune.finetune.blocks import tune_blocks
 from onnxprune.finetune.checkpoint import Checkpoint
 from onnxprune.finetune.cuts import cut_points, features
 from onnxprune.finetune.losses import CustomLoss, Loss
-from onnxprune.finetune.memory import fitting, saved_bytes
+from onnxprune.finetune.memory import fit
 from onnxprune.finetune.parameters import default_trained
 from onnxprune.finetune.train import Settings, Trained, Trainer
 from onnxprune.finetune.view import TorchView, unsupported
@@ -162,13 +161,15 @@ def _by_model(job: _Job) -> Found:
         view = TorchView(job.result, feeds_from=[start] if start else (), outputs=loss.names, trainable=names)
         teacher = Taps(dense, loss.names, first, options.threads)
         prefix = Taps(job.pruned, [start], first, options.threads) if start else None
-        make = _Maker(teacher, prefix, store, _that_fits(view, loss, teacher, prefix, first, options))
+        make = _Maker(teacher, prefix, store, options)
+        batches = make(job.data, changed=True)
+        fit(batches, view, loss)
         checkpoint = Checkpoint(_key(dense, job.pruned, job.data, options)) if options.resume else None
         job.progress.stage("fine-tuning", options.settings.steps)
         trained = Trainer(
             view,
             loss,
-            make(job.data, changed=True),
+            batches,
             make(job.held_out) if job.held_out is not None else None,
             masks,
             options.settings,
@@ -224,23 +225,6 @@ def merged(blocks: Sequence[Trained]) -> Trained:
     )
 
 
-def _that_fits(
-    view: TorchView, loss: Loss, teacher: Taps, prefix: Taps | None, feeds: Feed, options: Options
-) -> Options:
-    """Return the options with a batch whose activations fit in memory."""
-    rows = max(1, min(len(array) if array.ndim else 1 for array in feeds.values()))
-    small = {name: array[:1] if array.ndim and len(array) == rows else array for name, array in feeds.items()}
-    try:
-        targets = teacher(small)
-    except ModelError:  # a batch of another size does not run
-        small, targets = dict(feeds), teacher(feeds)
-    inputs = tensors({**small, **(prefix(small) if prefix else {})})
-    owned = {weight.untyped_storage().data_ptr() for weight in view.parameters()}
-    size = saved_bytes(lambda: loss(view(inputs), tensors(targets), inputs), owned)
-    count = max(1, min(len(array) if array.ndim else 1 for array in small.values()))
-    return dataclasses.replace(options, batch=fitting(count, size, options.batch))
-
-
 class _Maker:
     """Makes training batches out of calibration data."""
 
@@ -267,6 +251,7 @@ class _Maker:
             size=self.options.batch,
             live=self.live,
             augment=augment.make(self.options.augment, tensors(kept[0])) if changed else None,
+            whole=must_stay_whole(data),
         )
 
     def live(self, batch: Feed) -> tuple[Feed, Feed]:

@@ -15,6 +15,8 @@ from onnxprune.model import Model
 from onnxprune.progress import Progress
 from onnxprune.recipe import LOSSES, Recipe
 
+BATCH = 16  # samples that learn together unless --batch-size says otherwise
+
 
 def follower() -> bool:
     """Whether torchrun started this process to help another one, which is the one that writes and prints."""
@@ -69,6 +71,7 @@ def tune(
 
     options = Options(
         settings=Settings(recipe.steps, recipe.minutes, recipe.lr, seed=recipe.seed),
+        batch=recipe.batch_size or BATCH,
         form=recipe.loss if recipe.loss in LOSSES else "auto",
         custom=_custom(recipe),
         augment=recipe.augment,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from onnxprune import runtime
-from onnxprune.finetune.batches import Batches, Taps
+from onnxprune.calibration.data import CalibrationData
+from onnxprune.finetune.batches import Batches, Taps, must_stay_whole
 from tests.unit.finetune.networks import images, residual_net
 
 
@@ -48,6 +51,17 @@ def test_values_without_a_row_per_sample_keep_batches_whole() -> None:
     units = batches.epoch(np.random.default_rng(0))
     inputs = [batches.get(unit)[0]["ids"] for unit in units]
     assert sorted(len(value) for value in inputs) == [2, 3, 5]
+
+
+def test_batches_that_must_stay_whole() -> None:
+    feeds = [{"x": np.ones((4, 2), np.float32), "shared": np.ones((4,), np.float32)} for _ in range(3)]
+    data = CalibrationData(tuple(feeds), 12, False, "", batched=frozenset({"x", "shared"}))
+    assert not must_stay_whole(data)
+    assert must_stay_whole(replace(data, batched=frozenset({"x"})))
+    assert must_stay_whole(replace(data, fixed=4))
+    batches = Batches(range(3), feeds.__getitem__, lambda n: {"y": feeds[n]["x"]}, size=2, whole=True)
+    units = batches.epoch(np.random.default_rng(0))
+    assert [len(batches.get(unit)[0]["x"]) for unit in units] == [4, 4, 4]
 
 
 def test_changed_feeds_get_new_targets() -> None:

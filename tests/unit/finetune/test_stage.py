@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnxprune.calibration.data import from_iterable
 from onnxprune.errors import ResourceError, UsageError
+from onnxprune.finetune import distill
 from onnxprune.finetune.stage import follower, require_torch, tune
 from onnxprune.layers import find_layers
 from onnxprune.progress import NullProgress
 from onnxprune.recipe import Recipe
 from onnxprune.report.report import plain
-from tests.unit.finetune.networks import calibration, magnitude_pruned, residual_net
+from tests.unit.finetune.networks import calibration, magnitude_pruned, parse, residual_net
 
 NAMES = ("w1", "w2", "w3", "w4")
 LOSS = """
@@ -69,3 +71,35 @@ def test_only_the_first_process_writes(
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", size)
     assert follower() is wanted
+
+
+@pytest.mark.parametrize("scope", ["model", "block"])
+def test_a_model_with_a_fixed_batch(scope: str) -> None:
+    text = """g (float[1, 3, 8, 8] x) => (float[1, 10] y) {
+        c = Conv<pads = [1, 1, 1, 1]>(x, w) r = Relu(c) d = Conv<pads = [1, 1, 1, 1]>(r, v) q = Relu(d)
+        p = GlobalAveragePool(q) f = Reshape(p, shape) y = MatMul(f, h) }"""
+    rng = np.random.default_rng(0)
+    shapes = {"w": (16, 3, 3, 3), "v": (16, 16, 3, 3), "h": (16, 10)}
+    weights = {name: rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
+    dense = parse(text, weights | {"shape": np.array([1, 16])})
+    pruned = magnitude_pruned(dense, ("v",))
+    layers, _ = find_layers(pruned, min_size=1)
+    feeds = [{"x": rng.normal(size=(1, 3, 8, 8)).astype(np.float32)} for _ in range(20)]
+    data = from_iterable(dense, feeds, Recipe())
+    recipe = Recipe(finetune=True, steps=20, lr=0.01, cache=False, scope=scope)
+    _, found = tune(dense, pruned, layers, data, data, recipe, NullProgress())
+    assert found["after"] < found["before"]
+
+
+def test_samples_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def spy(*args: object) -> tuple[object, distill.Tuned]:
+        seen.append(args[5].batch)  # type: ignore[attr-defined]
+        raise UsageError("enough")
+
+    monkeypatch.setattr(distill, "finetune", spy)
+    for given in (None, 4, 32):
+        with pytest.raises(UsageError, match="enough"):
+            run(Recipe(finetune=True, batch_size=given))
+    assert seen == [16, 4, 32]
