@@ -18,7 +18,7 @@ from onnxprune.calibration.streams import Streams
 from onnxprune.clock import Clock
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.evaluate import agreement, load_function, task_metric
-from onnxprune.finetune.stage import check_options, tune
+from onnxprune.finetune.stage import check_options, merged, share_of, tune
 from onnxprune.io import atomic_write_text, load, save, total_bytes
 from onnxprune.kernels.select import Selection, select
 from onnxprune.layers import Layer, Skip, find_layers
@@ -154,7 +154,7 @@ def _pruned(outcome: Outcome, held_out: CalibrationData, progress: Progress) -> 
     """
     recipe, clock, layers, plan = outcome.recipe, outcome.clock, outcome.layers, outcome.plan
     assert plan is not None
-    model, rounds = outcome.dense, recipe.rounds
+    model, rounds, tuned = outcome.dense, recipe.rounds, []
     for number in range(1, rounds + 1):
         share = 1 - (1 - number / rounds) ** 3
         zeros = plan.zeros
@@ -166,10 +166,12 @@ def _pruned(outcome: Outcome, held_out: CalibrationData, progress: Progress) -> 
             _check_finite(model, layers)
         if recipe.finetune:
             with clock.stage("fine-tune"):
-                part = dataclasses.replace(recipe, steps=max(1, recipe.steps // rounds))
-                model, outcome.finetuning = tune(
+                part = share_of(recipe, rounds)
+                model, found = tune(
                     outcome.dense, model, layers, outcome.calibration, held_out, part, progress
                 )
+                tuned.append(found)
+                outcome.finetuning = merged(tuned)
     return model
 
 

@@ -87,3 +87,26 @@ def tune(
         features=tuned.features, start=tuned.start, weights=len(tuned.weights), difference=tuned.difference
     )
     return result, found
+
+
+def share_of(recipe: Recipe, rounds: int) -> Recipe:
+    """Return the recipe of one of ``rounds`` rounds: an equal share of the steps and of the minutes."""
+    minutes = None if recipe.minutes is None else recipe.minutes / rounds
+    return dataclasses.replace(recipe, schedule="oneshot", steps=recipe.steps // rounds, minutes=minutes)
+
+
+def merged(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the report says of several rounds: all work of all of them, and what the last one reached.
+
+    Losses of earlier rounds are of models with fewer zeros: only the curve, whose steps go on, has them.
+    """
+    last = dict(rounds[-1])
+    earlier = sum(found["steps"] for found in rounds[:-1])
+    last["best"] = last["best"] + earlier if last["best"] else 0
+    last["curve"], done = [], 0
+    for found in rounds:
+        last["curve"] += [(done + step, *losses) for step, *losses in found["curve"]]
+        done += found["steps"]
+    for name in ("steps", "skipped", "seconds"):
+        last[name] = sum(found[name] for found in rounds)
+    return last

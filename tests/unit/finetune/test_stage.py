@@ -12,7 +12,7 @@ import pytest
 from onnxprune.calibration.data import from_iterable
 from onnxprune.errors import ResourceError, UsageError
 from onnxprune.finetune import distill
-from onnxprune.finetune.stage import follower, require_torch, tune
+from onnxprune.finetune.stage import follower, merged, require_torch, share_of, tune
 from onnxprune.layers import find_layers
 from onnxprune.progress import NullProgress
 from onnxprune.recipe import Recipe
@@ -103,3 +103,22 @@ def test_samples_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(UsageError, match="enough"):
             run(Recipe(finetune=True, batch_size=given))
     assert seen == [16, 4, 32]
+
+
+def test_rounds_share_steps_and_minutes() -> None:
+    recipe = Recipe(finetune=True, steps=12, minutes=2.0, schedule="cubic:4")
+    part = share_of(recipe, recipe.rounds)  # 3 steps are fewer than 4 rounds: a part has no rounds
+    assert (part.steps, part.minutes, part.rounds) == (3, 0.5, 1)
+    assert share_of(Recipe(finetune=True, steps=7), 1) == Recipe(finetune=True, steps=7)
+
+
+def test_the_report_of_rounds_holds_all_of_them() -> None:
+    first = {"steps": 5, "skipped": 1, "seconds": 2.0, "best": 0, "before": 0.2, "after": 0.1, "curve": []}
+    first["curve"] = [(4, 0.5, 0.3), (5, 0.4, 0.2)]
+    second = first | {"steps": 6, "skipped": 0, "best": 3, "after": 0.05, "curve": [(3, 0.1, 0.2)]}
+    found = merged([first, second])
+    assert (found["steps"], found["skipped"], found["seconds"], found["best"]) == (11, 1, 4.0, 8)
+    assert (found["before"], found["after"]) == (0.2, 0.05)  # of the last one
+    assert found["curve"] == [(4, 0.5, 0.3), (5, 0.4, 0.2), (8, 0.1, 0.2)]
+    assert merged([first])["best"] == merged([second, first])["best"] == 0
+    assert len(first["curve"]) == 2
