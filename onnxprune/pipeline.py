@@ -12,9 +12,11 @@ import numpy as np
 from onnxprune import runtime
 from onnxprune.calibration.collect import find_stages
 from onnxprune.calibration.data import CalibrationData, from_iterable, load_data
+from onnxprune.calibration.inputs import input_specs
 from onnxprune.calibration.mask import row_mask
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams
+from onnxprune.calibration.unpad import unpad
 from onnxprune.clock import Clock
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.evaluate import agreement, load_function, task_metric
@@ -82,10 +84,12 @@ def prune(
         layers, skips = _layers(dense, recipe)
         metric = load_function(recipe.eval) if recipe.eval else None
         calibration, held_out = read_data(dense, recipe, data)
-    outcome = Outcome(dense, recipe, layers, skips, calibration, target, clock=clock)
     with clock.stage("dense model"):
         progress.stage("running the dense model")
         dense_session = runtime.session(source_of(original), threads=recipe.threads, name=dense.name)
+        specs = input_specs(dense)
+        calibration, held_out = (unpad(data, specs, dense_session) for data in (calibration, held_out))
+        outcome = Outcome(dense, recipe, layers, skips, calibration, target, clock=clock)
         outcome.before = task_metric(metric, dense_session) if metric else None
     with clock.stage("measure"):
         outcome.plan = make_plan(dense, layers, calibration, recipe, progress)

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, BinaryIO
 
 import onnx
+from numpy.typing import NDArray
 
 from onnxprune import ops
 from onnxprune.errors import ModelError, ResourceError
@@ -72,6 +73,7 @@ def session(
     providers: tuple[str, ...] = (_CPU,),
     config: Mapping[str, str] | None = None,
     kernels: bool | None = None,
+    weights: Mapping[str, NDArray[Any]] | None = None,
     name: str = "model",
 ) -> Any:
     """Create an ``onnxruntime.InferenceSession``, with the kernels of onnxprune if it can use them.
@@ -85,6 +87,7 @@ def session(
         config: session configuration entries of ONNX Runtime, such as ``session.intra_op.allow_spinning``.
         kernels: whether sparse ops run on the kernels of ``ort_ops/``. None: if the library is there, the
             model has ops of domain ``onnxprune`` and the session is for the CPU alone; True: or else raise.
+        weights: values of initializers that the model says are external; not to be changed afterwards.
         name: what error messages call the model.
 
     Raises:
@@ -107,10 +110,15 @@ def session(
     if isinstance(model, onnx.ModelProto):
         model = model.SerializeToString()
     source = model if isinstance(model, bytes) else str(model)
+    values = [ort.OrtValue.ortvalue_from_numpy(array) for array in (weights or {}).values()]
+    if values:
+        options.add_external_initializers(list(weights or {}), values)
     try:
-        return ort.InferenceSession(source, options, providers=list(providers))
+        made = ort.InferenceSession(source, options, providers=list(providers))
     except Exception as error:  # ORT raises many classes, all private; each one means "refused"
         raise ModelError(f"{name}: ONNX Runtime refuses it: {error}") from error
+    made.onnxprune_weights = values  # ONNX Runtime reads the arrays where they are
+    return made
 
 
 def register(session_options: Any, *, required: bool = False) -> bool:

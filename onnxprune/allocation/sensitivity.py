@@ -7,17 +7,17 @@ layer's weight as an input, so that one session serves every candidate of every 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import runtime
 from onnxprune.allocation.budget import Curve
 from onnxprune.calibration.collect import Stage, collect, find_stages, token_counts
 from onnxprune.calibration.stats import Moments
-from onnxprune.calibration.streams import DENSE, QUIET, Streams, run, session_threads
+from onnxprune.calibration.streams import DENSE, Streams, run, session_threads
 from onnxprune.divergence import total_divergence
 from onnxprune.layers import Layer
 from onnxprune.model import Model
@@ -108,14 +108,16 @@ def measure(
             solve = _matrix_candidates(dense, moments, method, repair)
         if stage.site > 0:
             continue
-        tail = _Tail(dense, streams, stage, probes) if outputs else None
+        with ThreadPoolExecutor(1) as beside:  # a session is made in one thread
+            making = beside.submit(_Tail, dense, streams, stage, probes) if outputs else None
+            solved = iter(solve(stage.layers, levels))
+            tail = making.result() if making else None
         if tail is not None and reference is None:
             reference = [tail.run(number, {}) for number in probes]
             kinds = [
                 output_kind(name, value, dense)
                 for name, value in zip(dense.index.outputs, reference[0], strict=True)
             ]
-        solved = iter(solve(stage.layers, levels))
         for layer in stage.layers:
             errors, moved = [], []
             for _ in levels:
@@ -172,15 +174,10 @@ class _Tail:
         names += [layer.bias.name for layer in stage.layers if layer.bias]
         self.dense, self.streams, self.probes = dense, streams, probes
         self.values = {name: dense.array(name) for name in names}
-        segment, proto = streams.tail(list(dense.index.outputs), names)
+        threads = session_threads(len(probes), streams.threads)
+        segment, self.session = streams.tail(list(dense.index.outputs), names, threads)
         self.inputs = [name for name in segment.inputs if name not in self.values]
-        self.read = {name for name in names if name in {i.name for i in proto.graph.input}}
-        self.session = runtime.session(
-            proto,
-            threads=session_threads(len(probes), streams.threads),
-            config=QUIET,
-            name=f"rest of {dense.name}",
-        )
+        self.read = set(names) & set(segment.inputs)
 
     def run(self, number: int, changed: Mapping[str, NDArray[np.generic]]) -> list[Any]:
         """Return the model's outputs on batch ``number`` with some of the constants replaced."""

@@ -6,7 +6,7 @@ from weights alone never cross a cut: each segment brings its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +75,12 @@ class Cutter:
         return Segment(tuple(nodes), tuple(inputs), tuple(weights))
 
     def proto(
-        self, segment: Segment, types: dict[str, np.dtype[np.generic]], outputs: Iterable[str], weights: Model
+        self,
+        segment: Segment,
+        types: dict[str, np.dtype[np.generic]],
+        outputs: Iterable[str],
+        weights: Model,
+        outside: Container[str] = (),
     ) -> onnx.ModelProto:
         """Return ``segment`` as a model.
 
@@ -84,12 +89,16 @@ class Cutter:
             types: dtype of each of its inputs; shapes are left open.
             outputs: values to return.
             weights: the model whose weight values are used (dense or pruned; same graph).
+            outside: weights whose values the session is given beside the model, see
+                :func:`onnxprune.runtime.session`: that saves three copies of each.
         """
         source = weights.graph
         graph = onnx.GraphProto(name="segment")
         graph.node.extend(source.node[position] for position in segment.nodes)
         wanted = set(segment.weights)
-        graph.initializer.extend(t for t in source.initializer if t.name in wanted)
+        graph.initializer.extend(
+            _without_values(t) if t.name in outside else t for t in source.initializer if t.name in wanted
+        )
         graph.sparse_initializer.extend(t for t in source.sparse_initializer if t.values.name in wanted)
         for name in segment.inputs:
             kind = helper.np_dtype_to_tensor_dtype(types[name])
@@ -99,6 +108,13 @@ class Cutter:
         model.opset_import.extend(weights.proto.opset_import)
         model.functions.extend(weights.proto.functions)
         return model
+
+
+def _without_values(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    empty = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    empty.data_location = onnx.TensorProto.EXTERNAL
+    empty.external_data.add(key="location", value="given with the session")
+    return empty
 
 
 def _is_random(node: onnx.NodeProto) -> bool:

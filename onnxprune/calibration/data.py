@@ -43,6 +43,7 @@ class CalibrationData:
         source: one line for the report.
         batched: inputs with a batch axis; None means all.
         fixed: rows of every batch when the model fixes them, else None.
+        as_given: the batches before padding was left out of them; empty when nothing was.
     """
 
     batches: tuple[Feed, ...]
@@ -51,6 +52,7 @@ class CalibrationData:
     source: str
     batched: frozenset[str] | None = None
     fixed: int | None = None
+    as_given: tuple[Feed, ...] = ()
 
     def feeds(self) -> Iterator[Feed]:
         """Yield the batches."""

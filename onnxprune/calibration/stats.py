@@ -47,6 +47,8 @@ class Moments:
     moved: bool = False
     sum_r: dict[str, Sums] = field(default_factory=dict)
     R: dict[str, Sums] = field(default_factory=dict)
+    # Whether centred -> rows seen then, H and G per row: layers that share the sums share these too
+    _per_row: dict[bool, tuple[int, Sums, Sums]] = field(default_factory=dict, repr=False, compare=False)
     _far: bool = field(default=False, repr=False, compare=False)  # the last rows were far from zero
 
     @classmethod
@@ -116,21 +118,36 @@ class Moments:
     def centred(self, name: str, centre: bool) -> tuple[Sums, Sums, Sums | None]:
         """Return H, G and R of layer ``name`` per row, without the means when ``centre``.
 
-        A layer with a bias need only reproduce the deviations from the mean: the bias does the rest.
+        A layer with a bias need only reproduce the deviations from the mean: the bias does the rest. H and G
+        are shared by all who ask: not to be written to.
         """
         n = max(self.n, 1)
+        if centre not in self._per_row or self._per_row[centre][0] != self.n:
+            self._per_row[centre] = (self.n, *self._second_moments(centre))
+        _, H, G = self._per_row[centre]
         R = self.R.get(name)
-        H, G = self.H / n, self.G / n
         R = None if R is None else R / n
-        if centre:
-            mean_p, mean_d = self.sum_p / n, self.sum_d / n
-            # What does not vary leaves rounding errors of either sign; a ridge above them keeps W there.
-            ridge = _ROUNDING * np.einsum("gii->g", H)[:, None, None] / H.shape[1] * np.eye(H.shape[1])
-            H = H - mean_p[:, :, None] * mean_p[:, None, :] + ridge
-            G = G - mean_d[:, :, None] * mean_p[:, None, :] + ridge
-            if R is not None:
-                R = R - (self.sum_r[name] / n)[:, :, None] * mean_p[:, None, :]
+        if centre and R is not None:
+            R -= (self.sum_r[name] / n)[:, :, None] * (self.sum_p / n)[:, None, :]
         return H, G, R
+
+    def _second_moments(self, centre: bool) -> tuple[Sums, Sums]:
+        n = max(self.n, 1)
+        H = self.H / n
+        # What does not vary leaves rounding errors of either sign; a ridge above them keeps W there.
+        ridge = _ROUNDING * np.einsum("gii->g", H)[:, None] / H.shape[1]
+        mean_p, mean_d = self.sum_p / n, self.sum_d / n
+
+        def centred(sums: Sums, mean: Sums) -> Sums:
+            sums -= mean[:, :, None] * mean_p[:, None, :]
+            np.einsum("gii->gi", sums)[:] += ridge
+            return sums
+
+        if not self.moved:
+            H = centred(H, mean_p) if centre else H
+            return H, H
+        G = self.G / n
+        return (centred(H, mean_p), centred(G, mean_d)) if centre else (H, G)
 
 
 def _plus(a: Sums | None, b: Sums | None) -> Sums:

@@ -6,6 +6,7 @@ there are; only the values that later nodes read are kept, in memory or on disk.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from onnxprune.parallel import available, map_threads
 
 Batch = dict[str, NDArray[np.generic]]
 DENSE, PRUNED = 0, 1
+LARGE = 4096  # elements of a weight that is not copied into the model of a segment
 # Between two runs the solvers work: threads spinning for ONNX Runtime's next run would be in their way.
 QUIET = {"session.intra_op.allow_spinning": "0"}
 
@@ -58,6 +60,8 @@ class Streams:
         # Values that differ between the streams; everything else is computed and kept once.
         self._split: set[str] = set()
         self._changed: set[str] = set()
+        self._arrays: list[dict[str, NDArray[np.generic]]] = [{}, {}]  # weights that sessions were given
+        self._large = {t.name for t in dense.graph.initializer if _is_large(t)}
         for number, batch in enumerate(batches):
             for name, array in batch.items():
                 store.put((DENSE, number, name), array)
@@ -66,7 +70,9 @@ class Streams:
 
     def weights_changed(self, names: Iterable[str]) -> None:
         """Say that these weights of the pruned model now differ from the dense ones."""
-        self._changed.update(names)
+        for name in names:
+            self._changed.add(name)
+            self._arrays[PRUNED].pop(name, None)
 
     def advance(self, targets: Sequence[str], done: Iterable[str] = ()) -> None:
         """Compute ``targets`` in both streams; ``done`` are targets nobody will ask for again."""
@@ -84,8 +90,12 @@ class Streams:
             self._known.update(outputs)
         self._drop(later | set(targets))
 
-    def tail(self, outputs: Sequence[str], free: Iterable[str]) -> tuple[Segment, onnx.ModelProto]:
-        """Return the rest of the dense graph up to ``outputs``, with the weights ``free`` as inputs."""
+    def tail(self, outputs: Sequence[str], free: Iterable[str], threads: int | None) -> tuple[Segment, Any]:
+        """Return the rest of the dense graph up to ``outputs``, with the weights ``free`` as inputs.
+
+        Returns:
+            The segment and its session.
+        """
         names = set(free)
         segment = self.cutter.segment(outputs, self._known | names)
         types = dict(self._types)
@@ -95,7 +105,28 @@ class Streams:
         segment = Segment(
             segment.nodes, tuple(sorted(inputs)), tuple(w for w in segment.weights if w not in names)
         )
-        return segment, self.cutter.proto(segment, types, outputs, self.models[DENSE])
+        return segment, self._session(segment, types, outputs, DENSE, threads)
+
+    def _session(
+        self,
+        segment: Segment,
+        types: dict[str, np.dtype[np.generic]],
+        outputs: Sequence[str],
+        stream: int,
+        threads: int | None,
+    ) -> Any:
+        model = self.models[stream]
+        proto = self.cutter.proto(segment, types, outputs, model, outside=self._large)
+        weights = {name: self._array(stream, name) for name in segment.weights if name in self._large}
+        name = f"part of {model.name}"
+        return runtime.session(proto, threads=threads, config=QUIET, weights=weights, name=name)
+
+    def _array(self, stream: int, name: str) -> NDArray[np.generic]:
+        """Return a weight; the same memory for every session that reads it."""
+        held = self._arrays[stream if name in self._changed else DENSE]
+        if name not in held:
+            held[name] = self.models[stream].array(name)
+        return held[name]
 
     def _later_reads(self, known: set[str]) -> set[str]:
         """Return the values that will be read from here on, given the values ``known``."""
@@ -105,14 +136,12 @@ class Streams:
     def _run(self, segment: Segment, outputs: list[str]) -> None:
         differs = bool(self._split & set(segment.inputs)) or self._uses_changed(segment)
         differs = differs and len(self.models) == 2
-        for stream in (DENSE, PRUNED) if differs else (DENSE,):
-            proto = self.cutter.proto(segment, self._types, outputs, self.models[stream])
-            session = runtime.session(
-                proto,
-                threads=session_threads(self.size, self.threads),
-                config=QUIET,
-                name=f"part of {self.models[stream].name}",
-            )
+        streams = (DENSE, PRUNED) if differs else (DENSE,)
+        threads = session_threads(self.size, self.threads)
+        sessions = map_threads(
+            lambda stream: self._session(segment, self._types, outputs, stream, threads), streams
+        )
+        for stream, session in zip(streams, sessions, strict=True):
 
             def one(number: int, session: Any = session, stream: int = stream) -> list[NDArray[np.generic]]:
                 feeds = {name: self.value(name, number, stream) for name in segment.inputs}
@@ -153,6 +182,12 @@ class Streams:
         for number in range(self.size):
             dense = self.value(name, number, DENSE)
             yield dense, (dense if name not in self._split else self.value(name, number, PRUNED))
+
+
+def _is_large(tensor: onnx.TensorProto) -> bool:
+    """Whether an initializer is worth handing over as an array, and of a type that numpy has."""
+    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    return tensor.data_type in kinds and math.prod(tensor.dims) >= LARGE
 
 
 def batched(numbers: range, size: int) -> Iterator[range]:

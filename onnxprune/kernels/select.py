@@ -9,7 +9,7 @@ not faster stays packed and is dense at run time. Without the library a table de
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -164,6 +164,8 @@ def _machine() -> str:
 
 def typical_feeds(data: CalibrationData) -> list[Mapping[str, Any]]:
     """Return single samples: one of median size first, then the smallest and the largest if they differ."""
+    if data.as_given:  # what the user pads now will be padded later
+        data = replace(data, batches=data.as_given, as_given=())
     samples = list(data.head(_SAMPLED * (data.fixed or 1)).batches)
     singles = [single for batch in samples for single in _singles(batch, data)]
     singles.sort(key=_size)

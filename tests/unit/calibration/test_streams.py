@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from onnxprune import runtime
 from onnxprune.calibration import streams as streams_module
 from onnxprune.calibration.store import ArrayStore
-from onnxprune.calibration.streams import DENSE, PRUNED, Streams
+from onnxprune.calibration.streams import DENSE, LARGE, PRUNED, Streams
 from onnxprune.errors import ModelError
 from onnxprune.model import Model
 
@@ -341,12 +341,12 @@ def test_random_graphs(drawn: tuple[str, list[str], int], data: st.DataObject) -
 
 def run_tail(streams: Streams, model: Model, free: dict[str, np.ndarray], number: int) -> list[np.ndarray]:
     outputs = list(model.index.outputs)
-    segment, proto = streams.tail(outputs, list(free))
-    inputs = {i.name for i in proto.graph.input}
+    segment, session = streams.tail(outputs, list(free), 1)
+    inputs = {i.name for i in session.get_inputs()}
     assert inputs == set(segment.inputs)
     feed = {n: streams.value(n, number, DENSE) for n in segment.inputs if n not in free}
     feed |= {n: a for n, a in free.items() if n in inputs}
-    found: list[np.ndarray] = runtime.session(proto, threads=1).run(outputs, feed)
+    found: list[np.ndarray] = session.run(outputs, feed)
     return found
 
 
@@ -400,3 +400,28 @@ def test_tail_when_an_output_depends_on_weights_only(build_model: Build, store: 
     _, t, k = run_tail(streams, model, {}, 0)
     np.testing.assert_array_equal(t, model.array("w").T)
     np.testing.assert_array_equal(k, model.array("k"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_large_weights_are_read_where_they_are(build_model: Build, store: ArrayStore, dtype: str) -> None:
+    """They do not pass through protobuf, and each stream has its own."""
+    kind = {"float32": "float", "float16": "float16"}[dtype]
+    weights = {"w": noise(80, 80).astype(dtype), "v": noise(80, 80).astype(dtype)}
+    assert all(array.size >= LARGE for array in weights.values())
+    text = f"g ({kind}[N, 80] x) => ({kind}[N, 80] y) {{ h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) }}"
+    dense = Model(build_model(text, weights))
+    pruned = dense.copy()
+    batches = [{"x": noise(3, 80).astype(dtype)}]
+    streams = Streams(dense, pruned, batches, ["x", "r", "y"], store, threads=1)
+    streams.advance(["x"])
+    pruned.set_array("w", np.tril(weights["w"]))
+    streams.weights_changed(["w"])
+    streams.advance(["r"])
+    pruned.set_array("v", np.tril(weights["v"]))
+    streams.weights_changed(["v"])
+    streams.advance(["y"])
+    for stream, model in ((DENSE, dense), (PRUNED, pruned)):
+        np.testing.assert_allclose(
+            streams.value("y", 0, stream), whole(model, ["y"], batches[0])["y"], rtol=1e-2, atol=0.1
+        )
+    assert np.abs(streams.value("y", 0, PRUNED) - streams.value("y", 0, DENSE)).max() > 1
