@@ -151,3 +151,20 @@ def test_functions_and_opsets_travel_along() -> None:
     piece = cutter.proto(cutter.segment(["y"], {"r"}), {"r": np.dtype(np.float32)}, ["y"], cutter.model)
     found = runtime.session(piece, threads=1).run(None, {"r": np.ones((1, 4), np.float32)})[0]
     np.testing.assert_array_equal(found, np.full((1, 4), 2))
+
+
+def test_weights_may_stay_outside(cutter: Cutter) -> None:
+    """The session is given their values; the model only says that they exist."""
+    weights = {name: cutter.model.array(name) for name in ("w", "v", "shift")}
+    segment = cutter.segment(["y"])
+    feeds = {"x": np.ones((2, 4), np.float32), "c": np.array(True)}
+    types = {name: array.dtype for name, array in feeds.items()}
+    whole = cutter.proto(segment, types, ["y"], cutter.model)
+    piece = cutter.proto(segment, types, ["y"], cutter.model, outside=weights)
+    assert {t.name for t in piece.graph.initializer if not t.raw_data} == set(weights)
+    wanted = runtime.session(whole, threads=1).run(None, feeds)[0]
+    found = runtime.session(piece, threads=1, weights=weights).run(None, feeds)[0]
+    np.testing.assert_array_equal(found, wanted)
+    other = {name: 2 * array for name, array in weights.items()}
+    found = runtime.session(piece, threads=1, weights=other).run(None, feeds)[0]
+    assert np.abs(found - wanted).max() > 1
