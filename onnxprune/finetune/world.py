@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as dist
 
@@ -26,15 +29,18 @@ class World:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
         self.rank = int(os.environ.get("RANK", "0")) if self.size > 1 else 0
         self.local = int(os.environ.get("LOCAL_RANK", "0")) if self.size > 1 else 0
+        self._joined = False
 
     def __enter__(self) -> World:
         if self.size > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            self._joined = True
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self.size > 1 and dist.is_initialized():
+        if self._joined:  # a group that was there before is not ours to end
             dist.destroy_process_group()
+            self._joined = False
 
     @property
     def device(self) -> torch.device:
@@ -50,6 +56,8 @@ class World:
         if self.size == 1:
             return
         held = list(tensors)
+        if not held:
+            return
         flat = torch.cat([tensor.reshape(-1) for tensor in held])
         dist.all_reduce(flat)
         flat /= self.size
@@ -64,6 +72,25 @@ class World:
 
     def from_first(self, tensors: Iterable[Tensor]) -> None:
         """Replace the tensors by those of the first process."""
-        if self.size > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor, 0)
+        if self.size == 1:
+            return
+        for tensor in tensors:
+            sent = tensor.detach().contiguous()  # detached: autograd lets nobody write into a weight
+            dist.broadcast(sent, 0)
+            tensor.detach().copy_(sent)
+
+    def agreed(self, value: float) -> float:
+        """Return the first process's value: decisions must be the same in all."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor([value], dtype=torch.float64, device=self.device)
+        self.from_first([shared])
+        return float(shared)
+
+    def array_from_first(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return the first process's array, of the same shape and element type in all."""
+        if self.size == 1:
+            return array
+        data = torch.from_numpy(np.frombuffer(array.tobytes(), np.uint8).copy()).to(self.device)
+        self.from_first([data])
+        return np.frombuffer(data.cpu().numpy().tobytes(), array.dtype).reshape(array.shape)

@@ -1,0 +1,65 @@
+"""Learning rates: how they go over a run, which one is best, and what each tensor makes of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+WARMUP = 0.1  # share of the cycle in which the learning rate rises
+LOWEST = 0.01  # of the learning rate, at both ends of the cycle
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # tried from the middle on, towards the better side
+TRIAL = 0.05  # of the steps, for each
+SHORTEST_TRIAL, LONGEST_TRIAL = 8, 25  # steps
+FLOOR = 1.0  # a vector of zeros learns as if its values were this share of the typical weight
+
+
+def cycle(progress: float) -> float:
+    """Return the learning rate at ``progress`` (0 to 1): linear warm-up, then half a cosine.
+
+    Source: Smith & Topin, "Super-Convergence: Very Fast Training of Neural Networks Using Large Learning
+    Rates" (2018), with the cosine that torch's ``OneCycleLR`` uses.
+    """
+    if progress < WARMUP:
+        return LOWEST + (1 - LOWEST) * progress / WARMUP
+    return LOWEST + (1 - LOWEST) * 0.5 * (1 + math.cos(math.pi * min((progress - WARMUP) / (1 - WARMUP), 1)))
+
+
+def trial_steps(steps: int) -> int:
+    """Return how long a trial of one rate is, in a run of ``steps`` steps."""
+    return min(max(SHORTEST_TRIAL, round(TRIAL * steps)), LONGEST_TRIAL)
+
+
+def lowest(rates: Sequence[float], outcome: Callable[[float], float]) -> float:
+    """Return the rate with the lowest outcome, walking from the middle while it gets better."""
+    middle = len(rates) // 2
+    found = {middle: outcome(rates[middle])}
+    for direction in (-1, 1):
+        position = middle + direction
+        while 0 <= position < len(rates):
+            found[position] = outcome(rates[position])
+            if found[position] > found[position - direction]:
+                break
+            position += direction
+        if min(found, key=found.__getitem__) != middle:
+            break
+    return rates[min(found, key=found.__getitem__)]
+
+
+def learning_scales(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the root mean square of each tensor's nonzero values: what a step is measured by.
+
+    Adam moves every weight by about the learning rate, and tensors of one model differ a hundredfold.
+    Vectors (biases, scales) take a share of the typical matrix at least, since many begin at zero.
+    """
+
+    def size(weight: Tensor) -> float:
+        count = int(torch.count_nonzero(weight))
+        return math.sqrt(float(weight.detach().double().square().sum()) / count) if count else 0.0
+
+    sizes = {name: size(weight) for name, weight in weights.items()}
+    matrices = sorted(s for n, s in sizes.items() if weights[n].ndim > 1 and s) or [1.0]
+    least = FLOOR * matrices[len(matrices) // 2]
+    return {name: max(s, least) if weights[name].ndim <= 1 else s or least for name, s in sizes.items()}

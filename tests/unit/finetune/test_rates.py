@@ -1,0 +1,54 @@
+"""The cycle of the learning rate, the search for the best one, and the size of a step of each tensor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from onnxprune.finetune.rates import LOWEST, RATES, WARMUP, cycle, learning_scales, lowest, trial_steps
+
+
+def test_cycle_rises_then_falls() -> None:
+    values = [cycle(p) for p in np.linspace(0, 1, 101)]
+    top = int(np.argmax(values))
+    assert top == round(100 * WARMUP)
+    assert values[top] == pytest.approx(1)
+    assert values[0] == values[-1] == pytest.approx(LOWEST)
+    assert (np.diff(values[:top]) > 0).all()
+    assert (np.diff(values[top:]) < 0).all()
+
+
+def test_the_walk_over_the_rates() -> None:
+    asked: list[float] = []
+
+    def outcome(best: float, rate: float) -> float:
+        asked.append(rate)
+        return abs(np.log(rate / best))
+
+    for best in RATES:
+        asked.clear()
+        assert lowest(RATES, lambda rate, best=best: outcome(best, rate)) == best  # type: ignore[misc]
+        assert len(asked) <= 4
+        assert len(set(asked)) == len(asked)
+
+
+def test_learning_scales_follow_the_tensors() -> None:
+    weights = {
+        "big": torch.tensor([[0.0, 3.0], [3.0, 0.0]]),
+        "small": torch.full((2, 2), 0.1),
+        "bias": torch.zeros(2),
+    }
+    scales = learning_scales(weights, {})
+    assert scales["big"] == pytest.approx(3)  # zeros do not count
+    assert scales["small"] == pytest.approx(0.1)
+    assert scales["bias"] == pytest.approx(3)  # as the typical matrix, to get away from zero
+
+
+def test_learning_scales_of_large_tensors_are_finite() -> None:
+    scales = learning_scales({"w": torch.full((2, 2), 3e30)}, {})
+    assert scales["w"] == pytest.approx(3e30)
+
+
+def test_trials_are_short() -> None:
+    assert [trial_steps(steps) for steps in (10, 300, 10_000)] == [8, 15, 25]
