@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from onnxprune.calibration.mask import apply_row_mask
 from onnxprune.calibration.rows import input_rows, output_rows, output_shape, row_count
 from onnxprune.calibration.stats import Moments
-from onnxprune.calibration.streams import DENSE, PRUNED, Streams
+from onnxprune.calibration.streams import DENSE, PRUNED, Streams, batched
 from onnxprune.errors import ModelError
 from onnxprune.layers import Layer
 from onnxprune.model import Model
+from onnxprune.parallel import available, map_threads
 
 # Rows per input feature that the second moments are estimated from, and rows at least. A map of 112 x 112
 # pixels would give millions; four times as many rows left EfficientNet-Lite0's top-1 where it was.
@@ -106,24 +107,13 @@ def collect(
     moments = Moments.zeros(first.groups, first.view.matrix[2], dense=first.window is not None)
     limit = max(MIN_ROWS, ROWS_PER_FEATURE * first.view.matrix[2]) // max(len(batches), 1)
     sums = _Sums(moments, max(MIN_PRODUCT, 2 * first.view.matrix[2]))
-    for number in batches:
-        dense = streams.value(stage.value, number, DENSE)
-        pruned = streams.value(stage.value, number, PRUNED) if streams.differs(stage.value) else dense
-        positions = row_positions(first, pruned, masks[number], max(limit, 1), seed + number)
-        rows_p = input_rows(first, pruned, positions)
-        rows_d = rows_p if dense is pruned else input_rows(first, dense, positions)
-        differences = {}
-        for layer in stage.layers if residuals else ():
-            skip, shape = layer.sites[stage.site].residual, output_shape(layer, pruned)
-            if not skip or shape is None or not streams.differs(skip):
-                continue
-            skip_d, skip_p = streams.value(skip, number, DENSE), streams.value(skip, number, PRUNED)
-            if np.broadcast_shapes(skip_d.shape, shape) != shape:
-                continue  # the branch is larger than the output: one output makes up for several places
-            difference = output_rows(layer, np.broadcast_to(skip_d, shape), positions)
-            difference = difference - output_rows(layer, np.broadcast_to(skip_p, shape), positions)
-            differences[layer.name] = difference / np.float32(layer.alpha)
-        sums.add(rows_d, rows_p, differences)
+
+    def rows(number: int) -> tuple[Floats, Floats, dict[str, Floats]]:
+        return _rows(streams, stage, number, masks[number], max(limit, 1), seed + number, residuals)
+
+    for numbers in batched(batches, available()):
+        for dense, pruned, differences in map_threads(rows, numbers):
+            sums.add(dense, pruned, differences)
     sums.flush()
     if not (np.isfinite(moments.H).all() and np.isfinite(moments.G).all()):
         raise ModelError(
@@ -132,6 +122,36 @@ def collect(
             f"check the data, or leave the weight alone with --exclude '{first.name}'",
         )
     return moments
+
+
+def _rows(
+    streams: Streams,
+    stage: Stage,
+    number: int,
+    mask: NDArray[np.bool_] | None,
+    limit: int,
+    seed: int,
+    residuals: bool,
+) -> tuple[Floats, Floats, dict[str, Floats]]:
+    """Return rows of one batch in both streams (one array when they are equal), and residual differences."""
+    first = stage.layers[0]
+    dense = streams.value(stage.value, number, DENSE)
+    pruned = streams.value(stage.value, number, PRUNED) if streams.differs(stage.value) else dense
+    positions = row_positions(first, pruned, mask, limit, seed)
+    rows_p = input_rows(first, pruned, positions)
+    rows_d = rows_p if dense is pruned else input_rows(first, dense, positions)
+    differences = {}
+    for layer in stage.layers if residuals else ():
+        skip, shape = layer.sites[stage.site].residual, output_shape(layer, pruned)
+        if not skip or shape is None or not streams.differs(skip):
+            continue
+        skip_d, skip_p = streams.value(skip, number, DENSE), streams.value(skip, number, PRUNED)
+        if np.broadcast_shapes(skip_d.shape, shape) != shape:
+            continue  # the branch is larger than the output: one output makes up for several places
+        difference = output_rows(layer, np.broadcast_to(skip_d, shape), positions)
+        difference = difference - output_rows(layer, np.broadcast_to(skip_p, shape), positions)
+        differences[layer.name] = difference / np.float32(layer.alpha)
+    return rows_d, rows_p, differences
 
 
 class _Sums:

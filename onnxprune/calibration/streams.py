@@ -190,7 +190,7 @@ def _is_large(tensor: onnx.TensorProto) -> bool:
     return tensor.data_type in kinds and math.prod(tensor.dims) >= LARGE
 
 
-def batched(numbers: range, size: int) -> Iterator[range]:
+def batched(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     """Yield ``numbers`` in pieces of ``size``."""
     for first in range(0, len(numbers), size):
         yield numbers[first : first + size]
