@@ -138,6 +138,11 @@ def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
         found.append(
             f"only what lies behind {tuned['start']!r} was fine-tuned: torch cannot run what is before"
         )
+    if tuned is not None and tuned.get("shared"):
+        found.append(
+            f"{tuned['shared']} weights were not fine-tuned: several blocks use them, and --scope block trains "
+            "one after the other"
+        )
     raised = [item.name for item in outcome.solved if item.damping > recipe.damping]
     if raised:
         found.append(f"damping was raised for {', '.join(raised)}: their inputs vary too little")

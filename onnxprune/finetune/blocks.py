@@ -8,16 +8,20 @@ values at its two ends are held at a time, and few samples go a long way: every 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import DENSE, Streams
+from onnxprune.errors import ModelError
 from onnxprune.finetune.batches import Batches, Feed, must_stay_whole
 from onnxprune.finetune.cuts import cut_points
+from onnxprune.finetune.dtypes import FLOATS
 from onnxprune.finetune.losses import Loss
 from onnxprune.finetune.memory import fit
+from onnxprune.finetune.parameters import default_trained
 from onnxprune.finetune.train import Settings, Trained, Trainer
 from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.world import World
@@ -26,85 +30,127 @@ from onnxprune.layers import Layer
 from onnxprune.model import Model
 
 
+@dataclass(frozen=True)
+class Block:
+    """A part of the model that is trained by itself.
+
+    Attributes:
+        before: the value it begins at; "" for the inputs of the model.
+        ends: the values that are compared with the dense model's.
+        weights: names of what is trained.
+    """
+
+    before: str
+    ends: tuple[str, ...]
+    weights: frozenset[str]
+
+
+def find_blocks(
+    dense: Model, student: Model, layers: Sequence[Layer], trainable: Collection[str], start: str = ""
+) -> tuple[list[Block], set[str]]:
+    """Return the blocks that have something to train, and the weights that several of them share.
+
+    Shared weights are in no block: what one block makes of them would spoil those before it. The last block
+    ends at the outputs of the model.
+
+    Raises:
+        ModelError: when no block has a weight of its own.
+    """
+    cuts = [name for name in cut_points(student, layers) if name in dense.index.producer or name == start]
+    cuts = cuts[cuts.index(start) + 1 :] if start else cuts
+    outputs = [
+        name
+        for name, info in student.index.outputs.items()
+        if info.type.tensor_type.elem_type in FLOATS and name in dense.index.producer
+    ]
+    ends = [*((name,) for name in cuts), *([tuple(outputs)] if outputs else [])]
+    befores = [start, *cuts]
+    found = [
+        Block(before, after, frozenset(trained_between(student, before, after) & set(trainable)))
+        for before, after in zip(befores, ends, strict=False)
+    ]
+    counts = Counter(name for block in found for name in block.weights)
+    shared = {name for name, count in counts.items() if count > 1}
+    blocks = [dataclasses.replace(block, weights=block.weights - shared) for block in found]
+    blocks = [block for block in blocks if block.weights]
+    if not blocks:
+        why = f"all of {len(shared)} weights are used in several" if shared else "no weight can be trained"
+        raise ModelError(
+            f"{student.name} cannot be fine-tuned block by block: of {len(found)} blocks, {why}",
+            "--scope model trains all weights together",
+        )
+    return blocks, shared
+
+
+def trained_between(model: Model, before: str, ends: Sequence[str]) -> set[str]:
+    """Return what a view of one block trains by default."""
+    return default_trained(model, feeds_from=[before] if before else (), outputs=ends)
+
+
 def tune_blocks(
     dense: Model,
     student: Model,
-    layers: Sequence[Layer],
+    blocks: Sequence[Block],
     train: CalibrationData,
     held_out: CalibrationData | None,
-    trainable: set[str],
     settings: Settings,
     *,
-    start: str = "",
     batch: int = 16,
     threads: int | None = None,
     max_memory: int = 2**30,
     world: World | None = None,
     tell: Callable[[int, Trained], None] = lambda step, found: None,
-) -> list[tuple[str, Trained]]:
-    """Train the blocks of ``student`` in place, in graph order; return the end and the training of each.
+) -> list[tuple[Trained, tuple[str, ...]]]:
+    """Train ``blocks`` of ``student`` in place, in their order.
 
     Args:
         dense: the teacher.
         student: the pruned model.
-        layers: its prunable weights.
+        blocks: see :func:`find_blocks`.
         train: samples to learn from.
         held_out: samples that choose the best weights, or None.
-        trainable: names of the weights that may change.
         settings: of each block; ``minutes`` are those of all blocks together.
-        start: value where training begins, "" for the inputs.
-        batch: samples in a training batch.
+        batch: samples in a training batch at most.
         threads: of ONNX Runtime.
         max_memory: bytes of values to hold in memory, per model.
         world: the processes that train together.
         tell: called after each step.
+
+    Returns:
+        What happened to each block, and the weights that changed.
     """
-    cuts = [name for name in cut_points(student, layers) if name in dense.index.producer]
-    if start:
-        cuts = cuts[cuts.index(start) :]
     feeds = (*train.batches, *(held_out.batches if held_out is not None else ()))
-    masks = zero_masks(student, trainable)
-    found = []
+    split, whole = len(train.batches), must_stay_whole(train)
+    if settings.minutes is not None:
+        settings = dataclasses.replace(settings, minutes=settings.minutes / len(blocks))
+    begins = [block.before for block in blocks if block.before]
+    found, gone = [], set[str]()
     with ArrayStore(max_memory) as kept, ArrayStore(max_memory) as moved:
-        teacher = Streams(dense, None, feeds, cuts, kept, threads)
-        pupil = Streams(student, None, feeds, cuts, moved, threads)
-        ends = cuts if start else ["", *cuts]
-        if settings.minutes is not None:
-            settings = dataclasses.replace(settings, minutes=settings.minutes / max(len(ends) - 1, 1))
-        for before, after in itertools.pairwise(ends):
-            gone = ends[: ends.index(before)]
-            if before:
-                pupil.advance([before], gone)
-            teacher.advance([after], gone)
-            view = TorchView(student, feeds_from=[before] if before else (), outputs=[after])
-            chosen = {n for n, w in view.weights.items() if w.requires_grad} & trainable
-            if not chosen:
-                continue
+        teacher = Streams(dense, None, feeds, [n for block in blocks for n in block.ends], kept, threads)
+        pupil = Streams(student, None, feeds, begins, moved, threads)
+        for block in blocks:
+            if block.before:
+                pupil.advance([block.before], gone)
+            teacher.advance(block.ends, gone)
+            gone |= {block.before, *block.ends}
             view = TorchView(
-                student, feeds_from=[before] if before else (), outputs=[after], trainable=chosen
+                student,
+                feeds_from=[block.before] if block.before else (),
+                outputs=block.ends,
+                trainable=block.weights,
             )
 
-            def fed(number: int, names: tuple[str, ...] = view.inputs, before: str = before) -> Feed:
-                values = {name: feeds[number][name] for name in names if name != before}
+            def fed(number: int, view: TorchView = view, before: str = block.before) -> Feed:
+                values = {name: feeds[number][name] for name in view.inputs if name != before}
                 return {**values, before: pupil.value(before, number, DENSE)} if before else values
 
-            def wanted(number: int, after: str = after) -> Feed:
-                return {after: teacher.value(after, number, DENSE)}
+            def wanted(number: int, ends: tuple[str, ...] = block.ends) -> Feed:
+                return {name: teacher.value(name, number, DENSE) for name in ends}
 
-            split, whole = len(train.batches), must_stay_whole(train)
-            loss = Loss({}, (after,))
+            loss, masks = Loss({}, block.ends), zero_masks(student, block.weights)
             learnt = Batches(range(split), fed, wanted, size=batch, whole=whole)
             fit(learnt, view, loss)
-            trainer = Trainer(
-                view,
-                loss,
-                learnt,
-                Batches(range(split, len(feeds)), fed, wanted) if len(feeds) > split else None,
-                masks,
-                settings,
-                world=world,
-                tell=tell,
-            )
-            found.append((after, trainer.run()))
-            write_back(student, view, masks)
+            judged = Batches(range(split, len(feeds)), fed, wanted) if len(feeds) > split else None
+            trainer = Trainer(view, loss, learnt, judged, masks, settings, world=world, tell=tell)
+            found.append((trainer.run(), write_back(student, view, masks)))
     return found

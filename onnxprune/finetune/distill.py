@@ -6,7 +6,8 @@ the blocks compared as well (Romero et al., "FitNets", 2015). Masks are held, so
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,18 +15,18 @@ import torch
 
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.store import ArrayStore
-from onnxprune.errors import ModelError, UsageError
+from onnxprune.errors import UsageError
 from onnxprune.finetune import augment
 from onnxprune.finetune.batches import Batches, Feed, Taps, must_stay_whole, tensors
-from onnxprune.finetune.blocks import tune_blocks
-from onnxprune.finetune.checkpoint import Checkpoint
-from onnxprune.finetune.cuts import cut_points, features
+from onnxprune.finetune.blocks import find_blocks, tune_blocks
+from onnxprune.finetune.checkpoint import Checkpoint, key_of
 from onnxprune.finetune.difference import difference
 from onnxprune.finetune.losses import CustomLoss, Loss
 from onnxprune.finetune.memory import fit
-from onnxprune.finetune.parameters import default_trained
+from onnxprune.finetune.parameters import float_weights
+from onnxprune.finetune.parts import compared, find_start, trainable
 from onnxprune.finetune.train import Settings, Trained, Trainer
-from onnxprune.finetune.view import TorchView, unsupported
+from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.world import World
 from onnxprune.finetune.writeback import write_back, zero_masks
 from onnxprune.layers import Layer
@@ -72,13 +73,15 @@ class Tuned:
         features: values inside the model that were compared.
         start: value that training began at, because nodes before it cannot be trained; "" for the inputs.
         difference: largest relative difference between the written model in ONNX Runtime and in torch.
+        shared: weights that stayed as they were because several blocks use them; only of scope ``block``.
     """
 
     trained: Trained
     weights: tuple[str, ...]
     features: tuple[str, ...]
     start: str
-    difference: float
+    difference: float = math.nan
+    shared: tuple[str, ...] = ()
 
 
 def finetune(
@@ -108,14 +111,15 @@ def finetune(
     progress = progress or NullProgress()
     torch.set_num_threads(options.threads or torch.get_num_threads())
     result = pruned.copy()
-    start = _start(pruned, layers)
+    start = find_start(result, layers)
     with World() as world:
-        job = _Job(dense, pruned, result, layers, data, held_out, options, start, world, progress)
-        trained, changed, compared = _by_block(job) if options.scope == "block" else _by_model(job)
-    outputs = dict.fromkeys((*result.index.outputs, *compared))
-    view = TorchView(result, feeds_from=[start] if start else (), outputs=list(outputs), trainable=())
+        _take_weights_of_first(result, world)
+        job = _Job(dense, result, layers, data, held_out, options, start, world, progress)
+        tuned = _by_block(job) if options.scope == "block" else _by_model(job)
+    outputs = list(dict.fromkeys((*result.index.outputs, *tuned.features)))
+    view = TorchView(result, feeds_from=[start] if start else (), outputs=outputs, trainable=())
     apart = difference(result, view, start, next(data.feeds()), options.threads)
-    return result, Tuned(trained, changed, compared, start, apart)
+    return result, dataclasses.replace(tuned, difference=apart)
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,7 @@ class _Job:
     """The arguments of :func:`finetune`, and what all ways of training need."""
 
     dense: Model
-    pruned: Model
-    result: Model
+    result: Model  # the pruned model, trained in place
     layers: Sequence[Layer]
     data: CalibrationData
     held_out: CalibrationData | None
@@ -145,24 +148,41 @@ class _Job:
             self.progress.note(f"step {step}: loss {loss:.3g}, held-out {held:.3g}{after}")
 
 
-Found = tuple[Trained, tuple[str, ...], tuple[str, ...]]  # what happened, changed weights, compared values
+def _take_weights_of_first(model: Model, world: World) -> None:
+    """Each process pruned for itself, with rounding of its own: go on with what the first one has."""
+    if world.size == 1:
+        return
+    for name in float_weights(model, model.index.tensors):
+        model.set_array(name, world.array_from_first(model.array(name)))
 
 
-def _by_model(job: _Job) -> Found:
+def _by_model(job: _Job) -> Tuned:
+    """Train all weights together."""
     options, dense, start = job.options, job.dense, job.start
     first = next(job.data.feeds())
     with ArrayStore(options.max_memory) as store:
-        wanted = _features(job, first)
+        wanted = compared(dense, job.result, job.layers, start, first, options.threads)
         loss = Loss(_kinds(dense, first, options), wanted, options.form, options.custom)
-        names = _trainable(job.result, start, loss.names)
+        names = trainable(job.result, start, loss.names)
         masks = zero_masks(job.result, names)
         view = TorchView(job.result, feeds_from=[start] if start else (), outputs=loss.names, trainable=names)
         teacher = Taps(dense, loss.names, first, options.threads)
-        prefix = Taps(job.pruned, [start], first, options.threads) if start else None
+        prefix = Taps(job.result, [start], first, options.threads) if start else None
         make = _Maker(teacher, prefix, store, options)
         batches = make(job.data, changed=True)
         fit(batches, view, loss)
-        checkpoint = Checkpoint(_key(dense, job.pruned, job.data, options)) if options.resume else None
+        checkpoint = None
+        if options.resume:
+            models, samples = (dense, job.result), (job.data, job.held_out)
+            settings = (
+                options.settings,
+                batches.size,
+                loss.names,
+                options.form,
+                options.augment,
+                sorted(names),
+            )
+            checkpoint = Checkpoint(key_of(models, samples, masks, options.custom, *settings))
         job.progress.stage("fine-tuning", options.settings.steps)
         trained = Trainer(
             view,
@@ -179,39 +199,38 @@ def _by_model(job: _Job) -> Found:
     changed = write_back(job.result, view, masks)
     if checkpoint is not None and job.world.rank == 0:
         checkpoint.remove()
-    return trained, changed, wanted
+    return Tuned(trained, changed, wanted, start)
 
 
-def _by_block(job: _Job) -> Found:
+def _by_block(job: _Job) -> Tuned:
+    """Train block after block."""
     options = job.options
     if options.custom is not None or options.form == "kl":
         raise UsageError("block after block, the values at their ends are compared: there is no other loss")
-    before = {name: job.pruned.array(name).tobytes() for name in job.pruned.index.tensors}
-    names = _trainable(job.result, job.start, list(job.result.index.outputs))
+    names = trainable(job.result, job.start, list(job.result.index.outputs))
+    blocks, shared = find_blocks(job.dense, job.result, job.layers, names, job.start)
     job.progress.stage("fine-tuning blocks")
-    blocks = tune_blocks(
+    found = tune_blocks(
         job.dense,
         job.result,
-        job.layers,
+        blocks,
         job.data,
         job.held_out,
-        names,
         options.settings,
-        start=job.start,
         batch=options.batch,
         threads=options.threads,
         max_memory=options.max_memory,
         world=job.world,
         tell=job.tell,
     )
-    changed = tuple(n for n in before if job.result.array(n).tobytes() != before[n])
-    return merged([found for _, found in blocks]), changed, tuple(name for name, _ in blocks)
+    changed = tuple(name for _, names in found for name in names)
+    ends = tuple(name for block in blocks for name in block.ends)
+    trained = merged([trained for trained, _ in found])
+    return Tuned(trained, changed, ends, job.start, shared=tuple(sorted(shared)))
 
 
 def merged(blocks: Sequence[Trained]) -> Trained:
-    """Sum up the training of several blocks: steps and seconds added, losses averaged."""
-    if not blocks:
-        return Trained(before=0.0, after=0.0)
+    """Sum up the training of one block or more: steps and seconds added, losses averaged."""
     count = len(blocks)
     return Trained(
         steps=sum(block.steps for block in blocks),
@@ -261,66 +280,3 @@ def _kinds(dense: Model, feeds: Feed, options: Options) -> dict[str, OutputKind]
     names = list(dense.index.outputs)
     values = Taps(dense, names, feeds, options.threads)(feeds)
     return {name: output_kind(name, values[name], dense) for name in names}
-
-
-def _start(model: Model, layers: Sequence[Layer]) -> str:
-    """Return the first value behind which every node can be trained; "" when all can.
-
-    Raises:
-        ModelError: when there is no such value; the nodes are named.
-    """
-    gaps = unsupported(model)
-    if not gaps:
-        return ""
-    for name in cut_points(model, layers):
-        if not unsupported(model, feeds_from=[name]):
-            return name
-    listed = "; ".join(str(gap) for gap in gaps[:3])
-    raise ModelError(
-        f"{model.name} cannot be fine-tuned: {listed}"
-        + (f"; and {len(gaps) - 3} more" if len(gaps) > 3 else ""),
-        "leave --finetune out: pruning itself works",
-    )
-
-
-def _features(job: _Job, feeds: Feed) -> tuple[str, ...]:
-    """Values to compare: those that both models have, in the same shape, behind the start."""
-    dense, pruned, start = job.dense, job.pruned, job.start
-    position = pruned.index.producer
-    begin = position[start] if start else -1
-    names = [
-        name
-        for name in features(pruned, job.layers)
-        if name in dense.index.producer and position[name] > begin
-    ]
-    if not names:
-        return ()
-    wanted, found = (Taps(model, names, feeds, job.options.threads)(feeds) for model in (dense, pruned))
-    return tuple(name for name in names if wanted[name].shape == found[name].shape)
-
-
-def _trainable(model: Model, start: str, outputs: Sequence[str]) -> set[str]:
-    """Return what a view trains by default but tables: few samples say nothing about most of their rows."""
-    names = default_trained(model, feeds_from=[start] if start else (), outputs=outputs)
-    nodes, uses = model.graph.node, model.index.uses
-    tables = {
-        name
-        for name in names
-        if all(nodes[use.index].op_type == "Gather" and use.slot == 0 for use in uses.get(name, ()))
-    }
-    return names - tables
-
-
-def _key(dense: Model, pruned: Model, data: CalibrationData, options: Options) -> str:
-    state = hashlib.sha256()
-    for model in (dense, pruned):
-        for name in sorted(model.index.tensors):
-            state.update(name.encode())
-            state.update(model.index.tensors[name].SerializeToString(deterministic=True))
-        for node in model.graph.node:
-            state.update(node.SerializeToString(deterministic=True))
-    state.update(data.digest().encode())
-    state.update(
-        repr((options.settings, options.batch, options.form, options.augment, options.custom)).encode()
-    )
-    return state.hexdigest()[:32]

@@ -84,7 +84,11 @@ def tune(
     result, tuned = finetune(dense, pruned, layers, data, judges, options, progress)
     found = dataclasses.asdict(tuned.trained)
     found.update(
-        features=tuned.features, start=tuned.start, weights=len(tuned.weights), difference=tuned.difference
+        features=tuned.features,
+        start=tuned.start,
+        weights=len(tuned.weights),
+        difference=tuned.difference,
+        shared=len(tuned.shared),
     )
     return result, found
 

@@ -128,10 +128,10 @@ class Report:
         speed: measured on this machine with the library of kernels; empty unless measured.
         finetuning: what training did, None without: steps, best (the step whose weights were kept, 0 when
             training did not help), before and after (loss on held-out samples), lr, skipped (steps
-            without a finite gradient), seconds, features (values
-            that were compared), start (where training began, "" for the inputs), weights (how many changed),
-            difference (of the written model from the trained one, relative) and curve (step, training
-            loss, held-out loss).
+            without a finite gradient), seconds, features (values that were compared), start (where training
+            began, "" for the inputs), weights (how many changed), shared (how many were left alone because
+            several blocks use them), difference (of the written model from the trained one, relative) and
+            curve (step, training loss, held-out loss).
         warnings: what the user must know, one sentence each.
         timings: the stages in order.
         peak_rss_bytes: largest resident memory of the process.

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from onnxprune.finetune import train  # noqa: F401 - what a run loads
-from onnxprune.finetune.checkpoint import Checkpoint
+from onnxprune.finetune.checkpoint import OLD, Checkpoint, key_of
+from onnxprune.finetune.train import Settings
+from onnxprune.userfunction import load_function
+from tests.unit.finetune.networks import calibration, residual_net
 
 
 @pytest.fixture
@@ -68,3 +76,66 @@ def test_a_cache_that_cannot_be_written_is_no_error(checkpoint: Checkpoint, tmp_
     (tmp_path / "onnxprune").write_text("a file where the folder should be")
     checkpoint.save(lambda: {"step": 1})
     assert checkpoint.load() is None
+
+
+def test_a_cache_that_cannot_be_written_is_not_tried_at_every_step(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "folder"))
+    (tmp_path / "file").write_text("")
+    checkpoint = Checkpoint("k")
+    now, states = [1e6], []
+    monkeypatch.setattr(Checkpoint.save.__globals__["time"], "monotonic", lambda: now[0])
+    for _ in range(5):
+        checkpoint.save(lambda: states.append(1) or {"step": 1})  # type: ignore[func-returns-value]
+        now[0] += 1
+    assert len(states) == 1
+
+
+def test_what_killed_runs_left_is_removed_after_two_weeks(checkpoint: Checkpoint) -> None:
+    checkpoint.save(lambda: {"step": 1})
+    old = checkpoint.path.with_name("old.pt")
+    old.write_bytes(b"")
+    os.utime(old, (time.time() - OLD - 60,) * 2)
+    Checkpoint("other")
+    assert not old.exists()
+    assert checkpoint.path.exists()
+
+
+def key(**changed: Any) -> str:
+    dense = residual_net()
+    data = calibration(dense, 16)
+    mask = np.ones((2, 4), np.bool_)
+    values = {"model": dense, "held": None, "mask": mask, "custom": None, "steps": 3} | changed
+    return key_of(
+        (dense, values["model"]), (data, values["held"]), {"w": values["mask"]}, values["custom"],
+        Settings(values["steps"]),
+    )  # fmt: skip
+
+
+def test_the_key_names_what_the_training_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = residual_net()
+    mask = np.ones((2, 4), np.bool_)
+    mask[1, 2] = False
+    other = calibration(dense, 8)
+    found = [key(), key(model=residual_net(1)), key(held=other), key(mask=mask), key(steps=4)]
+    monkeypatch.setattr("onnxprune.__version__", "9.9")
+    assert len({*found, key()}) == 6
+    assert key() == key()
+
+
+def test_a_loss_in_a_file_counts_by_its_text(tmp_path: Path) -> None:
+    path = tmp_path / "task.py"
+    path.write_text("def loss(a, b, c):\n    return 1\n")
+
+    def loaded() -> Callable[..., Any]:
+        return load_function(f"{path}:loss", "--loss")
+
+    first = key(custom=loaded())
+    path.write_text("def loss(a, b, c):\n    return 1\n\n")
+    os.utime(path, (1, 1))  # loaded anew: another function object
+    second = key(custom=loaded())
+    path.write_text("def loss(a, b, c):\n    return 1\n")
+    os.utime(path, (2, 2))
+    assert key(custom=loaded()) == first != second
+    assert first != key()

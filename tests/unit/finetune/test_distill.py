@@ -17,7 +17,7 @@ from onnxprune.finetune.train import Settings
 from onnxprune.layers import find_layers
 from onnxprune.model import Model
 from onnxprune.recipe import Recipe
-from tests.unit.finetune.networks import calibration, images, magnitude_pruned, residual_net
+from tests.unit.finetune.networks import calibration, images, magnitude_pruned, parse, residual_net
 
 NAMES = ("w1", "w2", "w3", "w4")
 OPTIONS = Options(Settings(steps=60, lr=0.01), resume=False, threads=1)
@@ -110,6 +110,21 @@ def test_a_loss_for_the_outputs_does_not_go_with_blocks() -> None:
     dense = residual_net()
     with pytest.raises(UsageError, match="the values at their ends are compared"):
         tuned(dense, magnitude_pruned(dense, NAMES), dataclasses.replace(OPTIONS, scope="block", form="kl"))
+
+
+def test_weights_of_several_blocks_are_reported() -> None:
+    text = """g (float[N, 8] x) => (float[N, 8] y) {
+        a = MatMul(x, w) b = Relu(a) c = MatMul(b, w) d = Relu(c) y = MatMul(d, v) }"""
+    rng = np.random.default_rng(0)
+    dense = parse(text, {name: rng.normal(size=(8, 8)).astype(np.float32) for name in ("w", "v")})
+    pruned = magnitude_pruned(dense, ("w", "v"), 0.5)
+    layers, _ = find_layers(pruned, min_size=1)
+    data = from_iterable(dense, [{"x": rng.normal(size=(8, 8)).astype(np.float32)}] * 4, Recipe(batch_size=8))
+    result, found = finetune(dense, pruned, layers, data, None, dataclasses.replace(OPTIONS, scope="block"))
+    assert found.shared == ("w",)
+    assert found.weights == ("v",)
+    assert found.features == ("y",)
+    assert np.array_equal(result.array("w"), pruned.array("w"))
 
 
 class _Told:
