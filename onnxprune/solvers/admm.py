@@ -32,17 +32,20 @@ class Schedule:
     Attributes:
         penalties: (rho, iterations) one after the other; rho is for a Hessian with unit diagonal.
         refit: steps of the final least squares.
+        relaxation: how far an iteration goes past its own result (Boyd et al., "Distributed Optimization and
+            Statistical Learning via ADMM", 2011, section 3.4.3): helps where there are few iterations.
     """
 
     penalties: tuple[tuple[float, int], ...]
     refit: int
+    relaxation: float = 1.0
 
 
-# Six layers of MiniLM: FULL is within 3 % of the error of THOROUGH, in a quarter of the time; QUICK has 15 to
-# 60 % more, evenly enough to rank layers by. Small layers get the next better one: it costs nothing there.
+# Twelve layers of MiniLM: FULL is within 4 % of the error of THOROUGH, in a fifth of the time; QUICK has 22 %
+# more (+-9 %), evenly enough to rank layers by. Small layers get the next better one: it costs nothing there.
 THOROUGH = Schedule(tuple((float(rho), 10) for rho in np.geomspace(0.1, 5, 10)), 10)
-FULL = Schedule(((0.2, 10), (0.6, 8), (1.8, 6)), 6)
-QUICK = Schedule(((0.6, 4),), 3)
+FULL = Schedule(((0.2, 7), (0.6, 6), (1.8, 5)), 4, 1.4)
+QUICK = Schedule(((0.6, 4),), 2, 1.6)
 MAX_SHARED = 4096  # input features up to which the inverses of a Hessian are held: 335 MB
 SMALL = 50_000_000  # out_features * in_features^2, the cost of an iteration
 
@@ -119,7 +122,8 @@ def solve(
     )
     start = W * prepared.scale
     B = multiply(start, prepared.Hn)
-    Z = _Iteration(start, B, pattern, zeros).run(prepared.penalties())
+    iteration = _Iteration(start, B, pattern, zeros, prepared.schedule.relaxation)
+    Z = iteration.run(prepared.penalties())
     keep = pattern.keep(Z * Z, zeros)
     result = np.empty_like(Z)
 
@@ -139,8 +143,10 @@ class _Iteration:
     numpy's masked writes take ten times as long.
     """
 
-    def __init__(self, start: Floats, B: Floats, pattern: Pattern, zeros: int) -> None:
-        self.B, self.pattern, self.zeros = B, pattern, zeros
+    def __init__(
+        self, start: Floats, B: Floats, pattern: Pattern, zeros: int, relaxation: float = 1.0
+    ) -> None:
+        self.B, self.pattern, self.zeros, self.relaxation = B, pattern, zeros, np.float32(relaxation)
         self.rows = split(start.shape[1])
         self.Z = start.copy()
         self.Z_next, self.work = np.empty_like(start), np.empty_like(start)
@@ -154,7 +160,8 @@ class _Iteration:
         previous = 0.0
         for rho, iterations, inverse in penalties:
             self.ridge_solution = multiply(self.B, inverse)
-            scaled = inverse * np.float32(rho)
+            self.ridge_solution *= self.relaxation
+            scaled = inverse * (np.float32(rho) * self.relaxation)
             off = np.float32(
                 previous / rho if previous else 1
             )  # the dual keeps its size, U = V / rho shrinks
@@ -167,9 +174,9 @@ class _Iteration:
         return self.Z
 
     def _step(self, inverse: Floats, off: np.float32, rows: slice) -> None:
-        """One iteration of some rows: ``Z' = (rho (D - U) + B) (Hn + rho I)^-1 + U``.
+        """One iteration of some rows: ``Z' = a X + (1 - a) D + U, X = (rho (D - U) + B) (Hn + rho I)^-1``.
 
-        ``inverse`` has the factor rho already.
+        ``a`` is the relaxation; ``inverse`` and the ridge solution have it as a factor already, and rho too.
         """
         Z, Z_next, U = self.Z[:, rows], self.Z_next[:, rows], self.work[:, rows]
         np.multiply(Z, self.drop[:, rows], out=U)
@@ -178,6 +185,10 @@ class _Iteration:
         Z -= U
         np.matmul(Z, inverse, out=Z_next)
         Z_next += self.ridge_solution[:, rows]
+        if self.relaxation != 1:
+            Z *= 1 - self.relaxation  # D - U
+            Z_next += Z
+            U *= 2 - self.relaxation
         Z_next += U
         np.multiply(Z_next, Z_next, out=U)  # the energy that _choose ranks
 
