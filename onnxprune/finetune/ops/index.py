@@ -69,7 +69,7 @@ def ScatterElements(
             x.to(torch.int64), indices, updates.to(torch.int64), axis=axis, reduction=reduction
         )
         return wide.to(x.dtype)
-    chosen = _wrapped(indices, x.shape[axis])
+    chosen, updates = _wrapped(indices, x.shape[axis]), updates.to(x.dtype)  # autocast may part the two
     if reduction == "none":
         return x.scatter(axis, chosen, updates)
     return x.scatter_reduce(axis, chosen, updates, _reduction(reduction))
@@ -86,6 +86,7 @@ def ScatterND(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: str = "
     depth = indices.shape[-1]
     if depth == 0:
         raise Unsupported("indices of no elements")
+    updates = updates.to(x.dtype)
     if reduction == "none":
         return x.index_put(_nd_index(x, indices, 0), updates)
     if reduction == "add":
@@ -116,7 +117,7 @@ def TensorScatter(
         position = position % past.shape[axis]
     shape = [1] * past.ndim
     shape[0], shape[axis] = position.shape
-    return past.scatter(axis, position.reshape(shape).expand(update.shape), update)
+    return past.scatter(axis, position.reshape(shape).expand(update.shape), update.to(past.dtype))
 
 
 @op(9)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -58,7 +60,18 @@ def BatchNormalization(
 
 @op(6)
 def InstanceNormalization(x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float = 1e-5) -> Tensor:
-    return F.instance_norm(x, weight=scale, bias=bias, eps=epsilon)
+    return _grouped(x, x.shape[1], scale, bias, epsilon)
+
+
+def _grouped(x: Tensor, groups: int, scale: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """Normalise each group of channels, then scale and shift each channel.
+
+    Not torch's own: they refuse groups of a single value, which the specification makes zero.
+    """
+    rows = x.reshape(x.shape[0], groups, math.prod(x.shape[1:]) // groups)
+    y = F.layer_norm(rows, rows.shape[2:], eps=epsilon).view(x.shape)
+    channels = (-1, *(1,) * (x.ndim - 2))
+    return y * scale.view(channels) + bias.view(channels)
 
 
 @op(17)
@@ -99,14 +112,14 @@ def GroupNormalization_18(
     x: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int, epsilon: float = 1e-5
 ) -> Tensor:
     each = x.shape[1] // num_groups  # scale and bias are per group in this version
-    return F.group_norm(x, num_groups, scale.repeat_interleave(each), bias.repeat_interleave(each), epsilon)
+    return _grouped(x, num_groups, scale.repeat_interleave(each), bias.repeat_interleave(each), epsilon)
 
 
 @op(21)
 def GroupNormalization(
     x: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int, epsilon: float = 1e-5, stash_type: int = 1
 ) -> Tensor:
-    return F.group_norm(x, num_groups, scale, bias, epsilon)
+    return _grouped(x, num_groups, scale, bias, epsilon)
 
 
 @op()
@@ -125,6 +138,8 @@ def LpNormalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
 
 @op(9)
 def MeanVarianceNormalization(x: Tensor, *, axes: tuple[int, ...] = (0, 2, 3)) -> Tensor:
-    mean = x.mean(axes, keepdim=True)
-    # the specification divides by the deviation plus 1e-9
-    return (x - mean) / (((x * x).mean(axes, keepdim=True) - mean * mean).sqrt() + 1e-9)
+    centred = x - x.mean(axes, keepdim=True)  # first: the difference of two large squares is all rounding
+    variance = centred.square().mean(axes, keepdim=True)
+    # The specification divides by the deviation plus 1e-9: zero by that, where all values are equal, which
+    # zero by one is as well, with a gradient that does not drown all others.
+    return centred / (torch.where(variance > 0, variance, 1).sqrt() + 1e-9)

@@ -115,7 +115,9 @@ def LpPool(
     strides: Ints = (),
 ) -> Tensor:
     window = _Window(x, kernel_shape, auto_pad, ceil_mode, dilations, pads, strides)
-    return window.sums(window.padded(x, 0).abs() ** p) ** (1 / p)
+    total = window.sums(window.padded(x, 0).abs() ** p)
+    some = total > 0  # a root has no gradient at zero
+    return torch.where(some, torch.where(some, total, 1) ** (1 / p), 0)
 
 
 @op()

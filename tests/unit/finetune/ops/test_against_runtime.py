@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from tests.unit.finetune.ops.one_node import Node, assert_gradients, assert_same
 
@@ -117,6 +118,9 @@ OLD = [
     Node("LayerNormalization", [X, X[0, 0, 0]], {"axis": 2}, opset=17),
     Node("LpNormalization", [X], {"axis": 1, "p": 1}, opset=9),
     Node("InstanceNormalization", [X, floats(1, 2, 3), floats(3, 2, 1)], {}, opset=9),
+    Node("InstanceNormalization", [X[:, :, :1, :1], floats(1, 2, 3), floats(3, 2, 1)], {}, opset=9),
+    Node("GroupNormalization", [X[:, :, :1, :1], *([floats(1, 2, 3)] * 2)], {"num_groups": 3}, opset=21),
+    Node("LpPool", [X.clip(0)], {"kernel_shape": [1, 2]}, opset=18),
     Node("Shrink", [X], {"bias": 0.1, "lambd": 0.3}, opset=9),
     Node("PRelu", [X, floats(1, 2, 3).reshape(3, 1, 1)], {}, opset=9),
     Node("Softplus", [X * 40], {}, opset=9),
@@ -243,3 +247,54 @@ def test_gradients_reach_the_inputs(node: Node) -> None:
         assert_gradients(node, without=range(1, 4))
     else:
         assert_gradients(node)
+
+
+Z = np.zeros((1, 2, 4, 4), F32)
+Z[0, 0, 0, 0] = 1
+FLAT = [
+    Node("LpPool", [Z], {"kernel_shape": [2, 2]}, opset=18),
+    Node("LpPool", [Z], {"kernel_shape": [2, 2], "p": 3}, opset=18),
+    Node("GlobalLpPool", [Z], {"p": 3}, opset=18),
+    Node("ReduceL2", [Z], {"axes": [2, 3]}, opset=13),
+    Node("LpNormalization", [Z], {}, opset=17),
+    Node("MeanVarianceNormalization", [Z], {"axes": [2, 3]}, opset=17),
+    Node("InstanceNormalization", [Z, floats(1, 2), floats(0, 0)], {}, opset=17),
+]
+
+
+@pytest.mark.parametrize("node", FLAT, ids=text)
+def test_gradients_are_moderate_where_a_root_is_of_zero(node: Node) -> None:
+    (gradient, *_) = node.gradients()
+    assert gradient is not None
+    assert torch.isfinite(gradient).all()
+    assert gradient.abs().max() < 1e4
+
+
+def test_the_variance_of_values_far_from_zero() -> None:
+    """ONNX Runtime takes the difference of two large squares, as the specification is written."""
+    far = (X + 3000).astype(np.float64)
+    deviation = (far - far.mean((0, 2, 3), keepdims=True)) / far.std((0, 2, 3), keepdims=True)
+    (found,) = Node("MeanVarianceNormalization", [far.astype(F32)], {}, opset=13).by_torch()
+    np.testing.assert_allclose(found, deviation, atol=1e-3)
+    (found,) = Node("MeanVarianceNormalization", [0 * X + 7], {}, opset=13).by_torch()
+    assert not found.any()
+
+
+SCATTERED = [
+    Node("ScatterElements", [M, np.array([[0, 1]]), M[:1, :2]], {}, opset=18),
+    Node("ScatterElements", [M, np.array([[0, 1]]), M[:1, :2]], {"reduction": "add"}, opset=18),
+    Node("ScatterND", [M, np.array([[1]]), M[:1]], {}, opset=18),
+    Node("ScatterND", [M, np.array([[1]]), M[:1]], {"reduction": "add"}, opset=18),
+    Node("ScatterND", [M, np.array([[1]]), M[:1]], {"reduction": "max"}, opset=18),
+    Node("TensorScatter", [X, X[:, :, :1]], {}, opset=24),
+]
+
+
+@pytest.mark.parametrize("node", SCATTERED, ids=text)
+def test_updates_may_be_narrower_than_the_rest(node: Node) -> None:
+    """As under autocast, where they come from a product."""
+    wide = [torch.from_numpy(array) for array in node.inputs if array is not None]
+    narrow = [v.bfloat16() if i == len(wide) - 1 else v for i, v in enumerate(wide)]
+    (found,), (wanted,) = node.call(*narrow), node.call(*wide)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=0.02, atol=0.02)
