@@ -88,7 +88,8 @@ def moved(value: Tensor, names: set[str], random: torch.Generator) -> Tensor:
 def mixed(feeds: Tensors, random: torch.Generator) -> Tensors:
     """Blend each sample with another of the batch; inputs without a common batch axis stay as they are.
 
-    Float inputs become ``a x + (1 - a) y`` with ``a`` drawn from 0 to 1 for each sample. When there are
+    Float inputs become ``a x + (1 - a) y`` with ``a`` drawn from 0 to 1 for each sample, but masks (zeros
+    and ones beside other inputs) stay as they are: half a token is no token. When there are
     integer inputs of rank 2, such as token ids and masks, all of their shape get a span from the other one.
     """
     rows = {len(value) for value in feeds.values() if value.ndim}
@@ -104,11 +105,14 @@ def mixed(feeds: Tensors, random: torch.Generator) -> Tensors:
         span = (position >= ends[:, :1]) & (position < ends[:, 1:])
         return {n: torch.where(span, v[other], v) if v.shape == shape else v for n, v in feeds.items()}
     share = torch.rand(count, generator=random)
+    floats = {name for name, value in feeds.items() if value.is_floating_point()}
+    masks = {name for name in floats if ((feeds[name] == 0) | (feeds[name] == 1)).all()}
+    chosen = floats - masks or floats
 
-    def blend(value: Tensor) -> Tensor:
-        if not value.is_floating_point():
+    def blend(name: str, value: Tensor) -> Tensor:
+        if name not in chosen:
             return value
         a = share.view(-1, *[1] * (value.ndim - 1)).to(value.dtype)
         return a * value + (1 - a) * value[other]
 
-    return {name: blend(value) for name, value in feeds.items()}
+    return {name: blend(name, value) for name, value in feeds.items()}

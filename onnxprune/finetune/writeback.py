@@ -31,13 +31,13 @@ def write_back(model: Model, view: TorchView, masks: Mapping[str, NDArray[np.boo
         if not weight.requires_grad:
             continue
         old = model.array(name)
-        new = weight.detach().float().cpu().numpy()
+        new = weight.detach().cpu().numpy()  # in single precision, or in double where it is stored so
         with np.errstate(over="ignore"):
             stored = new.astype(old.dtype)
         if (mask := masks.get(name)) is not None:
             stored[~mask] = 0
             stored[mask & (stored == 0)] = LEAST
-        if not np.isfinite(stored.astype(np.float32)).all():
+        if not np.isfinite(stored.astype(new.dtype)).all():
             raise ModelError(
                 f"weight {name!r} became NaN or too large for {old.dtype} in training", "try a lower --lr"
             )

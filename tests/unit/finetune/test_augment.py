@@ -91,3 +91,14 @@ def test_auto_fits_the_inputs() -> None:
     seen = {tuple(change({"ids": ids}, seeded(k))["ids"].flatten().tolist()) for k in range(8)}
     assert tuple(ids.flatten().tolist()) in seen  # not every batch is mixed
     assert len(seen) > 2
+
+
+def test_masks_of_zeros_and_ones_are_not_blended() -> None:
+    random = torch.Generator().manual_seed(0)
+    mask = (torch.rand(8, 5, generator=random) > 0.5).float()
+    feeds = {"inputs_embeds": torch.rand(8, 5, 3, generator=random), "attention_mask": mask}
+    found = mixed(feeds, random)
+    assert torch.equal(found["attention_mask"], mask)
+    assert not torch.equal(found["inputs_embeds"], feeds["inputs_embeds"])
+    alone = mixed({"bitmap": mask}, random)  # nothing beside it: it is what there is to see
+    assert not torch.equal(alone["bitmap"], mask)

@@ -11,7 +11,7 @@ from onnxprune.errors import ModelError
 from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.writeback import write_back, zero_masks
 from onnxprune.model import Model
-from tests.unit.finetune.networks import magnitude_pruned, residual_net
+from tests.unit.finetune.networks import magnitude_pruned, parse, residual_net
 
 NAMES = ("w1", "w2", "w3", "w4")
 
@@ -84,3 +84,16 @@ def test_values_that_do_not_fit_are_refused() -> None:
         view.weights["w1"].mul_(1e9)
     with pytest.raises(ModelError, match="weight 'w1' became NaN or too large for float16"):
         write_back(model, view, masks_of(model))
+
+
+def test_double_precision_is_not_rounded() -> None:
+    rng = np.random.default_rng(0)
+    text = "g (double[N, 4] x) => (double[N, 4] y) { a = MatMul(x, w) y = MatMul(a, v) }"
+    model = parse(text, {"w": rng.normal(size=(4, 4)), "v": rng.normal(size=(4, 4))})
+    before, view = model.copy(), TorchView(model)
+    assert write_back(model, view, {}) == ()
+    with torch.no_grad():
+        view.weights["w"].mul_(1 + 1e-12)
+    assert write_back(model, view, {}) == ("w",)
+    assert np.array_equal(model.array("v"), before.array("v"))
+    np.testing.assert_allclose(model.array("w") / before.array("w") - 1, 1e-12, rtol=1e-3)
