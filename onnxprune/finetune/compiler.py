@@ -19,8 +19,8 @@ from onnxprune.finetune.attributes import resolved, value_of
 from onnxprune.finetune.dtypes import DTYPES, sparse_tensor, torch_tensor, widened
 from onnxprune.finetune.gaps import PACKED_DOMAIN, Gap, Inside, check_arguments, why_not
 from onnxprune.finetune.plan import FAILURES, HERE, NOTHING, Block, Plan, Step, Value, to_device, to_host
-from onnxprune.finetune.registry import FUSED_DOMAIN, Implementation, Unsupported
-from onnxprune.finetune.scope import Building, Scope, opsets, plain
+from onnxprune.finetune.registry import FUSED_DOMAIN, Implementation, Unsupported, plain
+from onnxprune.finetune.scope import Building, Scope, opsets
 from onnxprune.model import label, node_reads
 
 CPU, DEVICE, ANYWHERE = "cpu", "device", "anywhere"

@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 from onnx import helper
 
-from onnxprune.finetune.registry import FUSED_DOMAIN
+from onnxprune.finetune.registry import FUSED_DOMAIN, plain
 from onnxprune.model import node_reads
 
 Scalar = Callable[[str], float | None]
@@ -31,7 +31,7 @@ def fuse(nodes: Sequence[onnx.NodeProto], keep: Collection[str], scalar: Scalar)
     result: list[onnx.NodeProto | None] = list(nodes)
     for position, node in enumerate(nodes):
         matches = {"Erf": search.gelu, "Sqrt": search.normalization}.get(node.op_type)
-        group = matches(position) if matches and node.domain in ("", "ai.onnx") else None
+        group = matches(position) if matches and not plain(node.domain) else None
         if group is not None and search.closed(group):
             inside, last, fresh = group
             for other in inside:
@@ -57,7 +57,7 @@ class _Search:
     def made_by(self, name: str, *kinds: str) -> int | None:
         """Position of the node that makes ``name``, when it is one of ``kinds``."""
         position = self.maker.get(name)
-        if position is None or self.nodes[position].domain not in ("", "ai.onnx"):
+        if position is None or plain(self.nodes[position].domain):
             return None
         return position if self.nodes[position].op_type in kinds else None
 

@@ -6,8 +6,7 @@ import inspect
 from dataclasses import dataclass
 
 from onnxprune.finetune import registry
-from onnxprune.finetune.registry import Implementation, Unsupported
-from onnxprune.finetune.scope import plain
+from onnxprune.finetune.registry import Implementation, Unsupported, plain
 
 PACKED_DOMAIN = "onnxprune"
 

@@ -11,8 +11,8 @@ import torch
 from onnxprune.errors import ModelError
 from onnxprune.finetune import registry
 from onnxprune.finetune.dtypes import FLOATS, torch_tensor
-from onnxprune.finetune.registry import Unsupported
-from onnxprune.finetune.scope import opsets, plain
+from onnxprune.finetune.registry import Unsupported, plain
+from onnxprune.finetune.scope import opsets
 from onnxprune.model import Model, node_reads, outer_reads, subgraphs
 
 PREFIX = "weight:"  # keeps a weight named like a method of torch.nn.Module apart from it

@@ -111,10 +111,14 @@ def op(
     return register
 
 
+def plain(domain: str) -> str:
+    """Return a domain in the spelling of the table."""
+    return "" if domain == "ai.onnx" else domain
+
+
 def find(domain: str, name: str, version: int) -> Implementation | None:
     """Return the newest implementation not above ``version``, or None when there is none."""
-    domain = "" if domain == "ai.onnx" else domain
-    fitting = [item for item in _table.get((domain, name), ()) if item.since <= version]
+    fitting = [item for item in _table.get((plain(domain), name), ()) if item.since <= version]
     return fitting[-1] if fitting else None
 
 

@@ -9,6 +9,7 @@ import onnx
 from onnx import AttributeProto
 
 from onnxprune.finetune.plan import Step
+from onnxprune.finetune.registry import plain
 
 
 @dataclass
@@ -49,11 +50,6 @@ class Building:
                 return building.moved[slot, place]
             building = building.outer
         return None
-
-
-def plain(domain: str) -> str:
-    """Return a domain in the spelling of the registry."""
-    return "" if domain == "ai.onnx" else domain
 
 
 def opsets(imports: Sequence[onnx.OperatorSetIdProto]) -> dict[str, int]:
