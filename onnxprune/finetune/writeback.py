@@ -41,7 +41,7 @@ def write_back(model: Model, view: TorchView, masks: Mapping[str, NDArray[np.boo
             raise ModelError(
                 f"weight {name!r} became NaN or too large for {old.dtype} in training", "try a lower --lr"
             )
-        if stored.tobytes() != old.tobytes():
+        if not np.array_equal(stored, old):  # not by bytes: -0.0 is no change
             model.set_array(name, stored)
             changed.append(name)
     return tuple(changed)

@@ -86,6 +86,14 @@ def test_values_that_do_not_fit_are_refused() -> None:
         write_back(model, view, masks_of(model))
 
 
+def test_a_negative_zero_is_no_change() -> None:
+    model = pruned_net()
+    model.set_array("w1", np.where(model.array("w1") == 0, np.float32(-0.0), model.array("w1")))
+    before = model.array("w1").tobytes()
+    assert write_back(model, TorchView(model, trainable=("w1",)), masks_of(model)) == ()
+    assert model.array("w1").tobytes() == before
+
+
 def test_double_precision_is_not_rounded() -> None:
     rng = np.random.default_rng(0)
     text = "g (double[N, 4] x) => (double[N, 4] y) { a = MatMul(x, w) y = MatMul(a, v) }"
