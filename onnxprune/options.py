@@ -25,7 +25,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "sparsity", "pattern", "speedup", "criterion", "allocation", "solve", "solver", "refit", "damping",
         "include", "exclude", "min_size",
     ),
-    "Fine-tuning": ("finetune", "steps", "minutes", "lr", "loss", "augment", "scope", "schedule"),
+    "Fine-tuning": ("finetune", "steps", "minutes", "lr", "loss", "labels", "augment", "scope", "schedule"),
     "Calibration data": (
         "data", "samples", "batch_size", "mean", "std", "resize", "layout", "tokenizer", "max_length", "eval",
     ),
@@ -34,7 +34,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 DATA_FIELDS = ("data", "samples", "batch_size", "mean", "std", "resize", "layout", "tokenizer", "max_length")
 TUNING_FIELDS = (
-    "steps", "minutes", "lr", "loss", "augment", "scope", *DATA_FIELDS, "eval", "format", "values",
+    "steps", "minutes", "lr", "loss", "labels", "augment", "scope", *DATA_FIELDS, "eval", "format", "values",
     "target_runtime", "seed", "threads", "max_memory", "allow_external", "cache",
 )  # fmt: skip
 _FIELDS = {item.name: item for item in dataclasses.fields(Recipe)}

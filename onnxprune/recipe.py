@@ -33,6 +33,7 @@ TRAINING = (
     "minutes",
     "lr",
     "loss",
+    "labels",
     "augment",
     "schedule",
 )  # fields that mean nothing without ``finetune``
@@ -115,10 +116,16 @@ class Recipe:
         "Fine-tuning: auto (kl for classes, mse for the rest), kl, mse, or FILE.py:function that gets the "
         "student's and the teacher's outputs and the inputs, as dictionaries of torch tensors.",
     )
+    labels: str | None = _option(
+        None,
+        "Fine-tuning: array beside the inputs in --data with one label per sample (class numbers, or values "
+        "shaped like an output): the loss on them is added. A function given to --loss finds them among the "
+        "inputs.",
+    )
     augment: tuple[str, ...] = _option(
         ("auto",),
         "Fine-tuning: change the samples at random: flip, shift and crop (images), mix (two samples), auto: "
-        "what fits the inputs, or none (repeatable).",
+        "what fits the inputs (and the labels), or none (repeatable).",
     )
     scope: str = _option(
         "model", "Fine-tuning: the whole model at once, or block after block (needs less memory).", SCOPES
@@ -244,6 +251,7 @@ class Recipe:
             )
         if self.scope == "block" and self.augment not in (("auto",), ("none",)):
             raise UsageError("--augment is for --scope model: blocks learn from the samples as they are")
+        self._check_labels()
         match = _SCHEDULE.fullmatch(self.schedule)
         if not match or match["n"] == "0":
             raise UsageError(f"--schedule is {self.schedule!r}, wanted oneshot or cubic:N, such as cubic:4")
@@ -258,6 +266,22 @@ class Recipe:
         asked = [item.name for item in fields if getattr(self, item.name) != _default(item)]
         if asked and not self.finetune:
             raise UsageError(f"--{asked[0]} is for fine-tuning", "add --finetune")
+
+    def _check_labels(self) -> None:
+        if self.labels is None:
+            return
+        if not self.labels:
+            raise UsageError("--labels is empty", "name the array that holds the labels")
+        if self.scope == "block":
+            raise UsageError(
+                "--labels are for outputs, --scope block compares the values at the ends of blocks",
+                "leave one of the two out",
+            )
+        if "mix" in self.augment:
+            raise UsageError(
+                "--augment mix blends samples, and a blend has no label",
+                "leave --augment mix or --labels out",
+            )
 
     @property
     def rounds(self) -> int:

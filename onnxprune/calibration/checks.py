@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.calibration import labels
 from onnxprune.calibration.inputs import Array, Feed, Inputs, InputSpec, is_float
 from onnxprune.errors import DataError
 
@@ -120,10 +121,10 @@ def split_feed(feed: Mapping[str, Any], inputs: Inputs, where: str) -> list[Feed
     """Check one feed and cut it into its smallest pieces (one row each, where the batch is free).
 
     A feed whose batched inputs all have one dimension less than the model wants is a single sample
-    and gets its batch axis here. Keys that are no inputs are ignored.
+    and gets its batch axis here. Keys that are no inputs (nor the labels) are ignored.
 
     Raises:
-        DataError: for missing inputs, wrong types, shapes or values, and unequal sample counts.
+        DataError: for missing inputs or labels, wrong types, shapes or values, and unequal sample counts.
     """
     missing = [s for s in inputs.specs if s.name not in feed]
     if missing:
@@ -133,9 +134,9 @@ def split_feed(feed: Mapping[str, Any], inputs: Inputs, where: str) -> list[Feed
             f"the model's inputs are {inputs}",
         )
     arrays = {s.name: as_array(feed[s.name], f"{where}: input {s.name!r}") for s in inputs.specs}
-    if inputs.batched and all(
-        inputs.named(n).ranked and arrays[n].ndim == len(inputs.named(n).shape) - 1 for n in inputs.batched
-    ):
+    batched = [s for s in inputs.specs if s.name in inputs.batched]
+    alone = bool(batched) and all(s.ranked and arrays[s.name].ndim == len(s.shape) - 1 for s in batched)
+    if alone:
         arrays = {n: a[None] if n in inputs.batched else a for n, a in arrays.items()}
     for spec in inputs.specs:
         array = arrays[spec.name]
@@ -146,6 +147,13 @@ def split_feed(feed: Mapping[str, Any], inputs: Inputs, where: str) -> list[Feed
         check_feed(array.shape, array.dtype, spec, spec.name in inputs.batched, where)
         arrays[spec.name] = cast(array, spec.dtype, f"{where}: input {spec.name!r}")
         check_values(arrays[spec.name], spec, where)
+    if inputs.labels is not None:
+        place = f"{where}: labels {inputs.labels!r}"
+        found = labels.checked(as_array(labels.find(feed, inputs.labels, where), place), place)
+        if batched:
+            rows = common_count({s.name: arrays[s.name].shape[0] for s in batched}, where)
+            found = found.reshape(labels.layout(found.shape, rows, place, alone=alone))
+        arrays[labels.LABELS] = found
     return split_rows(arrays, inputs, where)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration import sources
+from onnxprune.calibration import labels, sources
 from onnxprune.calibration.batching import assemble, batch_rows, row_count, rows_of
 from onnxprune.calibration.hints import id_range
 from onnxprune.calibration.inputs import Array, Feed, Inputs, InputSpec, input_specs, model_inputs
@@ -44,6 +44,8 @@ class CalibrationData:
         batched: inputs with a batch axis; None means all.
         fixed: rows of every batch when the model fixes them, else None.
         as_given: the batches before padding was left out of them; empty when nothing was.
+        labels: one array per batch, int64 (class numbers) or float32, axis 0 as that of the batch; empty when
+            none were asked for.
     """
 
     batches: tuple[Feed, ...]
@@ -53,6 +55,7 @@ class CalibrationData:
     batched: frozenset[str] | None = None
     fixed: int | None = None
     as_given: tuple[Feed, ...] = ()
+    labels: tuple[Array, ...] = ()
 
     def feeds(self) -> Iterator[Feed]:
         """Yield the batches."""
@@ -83,9 +86,9 @@ class CalibrationData:
         return self._pick(np.arange(wanted) * len(pieces) // wanted, pieces)
 
     def digest(self) -> str:
-        """Return the SHA-256 of the content: equal for equal batches, whatever their source."""
+        """Return the SHA-256 of the content: equal for equal batches (and labels), whatever their source."""
         state = hashlib.sha256()
-        for batch in self.batches:
+        for batch in labels.put(self.batches, self.labels):
             for name in sorted(batch):
                 array = batch[name]
                 data = (
@@ -101,29 +104,32 @@ class CalibrationData:
         batched = (
             self.batched if self.batched is not None else frozenset(n for b in self.batches[:1] for n in b)
         )
-        return Inputs((), batched, self.fixed)
+        return labels.labelled(Inputs((), batched, self.fixed), "labels" if self.labels else None)
 
     def _pieces(self) -> list[tuple[int, int]]:
         """(batch, row) of each sample, or (batch, 0) of each batch that must stay whole."""
         inputs = self._inputs()
         whole = inputs.fixed is not None or not inputs.batched
-        rows = (1 if whole else row_count(b, inputs) for b in self.batches)
+        rows = (1 if whole else row_count(b, inputs) for b in labels.put(self.batches, self.labels))
         return [(i, row) for i, count in enumerate(rows) for row in range(count)]
 
     def _pick(self, indices: NDArray[np.int64], pieces: list[tuple[int, int]]) -> CalibrationData:
         """Return the data of these pieces, batched anew: equal shapes together, not larger than before."""
         inputs = self._inputs()
+        held = labels.put(self.batches, self.labels)
         chosen = [pieces[i] for i in indices]
         if inputs.fixed is not None or not inputs.batched:
-            batches = tuple(self.batches[i] for i, _ in chosen)
+            batches = tuple(held[i] for i, _ in chosen)
         else:
-            limit = max(row_count(b, inputs) for b in self.batches) if chosen else 1
+            limit = max(row_count(b, inputs) for b in held) if chosen else 1
             samples = [
-                {n: a[row : row + 1] if n in inputs.batched else a for n, a in self.batches[i].items()}
+                {n: a[row : row + 1] if n in inputs.batched else a for n, a in held[i].items()}
                 for i, row in chosen
             ]
             batches = assemble(samples, inputs, limit, {}, self.source) if samples else ()
-        return replace(self, batches=batches, samples=rows_of(batches, inputs))
+        count = rows_of(batches, inputs)
+        batches, own = labels.take(batches)
+        return replace(self, batches=batches, samples=count, labels=own)
 
 
 def load_data(model: Model, recipe: Recipe) -> CalibrationData:
@@ -135,7 +141,7 @@ def load_data(model: Model, recipe: Recipe) -> CalibrationData:
         ResourceError: when an optional package is missing, or the chosen samples are too large.
         UsageError: for options that do not go with the data.
     """
-    request = Request(model, model_inputs(model), recipe)
+    request = Request(model, labels.labelled(model_inputs(model), recipe.labels), recipe)
     if recipe.data is None:
         sources.check_options(recipe, None)
         loaded = synthetic.load(request)
@@ -158,7 +164,7 @@ def from_iterable(
         DataError: when they do not fit the model's inputs.
         ModelError: as :func:`load_data`.
     """
-    inputs = model_inputs(model)
+    inputs = labels.labelled(model_inputs(model), recipe.labels)
     if isinstance(feeds, Mapping):
         feeds = [feeds]
     elif isinstance(feeds, np.ndarray):
@@ -180,7 +186,10 @@ def _finish(loaded: Loaded, request: Request, name: str, synthetic_data: bool = 
     count = rows_of(batches, inputs)
     of = f" of {loaded.total}" if loaded.total not in (None, count) else ""
     source = "; ".join((f"{name}, {count}{of} {loaded.unit}", *loaded.notes))
-    return CalibrationData(batches, count, synthetic_data, source, inputs.batched, inputs.fixed)
+    batches, own = labels.take(batches)
+    labels.check_alike(own, name)
+    batched = inputs.batched - {labels.LABELS}
+    return CalibrationData(batches, count, synthetic_data, source, batched, inputs.fixed, labels=own)
 
 
 def _check_ids(model: Model, spec: InputSpec, batches: tuple[Feed, ...], where: str) -> None:

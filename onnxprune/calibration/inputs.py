@@ -55,11 +55,13 @@ class Inputs:
         batched: inputs whose axis 0 is the batch. Empty: the model has no common batch axis (such as
             sequence-first recurrent nets), so a whole feed counts as one sample.
         fixed: rows that every batch must have, or None when the batch axis is free.
+        labels: array beside the inputs that holds the labels, see :mod:`onnxprune.calibration.labels`.
     """
 
     specs: tuple[InputSpec, ...]
     batched: frozenset[str]
     fixed: int | None
+    labels: str | None = None
 
     @property
     def rows(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.calibration import labels
 from onnxprune.calibration.batching import assemble, row_count
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.inputs import Array, Feed, Inputs, InputSpec
@@ -29,7 +30,8 @@ def unpad(data: CalibrationData, specs: Iterable[InputSpec], session: Any) -> Ca
 
     It is safe when a mask (:func:`~onnxprune.calibration.mask.row_mask`) marks the ends of samples, every
     input along the same axis is filled there with one value, and the dense model gives the same outputs
-    for the real tokens of the most padded sample without them.
+    for the real tokens of the most padded sample without them. Labels of tokens are cut as well, and filled
+    with :data:`~onnxprune.calibration.labels.IGNORED` (values: with 0, where the mask says padding).
 
     Args:
         data: checked batches.
@@ -51,12 +53,23 @@ def unpad(data: CalibrationData, specs: Iterable[InputSpec], session: Any) -> Ca
         return data
     short = [_cut(row, padding, int(length)) for row, length in zip(rows, lengths, strict=True)]
     worst = int(np.argmax(given - lengths))
-    if not _same(session, rows[worst], short[worst], int(lengths[worst])):
+    outputs = _outputs(session, rows[worst], short[worst])
+    if outputs is None or not all(_close(a, b, int(lengths[worst])) for a, b in outputs):
         return data
     inputs = Inputs((), _batched(data), None)
     limit = max(row_count(batch, inputs) for batch in data.batches)
-    batches = assemble(short, inputs, limit, padding, data.source)
-    return replace(data, batches=batches, as_given=data.batches)
+    if data.labels:
+        own = [entry[None] for array in data.labels for entry in array]
+        if all(_along(entry, mask) for entry, mask in zip(own, masks, strict=True)):
+            cut = {b.shape[1] < a.shape[1] for a, b in outputs if a.shape[1:2] == (given[worst],)}
+            if len(cut) > 1:
+                return data  # labels of tokens, or of something else that is as long
+            if True in cut:
+                own = [entry[:, :length] for entry, length in zip(own, lengths, strict=True)]
+                padding[labels.LABELS] = labels.IGNORED if own[0].dtype.kind == "i" else 0.0
+        short, inputs = list(labels.put(short, own)), labels.labelled(inputs, "labels")
+    batches, found = labels.take(assemble(short, inputs, limit, padding, data.source))
+    return replace(data, batches=batches, as_given=data.batches, labels=found)
 
 
 def row_length(mask: NDArray[np.bool_] | None) -> int:
@@ -124,16 +137,16 @@ def _cut(row: Feed, padding: dict[str, float], length: int) -> Feed:
     return {name: np.array(a[:, :length]) if name in padding else a for name, a in row.items()}
 
 
-def _same(session: Any, padded: Feed, short: Feed, length: int) -> bool:
-    """Whether the model gives the same for the real tokens of both."""
+def _outputs(session: Any, padded: Feed, short: Feed) -> list[tuple[Any, Any]] | None:
+    """Return what the model gives for both, output by output; None when it cannot run one of them."""
     try:
-        before, after = session.run(None, padded), session.run(None, short)
+        return list(zip(session.run(None, padded), session.run(None, short), strict=True))
     except Exception:  # ORT raises many private classes: a model that wants its padding keeps it
-        return False
-    return all(_close(a, b, length) for a, b in zip(before, after, strict=True))
+        return None
 
 
 def _close(a: Any, b: Any, length: int) -> bool:
+    """Whether an output is the same for the real tokens."""
     if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray) or a.ndim != b.ndim:
         return False
     if a.shape != b.shape:

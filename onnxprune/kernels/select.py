@@ -165,7 +165,7 @@ def _machine() -> str:
 def typical_feeds(data: CalibrationData) -> list[Mapping[str, Any]]:
     """Return single samples: one of median size first, then the smallest and the largest if they differ."""
     if data.as_given:  # what the user pads now will be padded later
-        data = replace(data, batches=data.as_given, as_given=())
+        data = replace(data, batches=data.as_given, as_given=(), labels=())
     samples = list(data.head(_SAMPLED * (data.fixed or 1)).batches)
     singles = [single for batch in samples for single in _singles(batch, data)]
     singles.sort(key=_size)

@@ -74,6 +74,31 @@ def test_split_is_a_partition_and_head_a_part(count: int, share: float, n: int, 
     assert head.samples == len(set(ids(head))) == min(n, count)
 
 
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=30),
+    st.integers(1, 40),
+    st.one_of(st.none(), st.integers(1, 9)),
+    st.floats(0, 1),
+    SEEDS,
+)
+def test_a_label_stays_with_its_sample(
+    shapes: list[tuple[int, int]], samples: int, batch: int | None, share: float, seed: int
+) -> None:
+    """Through choice, batching, split and head, whatever shapes samples and labels have."""
+    feeds = [
+        {"x": np.zeros(width, np.float32), "id": np.int64(i), "label": np.full(entries, i)}
+        for i, (width, entries) in enumerate(shapes)
+    ]
+    recipe = Recipe(samples=samples, batch_size=batch, seed=seed, finetune=True, labels="label")
+    data = from_iterable(PAIR, feeds, recipe)
+    for part in (data, *data.split(share, seed), data.head(samples // 2), data.split(share, seed)[0].head(3)):
+        assert len(part.labels) == len(part.batches)
+        for feed, labels in zip(part.batches, part.labels, strict=True):
+            assert set(feed) == {"x", "id"}
+            for number, label in zip(feed["id"], labels, strict=True):
+                assert label.tolist() == [number] * shapes[number][1]
+
+
 @given(st.integers(4, 60), st.integers(1, 60), SEEDS)
 def test_a_fixed_batch_is_always_full(count: int, samples: int, seed: int) -> None:
     feeds = {"x": np.zeros((count, 2), np.float32), "id": np.arange(count)}

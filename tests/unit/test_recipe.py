@@ -78,6 +78,10 @@ def test_is_frozen() -> None:
         ({"seed": -1}, "--seed"),
         ({"mean": (0.5, math.nan)}, "--mean"),
         ({"std": (math.inf,)}, "--std"),
+        ({"labels": "label"}, "--labels is for fine-tuning"),
+        ({"labels": "", "finetune": True}, "--labels is empty"),
+        ({"labels": "label", "finetune": True, "scope": "block"}, "--scope block"),
+        ({"labels": "label", "finetune": True, "augment": ("flip", "mix")}, "--augment mix"),
     ],
 )
 def test_refuses_values_out_of_range_and_names_the_option(changes: dict[str, Any], words: str) -> None:
@@ -352,6 +356,7 @@ class TestCommandLine:
             ["--finetune", "--augment", "flip", "--augment", "mix"],
             {"finetune": True, "augment": ("flip", "mix")},
         ),
+        (["--finetune", "--labels", "label"], {"finetune": True, "labels": "label"}),
         (["--finetune", "--scope", "block"], {"finetune": True, "scope": "block"}),
         (["--finetune", "--schedule", "cubic:3"], {"finetune": True, "schedule": "cubic:3"}),
     )

@@ -81,11 +81,11 @@ class Kind(NamedTuple):
 
 # First match wins, so the narrow forms come first.
 KINDS = (
-    Kind("function", (), "FILE.py:function"),
-    Kind("npz", (), ".npz or .npy"),
+    Kind("function", ("labels",), "FILE.py:function"),
+    Kind("npz", ("labels",), ".npz or .npy"),
     Kind("text", ("tokenizer",), ".txt or .jsonl with --tokenizer"),
     Kind("testdata", (), "test_data_set_* folders"),
-    Kind("folder", (), "a folder of .npz or .npy"),
+    Kind("folder", ("labels",), "a folder of .npz or .npy"),
     Kind("images", ("mean", "std", "resize", "layout"), "an image folder"),
 )
 _DEFAULTS = Recipe()
@@ -124,8 +124,10 @@ def check_options(recipe: Recipe, used: Kind | None) -> None:
     Raises:
         UsageError: naming the option and the data it is meant for.
     """
-    for kind in KINDS:
-        for option in kind.options if kind is not used else ():
-            if getattr(recipe, option) != getattr(_DEFAULTS, option):
-                given = f"--data is {used.text}" if used else "there is no --data"
-                raise UsageError(f"--{option} is for {kind.text}, but {given}", f"leave --{option} out")
+    for option in dict.fromkeys(option for kind in KINDS for option in kind.options):
+        if used and option in used.options:
+            continue
+        if getattr(recipe, option) != getattr(_DEFAULTS, option):
+            meant = ", ".join(kind.text for kind in KINDS if option in kind.options)
+            given = f"--data is {used.text}" if used else "there is no --data"
+            raise UsageError(f"--{option} is for {meant}, but {given}", f"leave --{option} out")

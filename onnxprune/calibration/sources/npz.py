@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.calibration import labels
 from onnxprune.calibration.batching import check_memory
 from onnxprune.calibration.checks import cast, castable, check_feed, check_values, common_count, type_hint
 from onnxprune.calibration.inputs import Array, Feed, Inputs, InputSpec
@@ -57,10 +58,16 @@ def match_names(
     A key matches its input exactly, or after characters that file names cannot hold became ``_``.
     When the model has one input and no key matches, the one array whose type, rank and fixed
     dimensions all fit is taken and noted; labels and the like do not fit, and with two candidates we ask.
+    Labels that were asked for are under :data:`~onnxprune.calibration.labels.LABELS`.
 
     Raises:
-        DataError: listing the wanted inputs and the found arrays.
+        DataError: listing the wanted inputs (or the labels) and the found arrays.
     """
+    if inputs.labels is not None:
+        labels.find(arrays, inputs.labels, where)
+        rest = {key: array for key, array in arrays.items() if key != inputs.labels}
+        matched, remarks = match_names(rest, replace(inputs, labels=None), where)
+        return {**matched, labels.LABELS: inputs.labels}, remarks
     names: dict[str, str] = {}
     for spec in inputs.specs:
         safe = re.sub(r"[^\w.-]", "_", spec.name)
@@ -126,12 +133,13 @@ class Table:
         """
         rows: dict[str, StoredArray] = {}
         shared: dict[str, StoredArray] = {}
+        alone, stack = False, tuple[int, ...]()
         for spec in inputs.specs:
             array = arrays[spec.name]
             more = len(array.shape) - len(spec.shape) if spec.ranked else 0
             batched = spec.name in inputs.batched
             if batched and single and more == -1:
-                array, more = array.reshaped(1, *array.shape), 0
+                array, more, alone = array.reshaped(1, *array.shape), 0, True
             stacked = more == 1 and bool(array.shape)
             feed = array.shape[1:] if stacked else array.shape
             if batched and not feed:
@@ -142,11 +150,20 @@ class Table:
             loose = batched and not (stacked and inputs.fixed)
             check_feed(feed, array.dtype, spec, loose, where)
             if batched:
+                stack = array.shape[:2] if stacked else stack
                 rows[spec.name] = array.reshaped(feed[0] * array.shape[0], *feed[1:]) if stacked else array
             elif stacked:
                 rows[spec.name] = array
             else:
                 shared[spec.name] = array
+        if inputs.labels is not None and not rows:
+            shared[labels.LABELS] = arrays[labels.LABELS]
+        elif inputs.labels is not None:
+            array = arrays[labels.LABELS]
+            count = next((rows[n] for n in inputs.batched if n in rows), next(iter(rows.values()))).shape[0]
+            place = f"{where}: labels {inputs.labels!r}"
+            shape = labels.layout(array.shape, count, place, stack=stack, alone=alone)
+            rows[labels.LABELS] = array.reshaped(*shape)
         return cls._counted(inputs, where, rows, shared)
 
     @classmethod
@@ -188,10 +205,8 @@ class Table:
             check_memory(sum(a.nbytes for a in loaded.values()), self.where)
         if not self.rows:
             return [shared]
-        return [
-            {s.name: self._piece(s.name, i, loaded, shared) for s in self.inputs.specs}
-            for i in range(len(chosen))
-        ]
+        names = [*(s.name for s in self.inputs.specs), *([labels.LABELS] if self.inputs.labels else [])]
+        return [{name: self._piece(name, i, loaded, shared) for name in names} for i in range(len(chosen))]
 
     def _piece(self, name: str, number: int, loaded: dict[str, Array], shared: dict[str, Array]) -> Array:
         if name in shared:
@@ -204,6 +219,8 @@ class Table:
         )
 
     def _checked(self, name: str, array: Array) -> Array:
+        if name == labels.LABELS:
+            return labels.checked(array, f"{self.where}: labels {self.inputs.labels!r}")
         spec = self.inputs.named(name)
         array = cast(array, spec.dtype, f"{self.where}: input {name!r}")
         check_values(array, spec, self.where)

@@ -94,6 +94,56 @@ def test_outputs_of_real_tokens_stay(build_model: Build) -> None:
     np.testing.assert_allclose(pooled(after), pooled(before), rtol=1e-5)
 
 
+def labelled(model: Model, batch: Feeds, label: np.ndarray) -> tuple[CalibrationData, CalibrationData]:
+    recipe = Recipe(samples=100, finetune=True, labels="label")
+    data = from_iterable(model, {**batch, "label": label}, recipe)
+    return data, unpad(data, input_specs(model), runtime.session(model.to_bytes(), threads=1))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=2, max_size=40), st.integers(0, 9), st.booleans())
+def test_labels_stay_with_their_samples(
+    build_model: Build, lengths: list[int], more: int, floats: bool
+) -> None:
+    """Labels of tokens and labels of samples, cut or not."""
+    batch = feeds(lengths, max(lengths) + more)
+    number = np.arange(len(lengths))
+    kind = np.float32 if floats else np.int64
+    model, width = model_of(build_model), batch["ids"].shape[1]
+    token = (100 * number[:, None] + np.arange(width)).astype(kind)
+    for label in (number.astype(kind), token):
+        for data in labelled(model, batch, label):
+            for feed, own in zip(data.batches, data.labels, strict=True):
+                assert set(feed) == {"ids", "attention_mask"}
+                real = feed["attention_mask"].astype(bool)
+                for ids, mask, entry in zip(feed["ids"], real, own, strict=True):
+                    if label.ndim == 1:
+                        assert (ids[mask] == 1 + int(entry) % 18).all() and mask.sum() == lengths[int(entry)]
+                        continue
+                    assert entry.shape == ids.shape
+                    sample = int(entry[0]) // 100
+                    assert (entry[mask] == 100 * sample + np.arange(lengths[sample])).all()
+                    assert (ids[mask] == 1 + sample % 18).all()
+
+
+def test_labels_in_the_padding_are_ignored(build_model: Build) -> None:
+    batch = feeds([2, 3, 1], 30)
+    for kind, fill in ((np.int64, -100), (np.float32, 0)):
+        _, found = labelled(model_of(build_model), batch, np.full((3, 30), 5, kind))
+        (label,), (feed,) = found.labels, found.batches
+        np.testing.assert_array_equal(label, np.where(feed["attention_mask"] == 1, 5, fill))
+
+
+def test_labels_as_wide_as_the_text_but_not_of_its_tokens(build_model: Build) -> None:
+    """Only a model with outputs of tokens can have labels of tokens."""
+    head = HEAD.replace("float[N, T, 4] y, ", "")
+    before, after = labelled(model_of(build_model, head=head), feeds([2, 3], 30), np.zeros((2, 30)))
+    assert after is not before and after.labels[0].shape == (2, 30)
+    # Both kinds of outputs are 4 wide: nobody can tell
+    before, after = labelled(model_of(build_model), feeds([1, 2], 4), np.zeros((2, 4)))
+    assert after is before
+
+
 class TestLeftAlone:
     """Returned as it is."""
 

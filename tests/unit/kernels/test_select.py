@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,11 @@ def test_typical_feeds() -> None:
     feeds = typical_feeds(tokens(4, 9, 30))
     assert [feed["x"].shape for feed in feeds] == [(1, 9), (1, 4), (1, 30)]
     assert [feed["x"].shape for feed in typical_feeds(tokens(7))] == [(1, 7)]
+
+
+def test_the_padding_that_was_left_out_counts_and_labels_do_not() -> None:
+    data = replace(tokens(3), as_given=tokens(8, 8).batches, labels=(np.arange(2),))
+    assert [feed["x"].shape for feed in typical_feeds(data)] == [(1, 8)]
 
 
 def test_fixed_batches_stay_whole() -> None:
