@@ -154,7 +154,7 @@ class Trainer:
             self.found.steps += 1
             self.found.seconds = time.monotonic() - begin
             before, progress = progress, self._progress()
-            if progress >= 1.0 or math.floor(EVALUATIONS * progress) > math.floor(EVALUATIONS * before):
+            if progress >= 1.0 or self._due(before, progress):
                 held = self._held_out_loss()
                 self.found.curve.append((self.found.steps, value, held))
                 self._keep(held, last=progress >= 1.0)
@@ -167,6 +167,12 @@ class Trainer:
             for name, weight in self.weights.items():
                 weight.copy_(self.kept[name])
         return self.found
+
+    def _due(self, before: float, now: float) -> bool:
+        """Whether the held-out loss is to be looked at, after a step from progress ``before`` to ``now``."""
+        if self.settings.minutes is None:
+            return self.found.steps % max(1, self.settings.steps // EVALUATIONS) == 0
+        return math.floor(EVALUATIONS * now) > math.floor(EVALUATIONS * before)
 
     def _shared(self, masks: Mapping[str, NDArray[np.bool_]]) -> dict[str, Tensor]:
         """Return the first process's masks, on the device; those without zeros are left out there."""
