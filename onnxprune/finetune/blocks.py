@@ -22,7 +22,8 @@ from onnxprune.finetune.dtypes import FLOATS
 from onnxprune.finetune.losses import Loss
 from onnxprune.finetune.memory import fit
 from onnxprune.finetune.parameters import default_trained
-from onnxprune.finetune.train import Settings, Trained, Trainer
+from onnxprune.finetune.train import Trainer
+from onnxprune.finetune.trained import Settings, Trained
 from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.world import World
 from onnxprune.finetune.writeback import write_back, zero_masks

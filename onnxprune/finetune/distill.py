@@ -25,7 +25,8 @@ from onnxprune.finetune.losses import CustomLoss, Loss
 from onnxprune.finetune.memory import fit
 from onnxprune.finetune.parameters import float_weights
 from onnxprune.finetune.parts import compared, find_start, trainable
-from onnxprune.finetune.train import Settings, Trained, Trainer
+from onnxprune.finetune.train import Trainer
+from onnxprune.finetune.trained import Settings, Trained, merged
 from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.world import World
 from onnxprune.finetune.writeback import write_back, zero_masks
@@ -227,19 +228,6 @@ def _by_block(job: _Job) -> Tuned:
     ends = tuple(name for block in blocks for name in block.ends)
     trained = merged([trained for trained, _ in found])
     return Tuned(trained, changed, ends, job.start, shared=tuple(sorted(shared)))
-
-
-def merged(blocks: Sequence[Trained]) -> Trained:
-    """Sum up the training of one block or more: steps and seconds added, losses averaged."""
-    count = len(blocks)
-    return Trained(
-        steps=sum(block.steps for block in blocks),
-        best=max(block.best for block in blocks),
-        before=sum(block.before for block in blocks) / count,
-        after=sum(block.after for block in blocks) / count,
-        skipped=sum(block.skipped for block in blocks),
-        seconds=sum(block.seconds for block in blocks),
-    )
 
 
 class _Maker:

@@ -67,7 +67,7 @@ def tune(
     """
     require_torch()
     from onnxprune.finetune.distill import Options, finetune
-    from onnxprune.finetune.train import Settings
+    from onnxprune.finetune.trained import Settings
 
     options = Options(
         settings=Settings(recipe.steps, recipe.minutes, recipe.lr, seed=recipe.seed),

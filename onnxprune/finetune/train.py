@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from onnxprune.finetune.checkpoint import Checkpoint
 from onnxprune.finetune.judge import Judge, quick_form
 from onnxprune.finetune.losses import Loss
 from onnxprune.finetune.rates import RATES, cycle, learning_scales, lowest, trial_steps
+from onnxprune.finetune.trained import Settings, Trained
 from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.world import World
 
@@ -28,51 +28,6 @@ EVALUATIONS = 16  # of the held-out loss, in one run
 TRIALS = 0.25  # of the minutes, for all trials of rates
 NOISE = 0.1  # of the held-out loss
 DIVERGED = 4.0  # times the first held-out loss: stop and take the best weights
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How long and how fast to train.
-
-    Attributes:
-        steps: updates of the weights.
-        minutes: stop after this time; the learning rate falls with the time, then, not with the steps.
-        lr: largest step of a weight, as a share of the root mean square of its tensor; None: the best of
-            some short trials.
-        clip: largest norm of the gradient, in units of its running mean.
-        seed: of the batches.
-    """
-
-    steps: int = 300
-    minutes: float | None = None
-    lr: float | None = None
-    clip: float = 2.0
-    seed: int = 0
-
-
-@dataclass
-class Trained:
-    """What a run did.
-
-    Attributes:
-        steps: updates made.
-        best: step with the lowest held-out loss; 0 when training did not help.
-        before: held-out loss before.
-        after: held-out loss of the weights that were kept.
-        lr: learning rate that was used.
-        skipped: steps without an update, because the gradient was NaN or infinite.
-        seconds: of wall time.
-        curve: (step, training loss, held-out loss).
-    """
-
-    steps: int = 0
-    best: int = 0
-    before: float = math.nan
-    after: float = math.nan
-    lr: float = math.nan
-    skipped: int = 0
-    seconds: float = 0.0
-    curve: list[tuple[int, float, float]] = field(default_factory=list)
 
 
 class Trainer:

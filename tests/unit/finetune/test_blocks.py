@@ -9,7 +9,7 @@ from onnxprune.calibration.data import from_iterable
 from onnxprune.errors import ModelError
 from onnxprune.finetune.batches import Taps
 from onnxprune.finetune.blocks import find_blocks, tune_blocks
-from onnxprune.finetune.train import Settings
+from onnxprune.finetune.trained import Settings
 from onnxprune.layers import find_layers
 from onnxprune.model import Model
 from onnxprune.recipe import Recipe

@@ -14,7 +14,7 @@ import torch
 
 from onnxprune.finetune import train  # noqa: F401 - what a run loads
 from onnxprune.finetune.checkpoint import OLD, Checkpoint, key_of
-from onnxprune.finetune.train import Settings
+from onnxprune.finetune.trained import Settings
 from onnxprune.userfunction import load_function
 from tests.unit.finetune.networks import calibration, residual_net
 

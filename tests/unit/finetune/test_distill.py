@@ -13,7 +13,7 @@ from onnxprune import runtime
 from onnxprune.calibration.data import from_iterable
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.finetune.distill import Options, Tuned, finetune
-from onnxprune.finetune.train import Settings
+from onnxprune.finetune.trained import Settings
 from onnxprune.layers import find_layers
 from onnxprune.model import Model
 from onnxprune.recipe import Recipe

@@ -16,7 +16,8 @@ from onnxprune.finetune.batches import Batches
 from onnxprune.finetune.checkpoint import Checkpoint
 from onnxprune.finetune.losses import Loss
 from onnxprune.finetune.rates import RATES
-from onnxprune.finetune.train import EVALUATIONS, Settings, Trained, Trainer
+from onnxprune.finetune.train import EVALUATIONS, Trainer
+from onnxprune.finetune.trained import Settings, Trained
 from onnxprune.finetune.view import TorchView
 from onnxprune.model import Model
 from onnxprune.outputs import FEATURES, OutputKind
@@ -193,7 +194,8 @@ import sys
 import numpy as np
 from onnxprune.finetune.batches import Batches
 from onnxprune.finetune.losses import Loss
-from onnxprune.finetune.train import Settings, Trainer
+from onnxprune.finetune.train import Trainer
+from onnxprune.finetune.trained import Settings
 from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.world import World
 from onnxprune.outputs import FEATURES, OutputKind
