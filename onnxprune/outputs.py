@@ -28,6 +28,7 @@ PROBABILITIES = "probabilities"
 FEATURES = "features"
 EXACT = "exact"
 NONE = "not compared"
+BY_NAME = "by its name"  # the reason where the name alone says features
 
 # Softmax in fp32 sums to 1 within 1e-5, in fp16 with 1,000 classes within 5e-3.
 _SUM_TOLERANCE, _SUM_TOLERANCE_HALF = 1e-4, 5e-3
@@ -151,7 +152,7 @@ def _by_name_and_shape(value: NDArray[Any], origin: _Origin | None, words: set[s
     if words & _CLASS_WORDS:
         return OutputKind(LOGITS, axis, f"by its name (axis {axis})")
     if words & _FEATURE_WORDS:
-        return OutputKind(FEATURES, reason="by its name")
+        return OutputKind(FEATURES, reason=BY_NAME)
     if origin is None or not origin.linear:
         return OutputKind(FEATURES, reason=made_by)
     if width > _EMBEDDING_MAX:

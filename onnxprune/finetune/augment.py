@@ -3,6 +3,7 @@
 The teacher answers for every changed input anew, so a change need not keep what a sample shows: mixtures
 of two samples teach as well (Beyer et al., "Knowledge distillation: A good teacher is patient and
 consistent", 2022). Without them a pruned model learns little from samples that it was fitted to already.
+Labels answer for the samples as they are: with labels, only changes that leave them true are made unasked.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from onnxprune.errors import UsageError
+
 SHIFT = 1 / 8  # of the width and the height
 SMALLEST_CROP = 0.5  # of the area
 MIXED = 0.5  # share of the batches
@@ -22,7 +25,7 @@ Tensors = dict[str, Tensor]
 Change = Callable[[Tensors, torch.Generator], Tensors]
 
 
-def make(names: tuple[str, ...], feeds: Tensors) -> Change | None:
+def make(names: tuple[str, ...], feeds: Tensors, labels: Tensor | None = None) -> Change | None:
     """Return a function that changes a batch of inputs; None for none.
 
     Args:
@@ -32,9 +35,19 @@ def make(names: tuple[str, ...], feeds: Tensors) -> Change | None:
             square ones (wide ones may show text); ``none``. No crops unless asked for: a pruned model has
             no room for what the data does not hold.
         feeds: one batch, to see what the inputs are.
+        labels: of that batch. With class numbers, one a sample, ``auto`` is shift (a mirrored image may be of
+            another class); with other labels it is nothing.
+
+    Raises:
+        UsageError: for mix with labels, and for changes of place with labels that are maps.
     """
     chosen = set(names) - {"none"}
-    if "auto" in chosen:
+    if labels is not None:
+        _check_labels(chosen, labels)
+    if "auto" in chosen and labels is not None:
+        numbers = labels.ndim == 1 and not labels.is_floating_point()
+        chosen |= {"shift"} if numbers and any(is_image(value) for value in feeds.values()) else set()
+    elif "auto" in chosen:
         images = [value for value in feeds.values() if is_image(value)]
         chosen |= {"mix"} | ({"shift"} if images else set())
         chosen |= {"flip"} if any(_square(value) for value in images) else set()
@@ -48,6 +61,17 @@ def make(names: tuple[str, ...], feeds: Tensors) -> Change | None:
         return changed
 
     return change
+
+
+def _check_labels(chosen: set[str], labels: Tensor) -> None:
+    if "mix" in chosen:
+        raise UsageError("--augment mix blends samples, and a blend has no label", "leave one of the two out")
+    moving = sorted(chosen & {"flip", "shift", "crop"})
+    if moving and labels.ndim > 2:
+        raise UsageError(
+            f"--augment {moving[0]} moves what the image shows, labels of shape {list(labels.shape)} stay",
+            "leave one of the two out",
+        )
 
 
 def is_image(value: Tensor) -> bool:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from onnxprune.errors import UsageError
 from onnxprune.finetune.augment import is_image, make, mixed, moved
 
 
@@ -102,3 +103,37 @@ def test_masks_of_zeros_and_ones_are_not_blended() -> None:
     assert not torch.equal(found["inputs_embeds"], feeds["inputs_embeds"])
     alone = mixed({"bitmap": mask}, random)  # nothing beside it: it is what there is to see
     assert not torch.equal(alone["bitmap"], mask)
+
+
+FEEDS = {"x": image(4, 1, 8, 8)}
+
+
+class TestLabels:
+    """Nothing is done unasked that a label does not stand."""
+
+    def changed(self, names: tuple[str, ...], labels: torch.Tensor, times: int = 8) -> torch.Tensor:
+        change = make(names, FEEDS, labels)
+        assert change is not None
+        return torch.stack([change(FEEDS, seeded(i))["x"] for i in range(times)])
+
+    def test_class_numbers_are_shifted_and_neither_mirrored_nor_mixed(self) -> None:
+        found = self.changed(("auto",), torch.arange(4))
+        for i, one in enumerate(found):
+            torch.testing.assert_close(one, moved(FEEDS["x"], {"shift"}, seeded(i)))
+
+    @pytest.mark.parametrize("labels", [torch.ones(4), torch.ones(4, 2), torch.zeros(4, 8, 8).long()])
+    def test_other_labels_stand_nothing(self, labels: torch.Tensor) -> None:
+        assert make(("auto",), FEEDS, labels) is None
+
+    def test_what_is_no_image(self) -> None:
+        assert make(("auto",), {"ids": torch.zeros(4, 5).long()}, torch.arange(4)) is None
+
+    def test_what_was_asked_for_is_done(self) -> None:
+        found = self.changed(("flip",), torch.ones(4, 4))
+        torch.testing.assert_close(found[0], moved(FEEDS["x"], {"flip"}, seeded(0)))
+
+    def test_refused(self) -> None:
+        with pytest.raises(UsageError, match="--augment mix"):
+            make(("flip", "mix"), FEEDS, torch.arange(4))
+        with pytest.raises(UsageError, match=r"--augment crop .* \[4, 8, 8\]"):
+            make(("crop",), FEEDS, torch.zeros(4, 8, 8))
