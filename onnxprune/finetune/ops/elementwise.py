@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from onnxprune.finetune.ops.common import wide
@@ -155,14 +156,22 @@ def IsInf(x: Tensor, *, detect_negative: int = 1, detect_positive: int = 1) -> T
 
 @op(6, name="Clip")
 def Clip_6(x: Tensor, *, min: float = -3.4028234663852886e38, max: float = 3.4028234663852886e38) -> Tensor:
-    return x.clamp(min, max)
+    return _clipped(x, min, max)
 
 
 @op(11, host=(1, 2))
 @wide
 def Clip(x: Tensor, min: Tensor | None = None, max: Tensor | None = None) -> Tensor:
     low, high = (None if limit is None else limit.item() for limit in (min, max))
-    return x if low is None and high is None else x.clamp(low, high)
+    return x if low is None and high is None else _clipped(x, low, high)
+
+
+def _clipped(x: Tensor, low: float | None, high: float | None) -> Tensor:
+    """``x.clamp``, with the gradient of hardtanh where both limits are given: one pass, not six."""
+    if x.is_floating_point() and low is not None and high is not None and low < high:
+        clipped: Tensor = F.hardtanh(x, low, high)
+        return clipped
+    return x.clamp(low, high)
 
 
 @op(7)

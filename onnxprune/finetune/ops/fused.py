@@ -15,6 +15,11 @@ def Gelu(x: Tensor) -> Tensor:
 
 
 @op(domain=FUSED_DOMAIN)
+def HardSwish(x: Tensor) -> Tensor:
+    return F.hardswish(x)
+
+
+@op(domain=FUSED_DOMAIN)
 def Normalize(x: Tensor, *, axis: int, epsilon: float) -> Tensor:
     if at(axis, x.ndim) == x.ndim - 1:
         return F.layer_norm(x, x.shape[-1:], eps=epsilon)

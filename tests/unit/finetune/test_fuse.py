@@ -20,6 +20,11 @@ GELU = {
     "half first": "h = Mul(x, half) d = Div(x, root) e = Erf(d) a = Add(one, e) y = Mul(h, a)",
     "half in the middle": "d = Mul(inverse, x) e = Erf(d) a = Add(e, one) m = Mul(a, half) y = Mul(m, x)",
 }
+SWISH = {
+    "paddle": "a = Add(x, other) c = Clip(a, zero, six) m = Mul(x, c) y = Div(m, six)",
+    "torch": "a = Add(other, x) c = Clip(a, zero, six) d = Div(c, six) y = Mul(x, d)",
+    "factor": "a = Add(x, other) c = Clip(a, zero, six) m = Mul(c, x) y = Mul(sixth, m)",
+}
 NORM = {
     "torch": "m = ReduceMean<axes=[-1]>(x) d = Sub(x, m) q = Pow(d, two) v = ReduceMean<axes=[-1]>(q)",
     "product": "m = ReduceMean<axes=[2]>(x) d = Sub(x, m) q = Mul(d, d) v = ReduceMean<axes=[2]>(q)",
@@ -28,6 +33,7 @@ NORM = {
 NORM_END = " s = Add(v, epsilon) r = Sqrt(s) y = Div(d, r)"
 NUMBERS = {
     "root": 2**0.5, "inverse": 0.5**0.5, "one": 1, "half": 0.5, "two": 2, "epsilon": 1e-5, "other": 3,
+    "zero": 0, "six": 6, "sixth": 1 / 6,
 }  # fmt: skip
 
 
@@ -51,11 +57,12 @@ def values(view: TorchView, name: str = "z") -> NDArray[Any]:
     return found
 
 
-@pytest.mark.parametrize("nodes", [*GELU.values(), *(text + NORM_END for text in NORM.values())])
+@pytest.mark.parametrize("nodes", [*GELU.values(), *SWISH.values(), *(t + NORM_END for t in NORM.values())])
 def test_a_group_runs_as_one(nodes: str) -> None:
     written = model(nodes)
     view = TorchView(written)
-    assert kinds(view) == ["Gelu" if "Erf" in nodes else "Normalize", "Mul"]
+    kind = "Gelu" if "Erf" in nodes else "HardSwish" if "Clip" in nodes else "Normalize"
+    assert kinds(view) == [kind, "Mul"]
     np.testing.assert_allclose(
         values(view), session(written.proto).run(None, {"x": X})[0], rtol=1e-5, atol=1e-6
     )
@@ -76,6 +83,14 @@ def test_a_value_that_is_asked_for_stays(name: str) -> None:
         GELU["torch"].replace("Mul(m, half)", "Mul(m, e)"),
         GELU["torch"].replace("Mul(x, a)", "Mul(d, a)"),
         "d = Div(x, root) h = Mul(d, half) e = Erf(d) a = Add(one, e) y = Mul(h, a)",
+        SWISH["paddle"].replace("zero", "half"),
+        SWISH["paddle"].replace("other", "two"),
+        SWISH["paddle"].replace("Mul(x, c)", "Mul(a, c)"),
+        SWISH["paddle"].replace("Div(m, six)", "Div(m, other)"),
+        SWISH["paddle"].replace("Div(m, six)", "Div(six, m)"),
+        SWISH["torch"].replace("Mul(x, d)", "Mul(d, d)"),
+        SWISH["torch"].replace("Mul(x, d)", "Mul(sixth, d)"),
+        SWISH["torch"].replace("Mul(x, d)", "Mul(c, d)"),
         NORM["torch"] + NORM_END.replace("Div(d, r)", "Div(r, d)"),
         NORM["torch"].replace("two", "other") + NORM_END,
         NORM["torch"].replace("[-1]>(q)", "[1]>(q)") + NORM_END,
@@ -86,7 +101,7 @@ def test_a_value_that_is_asked_for_stays(name: str) -> None:
 def test_what_only_looks_like_a_group_stays(nodes: str) -> None:
     written = model(nodes)
     view = TorchView(written)
-    assert not {"Gelu", "Normalize"} & set(kinds(view))
+    assert not {"Gelu", "HardSwish", "Normalize"} & set(kinds(view))
     np.testing.assert_allclose(
         values(view), session(written.proto).run(None, {"x": X})[0], rtol=1e-4, atol=1e-5
     )
