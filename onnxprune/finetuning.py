@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from onnxprune import runtime
+from onnxprune.calibration.inputs import input_specs
+from onnxprune.calibration.unpad import unpad
 from onnxprune.clock import Clock
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.evaluate import load_function, task_metric
@@ -87,10 +89,11 @@ def distill(
         recipe = dataclasses.replace(
             recipe, sparsity=zeros / max(weights, 1)
         )  # what is there is what is wanted
+    session = runtime.session(source_of(dense), threads=recipe.threads, name=dense.name)
+    calibration, held_out = (unpad(part, input_specs(dense), session) for part in (calibration, held_out))
     outcome = Outcome(student, recipe, layers, skips, calibration, target, clock=clock)
     outcome.solved = solved
     outcome.plan = Plan({item.name: item.zeros for item in outcome.solved}, {}, {})
-    session = runtime.session(source_of(dense), threads=recipe.threads, name=dense.name)
     if metric:
         with clock.stage("pruned model"):
             progress.stage("running the pruned model")
