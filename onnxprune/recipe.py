@@ -101,10 +101,13 @@ class Recipe:
     finetune: bool = _option(
         False, "Train the pruned model towards the dense one, masks held; no labels needed (needs torch)."
     )
-    steps: int = _option(300, "Fine-tuning: updates of the weights.")
-    minutes: float | None = _option(
+    steps: int | None = _option(
         None,
-        "Fine-tuning: train for this time, however many steps it is (a slower machine then learns less).",
+        "Fine-tuning: updates of the weights; the same number gives the same result (default without "
+        "--minutes: as many as 10 minutes allow, at most 3000).",
+    )
+    minutes: float | None = _option(
+        None, "Fine-tuning: train for this time at most; a slower machine then learns less."
     )
     lr: float | None = _option(
         None,
@@ -260,7 +263,7 @@ class Recipe:
                 f"--schedule {self.schedule} grows the sparsity, pattern {self.pattern} is all or nothing",
                 "leave one of the two out",
             )
-        if self.rounds > self.steps:
+        if self.steps is not None and self.rounds > self.steps:
             raise UsageError(f"--schedule {self.schedule} needs a step a round, --steps is {self.steps}")
         fields = [item for item in dataclasses.fields(self) if item.name in TRAINING]
         asked = [item.name for item in fields if getattr(self, item.name) != _default(item)]

@@ -1,4 +1,4 @@
-"""Give a pruned model its accuracy back: the dense model teaches it, on inputs without labels.
+"""Give a pruned model its accuracy back: the dense model teaches it, labels are not needed but help.
 
 Source: Hinton et al., "Distilling the Knowledge in a Neural Network" (2015), with the values at the ends of
 the blocks compared as well (Romero et al., "FitNets", 2015). Masks are held, so the sparsity stays exact.
@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.errors import UsageError
 from onnxprune.finetune import augment
-from onnxprune.finetune.batches import Batches, Feed, Taps, must_stay_whole, tensors
+from onnxprune.finetune.batches import Augment, Batches, Feed, Taps, must_stay_whole, tensors
 from onnxprune.finetune.blocks import find_blocks, tune_blocks
 from onnxprune.finetune.checkpoint import Checkpoint, key_of
 from onnxprune.finetune.difference import difference
@@ -25,6 +26,7 @@ from onnxprune.finetune.losses import CustomLoss, Loss
 from onnxprune.finetune.memory import fit
 from onnxprune.finetune.parameters import float_weights
 from onnxprune.finetune.parts import compared, find_start, trainable
+from onnxprune.finetune.task import Task, find_task, label_report
 from onnxprune.finetune.train import Trainer
 from onnxprune.finetune.trained import Settings, Trained, merged
 from onnxprune.finetune.view import TorchView
@@ -46,6 +48,7 @@ class Options:
         batch: samples in a training batch at most.
         form: of the loss: ``auto``, ``kl`` or ``mse``.
         custom: a loss of the user's own, see :class:`onnxprune.finetune.losses.Loss`.
+        labels: array that the data's labels came from: their loss is added; None without.
         augment: changes of the samples, see :mod:`onnxprune.finetune.augment`.
         scope: ``model``, or ``block`` for one block after the other.
         threads: of torch and ONNX Runtime.
@@ -57,6 +60,7 @@ class Options:
     batch: int = 16
     form: str = "auto"
     custom: CustomLoss | None = None
+    labels: str | None = None
     augment: tuple[str, ...] = ("auto",)
     scope: str = "model"
     threads: int | None = None
@@ -75,6 +79,7 @@ class Tuned:
         start: value that training began at, because nodes before it cannot be trained; "" for the inputs.
         difference: largest relative difference between the written model in ONNX Runtime and in torch.
         shared: weights that stayed as they were because several blocks use them; only of scope ``block``.
+        labels: what was done with labels, see :func:`onnxprune.finetune.task.label_report`; None without.
     """
 
     trained: Trained
@@ -83,6 +88,7 @@ class Tuned:
     start: str
     difference: float = math.nan
     shared: tuple[str, ...] = ()
+    labels: dict[str, Any] | None = None
 
 
 def finetune(
@@ -142,9 +148,10 @@ class _Job:
         self.progress.advance()
         if found.curve and found.curve[-1][0] == step:
             _, loss, held = found.curve[-1]
-            left = (self.options.settings.steps - step) * found.seconds / step
-            if self.options.settings.minutes is not None:
-                left = 60 * self.options.settings.minutes - found.seconds
+            limits = self.options.settings
+            left = (limits.steps - step) * found.seconds / step
+            if limits.minutes is not None:
+                left = min(left, 60 * limits.minutes - found.seconds)
             after = f", about {seconds(left)} left" if left > 1 and self.options.scope == "model" else ""
             self.progress.note(f"step {step}: loss {loss:.3g}, held-out {held:.3g}{after}")
 
@@ -163,7 +170,8 @@ def _by_model(job: _Job) -> Tuned:
     first = next(job.data.feeds())
     with ArrayStore(options.max_memory) as store:
         wanted = compared(dense, job.result, job.layers, start, first, options.threads)
-        loss = Loss(_kinds(dense, first, options), wanted, options.form, options.custom)
+        kinds, task, key = *_kinds_and_task(job, first), options.labels
+        loss = Loss(kinds, wanted, options.form, options.custom, task=task, key=key or "")
         names = trainable(job.result, start, loss.names)
         masks = zero_masks(job.result, names)
         view = TorchView(job.result, feeds_from=[start] if start else (), outputs=loss.names, trainable=names)
@@ -182,9 +190,11 @@ def _by_model(job: _Job) -> Tuned:
                 options.form,
                 options.augment,
                 sorted(names),
+                (key, task),
             )
             checkpoint = Checkpoint(key_of(models, samples, masks, options.custom, *settings))
-        job.progress.stage("fine-tuning", options.settings.steps)
+        timed = options.settings.minutes is not None
+        job.progress.stage("fine-tuning", None if timed else options.settings.steps)
         trained = Trainer(
             view,
             loss,
@@ -200,7 +210,8 @@ def _by_model(job: _Job) -> Tuned:
     changed = write_back(job.result, view, masks)
     if checkpoint is not None and job.world.rank == 0:
         checkpoint.remove()
-    return Tuned(trained, changed, wanted, start)
+    used = label_report(key, task, job.data.labels) if key is not None else None
+    return Tuned(trained, changed, wanted, start, labels=used)
 
 
 def _by_block(job: _Job) -> Tuned:
@@ -255,16 +266,25 @@ class _Maker:
             targets_of,
             size=self.options.batch,
             live=self.live,
-            augment=augment.make(self.options.augment, tensors(kept[0])) if changed else None,
+            augment=self._change(kept[0], data) if changed else None,
+            labels=data.labels,
             whole=must_stay_whole(data),
         )
+
+    def _change(self, feeds: Feed, data: CalibrationData) -> Augment | None:
+        labels = torch.from_numpy(data.labels[0]) if data.labels else None
+        return augment.make(self.options.augment, tensors(feeds), labels)
 
     def live(self, batch: Feed) -> tuple[Feed, Feed]:
         """Return what the student is fed and what the teacher makes of it."""
         return {**batch, **(self.prefix(batch) if self.prefix else {})}, self.teacher(batch)
 
 
-def _kinds(dense: Model, feeds: Feed, options: Options) -> dict[str, OutputKind]:
-    names = list(dense.index.outputs)
-    values = Taps(dense, names, feeds, options.threads)(feeds)
-    return {name: output_kind(name, values[name], dense) for name in names}
+def _kinds_and_task(job: _Job, feeds: Feed) -> tuple[dict[str, OutputKind], Task | None]:
+    """Return what the outputs mean, and what is to be done with labels."""
+    names, key = list(job.dense.index.outputs), job.options.labels
+    values = Taps(job.dense, names, feeds, job.options.threads)(feeds)
+    kinds = {name: output_kind(name, values[name], job.dense) for name in names}
+    if key is None or job.options.custom is not None:
+        return kinds, None
+    return kinds, find_task(key, job.data, job.held_out, values, kinds)

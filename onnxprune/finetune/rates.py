@@ -27,9 +27,10 @@ def cycle(progress: float) -> float:
     return LOWEST + (1 - LOWEST) * 0.5 * (1 + math.cos(math.pi * min((progress - WARMUP) / (1 - WARMUP), 1)))
 
 
-def trial_steps(steps: int) -> int:
-    """Return how long a trial of one rate is, in a run of ``steps`` steps."""
-    return min(max(SHORTEST_TRIAL, round(TRIAL * steps)), LONGEST_TRIAL)
+def trial_steps(steps: int, affordable: float = math.inf) -> int:
+    """Return how long a trial of one rate is, in a run of ``steps`` steps that has time for ``affordable``."""
+    wanted = min(max(SHORTEST_TRIAL, round(TRIAL * steps)), LONGEST_TRIAL)
+    return max(SHORTEST_TRIAL, round(min(wanted, affordable)))
 
 
 def lowest(rates: Sequence[float], outcome: Callable[[float], float]) -> float:

@@ -15,6 +15,9 @@ from onnxprune.model import Model
 from onnxprune.progress import Progress
 from onnxprune.recipe import LOSSES, Recipe
 
+_FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
+STEPS, MINUTES = 3000, 10.0  # unless the recipe says otherwise: what comes first ends it
+NO_LIMIT = 10**9
 BATCH = 16  # samples that learn together unless --batch-size says otherwise
 
 
@@ -44,6 +47,39 @@ def check_options(recipe: Recipe) -> None:
         _custom(recipe)
 
 
+def check_labels(
+    dense: Model, session: Any, data: CalibrationData, held_out: CalibrationData, recipe: Recipe
+) -> None:
+    """Find out whether the labels fit an output before the long work; nothing without ``recipe.labels``.
+
+    Args:
+        dense: the dense model.
+        session: of it.
+        data: samples to learn from.
+        held_out: samples that choose the weights.
+        recipe: of the run.
+
+    Raises:
+        DataError: when they fit none.
+        UsageError: when they do not go with ``recipe.augment``.
+    """
+    if recipe.labels is None:
+        return
+    from onnxprune.evaluate import run
+    from onnxprune.finetune import augment
+    from onnxprune.finetune.batches import tensors
+    from onnxprune.finetune.task import find_task
+    from onnxprune.outputs import output_kind
+
+    feeds = data.batches[0]
+    augment.make(recipe.augment, {}, tensors({"": data.labels[0]})[""])
+    if recipe.loss in LOSSES:  # a function finds them among the inputs and does what it likes
+        names = [item.name for item in session.get_outputs() if item.type in _FLOATS]
+        values = dict(zip(names, run(session, feeds, names), strict=True))
+        kinds = {name: output_kind(name, value, dense) for name, value in values.items()}
+        find_task(recipe.labels, data, held_out, values, kinds)
+
+
 def _custom(recipe: Recipe) -> Any:
     from onnxprune.userfunction import load_function
 
@@ -70,10 +106,11 @@ def tune(
     from onnxprune.finetune.trained import Settings
 
     options = Options(
-        settings=Settings(recipe.steps, recipe.minutes, recipe.lr, seed=recipe.seed),
+        settings=Settings(*limits(recipe), recipe.lr, seed=recipe.seed),
         batch=recipe.batch_size or BATCH,
         form=recipe.loss if recipe.loss in LOSSES else "auto",
         custom=_custom(recipe),
+        labels=recipe.labels,
         augment=recipe.augment,
         scope=recipe.scope,
         threads=recipe.threads,
@@ -89,14 +126,27 @@ def tune(
         weights=len(tuned.weights),
         difference=tuned.difference,
         shared=len(tuned.shared),
+        labels=tuned.labels,
     )
     return result, found
 
 
 def share_of(recipe: Recipe, rounds: int) -> Recipe:
     """Return the recipe of one of ``rounds`` rounds: an equal share of the steps and of the minutes."""
-    minutes = None if recipe.minutes is None else recipe.minutes / rounds
-    return dataclasses.replace(recipe, schedule="oneshot", steps=recipe.steps // rounds, minutes=minutes)
+    steps, minutes = limits(recipe)
+    return dataclasses.replace(
+        recipe,
+        schedule="oneshot",
+        steps=max(1, steps // rounds),
+        minutes=None if minutes is None else minutes / rounds,
+    )
+
+
+def limits(recipe: Recipe) -> tuple[int, float | None]:
+    """Return the most steps and minutes of the training that the recipe asks for."""
+    if recipe.steps is None and recipe.minutes is None:
+        return STEPS, MINUTES
+    return recipe.steps or NO_LIMIT, recipe.minutes
 
 
 def merged(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:

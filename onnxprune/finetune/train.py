@@ -152,7 +152,15 @@ class Trainer:
     def _best_rate(self) -> float:
         """Return the rate whose short trial, a whole cycle, ends with the lowest loss; undo the trials."""
         start = {name: weight.detach().clone() for name, weight in self.weights.items()}
-        steps = trial_steps(self.settings.steps)
+
+        def undo() -> None:
+            self.optimizer.reset()
+            with torch.no_grad():
+                for name, weight in self.weights.items():
+                    weight.copy_(start[name])
+
+        steps = trial_steps(self.settings.steps, self._affordable())
+        undo()
 
         def outcome(rate: float) -> float:
             self._restart()
@@ -166,15 +174,23 @@ class Trainer:
 
         def undone(rate: float) -> float:
             loss = outcome(rate)
-            self.optimizer.reset()
-            with torch.no_grad():
-                for name, weight in self.weights.items():
-                    weight.copy_(start[name])
+            undo()
             return loss
 
         found = lowest(RATES, undone)
         self._restart()
         return found
+
+    def _affordable(self) -> float:
+        """Return how many steps a trial may have, so that three end in their share of the time."""
+        if self.settings.minutes is None:
+            return math.inf
+        self.lr = RATES[0]
+        self._step(0.0)  # the first one prepares buffers
+        begin = time.monotonic()
+        self._step(0.0)
+        seconds = max(self.world.agreed(time.monotonic() - begin), 1e-9)
+        return TRIALS * 60 * self.settings.minutes / (3 * seconds)
 
     def _late(self) -> bool:
         """Whether the trials have had their share of the minutes."""
@@ -183,11 +199,15 @@ class Trainer:
         return self.world.agreed((time.monotonic() - self.begin) / (60 * self.settings.minutes)) > TRIALS
 
     def _progress(self) -> float:
-        """Return the share of the run that is done: of the steps, or of the time that the trials left."""
+        """Return the share of the run that is done: of the steps, or of the time that the trials left.
+
+        With both limits it is the larger one.
+        """
+        steps = self.found.steps / max(self.settings.steps, 1)
         if self.settings.minutes is None:
-            return self.found.steps / max(self.settings.steps, 1)
+            return steps
         left = max(60 * self.settings.minutes - self.prelude, 1e-9)
-        return self.world.agreed((self.found.seconds - self.prelude) / left)
+        return max(steps, self.world.agreed((self.found.seconds - self.prelude) / left))
 
     def _step(self, progress: float) -> float:
         batch = self._next()

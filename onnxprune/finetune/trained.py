@@ -12,8 +12,8 @@ class Settings:
     """How long and how fast to train.
 
     Attributes:
-        steps: updates of the weights.
-        minutes: stop after this time; the learning rate falls with the time, then, not with the steps.
+        steps: updates of the weights at most.
+        minutes: stop after this time at the latest; the learning rate falls with what ends the run first.
         lr: largest step of a weight, as a share of the root mean square of its tensor; None: the best of
             some short trials.
         clip: largest norm of the gradient, in units of its running mean.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from onnxprune.calibration.data import from_iterable
 from onnxprune.errors import ResourceError, UsageError
 from onnxprune.finetune import distill
-from onnxprune.finetune.stage import follower, merged, require_torch, share_of, tune
+from onnxprune.finetune.stage import NO_LIMIT, follower, limits, merged, require_torch, share_of, tune
 from onnxprune.layers import find_layers
 from onnxprune.progress import NullProgress
 from onnxprune.recipe import Recipe
@@ -110,6 +111,21 @@ def test_rounds_share_steps_and_minutes() -> None:
     part = share_of(recipe, recipe.rounds)  # 3 steps are fewer than 4 rounds: a part has no rounds
     assert (part.steps, part.minutes, part.rounds) == (3, 0.5, 1)
     assert share_of(Recipe(finetune=True, steps=7), 1) == Recipe(finetune=True, steps=7)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, (3000, 10.0)),
+        ({"steps": 50}, (50, None)),
+        ({"minutes": 2.0}, (NO_LIMIT, 2.0)),
+        ({"steps": 50, "minutes": 2.0}, (50, 2.0)),
+    ],
+)
+def test_training_ends_at_what_was_asked_for_or_in_good_time(
+    given: dict[str, Any], wanted: tuple[int, float | None]
+) -> None:
+    assert limits(Recipe(finetune=True, **given)) == wanted
 
 
 def test_the_report_of_rounds_holds_all_of_them() -> None:
