@@ -31,9 +31,9 @@ def make(names: tuple[str, ...], feeds: Tensors, labels: Tensor | None = None) -
     Args:
         names: ``flip`` mirrors half of the images left to right, ``shift`` moves them by up to
             :data:`SHIFT`, ``crop`` takes a random part and enlarges it, ``mix`` blends two samples (token
-            ids: takes a span from another sample); ``auto``: mix, and shift for images, and flip for
-            square ones (wide ones may show text); ``none``. No crops unless asked for: a pruned model has
-            no room for what the data does not hold.
+            ids: takes a span from another sample); ``auto``: shift for wide images, which may show text,
+            mix for everything else, and shift and flip for square images; ``none``. No crops unless asked
+            for: a pruned model has no room for what the data does not hold.
         feeds: one batch, to see what the inputs are.
         labels: of that batch. With class numbers, one a sample, ``auto`` is shift (a mirrored image may be of
             another class); with other labels it is nothing.
@@ -49,8 +49,10 @@ def make(names: tuple[str, ...], feeds: Tensors, labels: Tensor | None = None) -
         chosen |= {"shift"} if numbers and any(is_image(value) for value in feeds.values()) else set()
     elif "auto" in chosen:
         images = [value for value in feeds.values() if is_image(value)]
-        chosen |= {"mix"} | ({"shift"} if images else set())
-        chosen |= {"flip"} if any(_square(value) for value in images) else set()
+        square = all(_square(value) for value in images)
+        chosen |= {"mix"} if square else set()
+        chosen |= {"shift"} if images else set()
+        chosen |= {"flip"} if images and square else set()
     if not chosen - {"auto"}:
         return None
 

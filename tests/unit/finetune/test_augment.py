@@ -137,3 +137,14 @@ class TestLabels:
             make(("flip", "mix"), FEEDS, torch.arange(4))
         with pytest.raises(UsageError, match=r"--augment crop .* \[4, 8, 8\]"):
             make(("crop",), FEEDS, torch.zeros(4, 8, 8))
+
+
+def test_auto_does_not_blend_what_may_be_text() -> None:
+    """Images of one colour each: a shift leaves them as they are, a mixture does not."""
+    colours = torch.arange(8.0).view(8, 1, 1, 1)
+    for shape, blended in (((8, 3, 8, 32), False), ((8, 3, 8, 8), True)):
+        x = colours.expand(shape).contiguous()
+        change = make(("auto",), {"x": x})
+        assert change is not None
+        found = [change({"x": x}, seeded(k))["x"] for k in range(8)]
+        assert any(not torch.allclose(value, x, atol=1e-4) for value in found) == blended
