@@ -26,7 +26,7 @@ SOLVES = ("sequential", "one-shot")
 SOLVERS = ("admm", "sweep")
 LAYOUTS = ("auto", "nchw", "nhwc")
 LOSSES = ("auto", "kl", "mse")
-AUGMENTATIONS = ("auto", "none", "flip", "shift", "crop", "mix")
+AUGMENTATIONS = ("auto", "none", "flip", "shift", "stretch", "tone", "crop", "mix")
 SCOPES = ("model", "block")
 TRAINING = (
     "steps",
@@ -127,8 +127,8 @@ class Recipe:
     )
     augment: tuple[str, ...] = _option(
         ("auto",),
-        "Fine-tuning: change the samples at random: flip, shift and crop (images), mix (two samples), auto: "
-        "what fits the inputs (and the labels), or none (repeatable).",
+        "Fine-tuning: change the samples at random: flip, shift, stretch, tone, crop (images), mix (two "
+        "samples), auto: what fits the inputs (and the labels), or none (repeatable).",
     )
     scope: str = _option(
         "model", "Fine-tuning: the whole model at once, or block after block (needs less memory).", SCOPES

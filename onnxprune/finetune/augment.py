@@ -18,6 +18,9 @@ from onnxprune.errors import UsageError
 
 SHIFT = 1 / 8  # of the width and the height
 SMALLEST_CROP = 0.5  # of the area
+STRETCH = 0.15  # of the width
+CONTRAST, TINT = 0.2, 0.15  # spread of the logarithm; of the image's standard deviation, for each channel
+MOVING = ("flip", "shift", "crop", "stretch")
 MIXED = 0.5  # share of the batches
 CHANNELS = (1, 3, 4)
 
@@ -30,9 +33,10 @@ def make(names: tuple[str, ...], feeds: Tensors, labels: Tensor | None = None) -
 
     Args:
         names: ``flip`` mirrors half of the images left to right, ``shift`` moves them by up to
-            :data:`SHIFT`, ``crop`` takes a random part and enlarges it, ``mix`` blends two samples (token
-            ids: takes a span from another sample); ``auto``: shift for wide images, which may show text,
-            mix for everything else, and shift and flip for square images; ``none``. No crops unless asked
+            :data:`SHIFT`, ``stretch`` makes them wider or narrower, ``tone`` changes contrast and colours,
+            ``crop`` takes a random part and enlarges it, ``mix`` blends two samples (token ids: takes a span
+            from another sample); ``auto``: shift, stretch and tone for wide images, which may show text, mix
+            for everything else, and shift, flip and tone for square images; ``none``. No crops unless asked
             for: a pruned model has no room for what the data does not hold.
         feeds: one batch, to see what the inputs are.
         labels: of that batch. With class numbers, one a sample, ``auto`` is shift (a mirrored image may be of
@@ -51,13 +55,14 @@ def make(names: tuple[str, ...], feeds: Tensors, labels: Tensor | None = None) -
         images = [value for value in feeds.values() if is_image(value)]
         square = all(_square(value) for value in images)
         chosen |= {"mix"} if square else set()
-        chosen |= {"shift"} if images else set()
-        chosen |= {"flip"} if images and square else set()
+        chosen |= {"shift", "tone", "flip" if square else "stretch"} if images else set()
     if not chosen - {"auto"}:
         return None
 
     def change(feeds: Tensors, random: torch.Generator) -> Tensors:
         changed = {name: moved(value, chosen, random) for name, value in feeds.items()}
+        if "tone" in chosen:
+            changed = {name: toned(value, random) for name, value in changed.items()}
         if "mix" in chosen and float(torch.rand((), generator=random)) < MIXED:
             changed = mixed(changed, random)
         return changed
@@ -68,7 +73,7 @@ def make(names: tuple[str, ...], feeds: Tensors, labels: Tensor | None = None) -
 def _check_labels(chosen: set[str], labels: Tensor) -> None:
     if "mix" in chosen:
         raise UsageError("--augment mix blends samples, and a blend has no label", "leave one of the two out")
-    moving = sorted(chosen & {"flip", "shift", "crop"})
+    moving = sorted(chosen & set(MOVING))
     if moving and labels.ndim > 2:
         raise UsageError(
             f"--augment {moving[0]} moves what the image shows, labels of shape {list(labels.shape)} stay",
@@ -89,8 +94,8 @@ def _square(value: Tensor) -> bool:
 
 
 def moved(value: Tensor, names: set[str], random: torch.Generator) -> Tensor:
-    """Return ``value`` with each image flipped, shifted and cropped at random; other tensors as they are."""
-    if not is_image(value) or names.isdisjoint(("flip", "shift", "crop")):
+    """Return ``value`` with each image flipped, shifted, stretched or cropped; other tensors as they are."""
+    if not is_image(value) or names.isdisjoint(MOVING):
         return value
     last = value.shape[1] not in CHANNELS
     image = value.movedim(3, 1) if last else value
@@ -103,12 +108,29 @@ def moved(value: Tensor, names: set[str], random: torch.Generator) -> Tensor:
     shift = 2 * SHIFT if "shift" in names else 0.0
     x, y = ((1 - scale) * uniform(-1, 1) + shift * uniform(-1, 1) for _ in range(2))
     mirrored = uniform(0, 1) < (0.5 if "flip" in names else 0.0)
-    across = torch.where(mirrored, -scale, scale)
+    wide = scale * (STRETCH * uniform(-1, 1)).exp() if "stretch" in names else scale
+    across = torch.where(mirrored, -wide, wide)
     zero = torch.zeros(count)
     maps = torch.stack([torch.stack([across, zero, x], 1), torch.stack([zero, scale, y], 1)], 1)
     grid = F.affine_grid(maps.to(image.dtype), list(image.shape), align_corners=False)
     changed = F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
     return changed.movedim(1, 3).contiguous() if last else changed
+
+
+def toned(value: Tensor, random: torch.Generator) -> Tensor:
+    """Return ``value`` with the contrast and the colours of each image changed; other tensors as they are."""
+    if not is_image(value):
+        return value
+    channels = 1 if value.shape[1] in CHANNELS else 3
+    around = tuple(axis for axis in (1, 2, 3) if axis != channels)
+    shape = [len(value), 1, 1, 1]
+    tints = [*shape]
+    tints[channels] = value.shape[channels]
+    contrast = (CONTRAST * (2 * torch.rand(shape, generator=random) - 1)).exp().to(value.dtype)
+    tint = (TINT * (2 * torch.rand(tints, generator=random) - 1)).to(value.dtype)
+    mean = value.mean(around, keepdim=True)
+    spread = (value - mean).square().mean((1, 2, 3), keepdim=True).sqrt()
+    return mean + contrast * (value - mean) + tint * spread
 
 
 def mixed(feeds: Tensors, random: torch.Generator) -> Tensors:

@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from onnxprune.errors import UsageError
-from onnxprune.finetune.augment import is_image, make, mixed, moved
+from onnxprune.finetune.augment import (
+    CHANNELS,
+    CONTRAST,
+    STRETCH,
+    TINT,
+    is_image,
+    make,
+    mixed,
+    moved,
+    toned,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -148,3 +158,30 @@ def test_auto_does_not_blend_what_may_be_text() -> None:
         assert change is not None
         found = [change({"x": x}, seeded(k))["x"] for k in range(8)]
         assert any(not torch.allclose(value, x, atol=1e-4) for value in found) == blended
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 8, 16), (4, 8, 16, 3), (4, 1, 6, 9)])
+def test_tone_changes_each_image_by_a_line_for_each_channel(shape: tuple[int, ...]) -> None:
+    x = image(*shape)
+    found = toned(x, seeded())
+    channel = 1 if shape[1] in CHANNELS else 3
+    assert found.shape == x.shape
+    for before, after in zip(
+        x.movedim(channel, 1).flatten(0, 1), found.movedim(channel, 1).flatten(0, 1), strict=True
+    ):
+        slope, shift = np.polyfit(before.flatten().numpy(), after.flatten().numpy(), 1)
+        np.testing.assert_allclose(after, slope * before + shift, atol=1e-4)
+        assert np.exp(-CONTRAST) - 1e-4 <= slope <= np.exp(CONTRAST) + 1e-4
+        assert abs(after.mean() - before.mean()) <= 1.5 * TINT * before.std()
+    assert not torch.equal(found[0] - x[0], found[1] - x[1])
+
+
+def test_a_stretch_keeps_the_middle_and_the_height() -> None:
+    rows = torch.arange(8.0).view(1, 1, 8, 1).expand(4, 1, 8, 32).contiguous()
+    torch.testing.assert_close(moved(rows, {"stretch"}, seeded()), rows, atol=1e-4, rtol=0)
+    columns = torch.linspace(-1, 1, 32).expand(4, 1, 8, 32).contiguous()
+    found = moved(columns, {"stretch"}, seeded())
+    slopes = (found[:, 0, 0, 20] - found[:, 0, 0, 11]) / (columns[:, 0, 0, 20] - columns[:, 0, 0, 11])
+    assert len(set(slopes.tolist())) == 4
+    assert (slopes.log().abs() <= STRETCH + 1e-4).all()
+    assert found[:, 0, 0, 15:17].mean(1).abs().max() < 1e-4
