@@ -14,7 +14,7 @@ from onnxprune.calibration.unpad import unpad
 from onnxprune.clock import Clock
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.evaluate import load_function, task_metric
-from onnxprune.finetune.stage import check_options, tune
+from onnxprune.finetune.stage import check_labels, check_options, tune
 from onnxprune.interface import interface_differences
 from onnxprune.io import load
 from onnxprune.layers import Layer, find_layers
@@ -91,6 +91,7 @@ def distill(
         )  # what is there is what is wanted
     session = runtime.session(source_of(dense), threads=recipe.threads, name=dense.name)
     calibration, held_out = (unpad(part, input_specs(dense), session) for part in (calibration, held_out))
+    check_labels(dense, session, calibration, held_out, recipe)
     outcome = Outcome(student, recipe, layers, skips, calibration, target, clock=clock)
     outcome.solved = solved
     outcome.plan = Plan({item.name: item.zeros for item in outcome.solved}, {}, {})

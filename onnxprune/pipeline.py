@@ -20,7 +20,7 @@ from onnxprune.calibration.unpad import unpad
 from onnxprune.clock import Clock
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.evaluate import agreement, load_function, task_metric
-from onnxprune.finetune.stage import check_options, merged, share_of, tune
+from onnxprune.finetune.stage import check_labels, check_options, merged, share_of, tune
 from onnxprune.io import atomic_write_text, load, save, total_bytes
 from onnxprune.kernels.select import Selection, select
 from onnxprune.layers import Layer, Skip, find_layers
@@ -89,6 +89,7 @@ def prune(
         dense_session = runtime.session(source_of(original), threads=recipe.threads, name=dense.name)
         specs = input_specs(dense)
         calibration, held_out = (unpad(data, specs, dense_session) for data in (calibration, held_out))
+        check_labels(dense, dense_session, calibration, held_out, recipe)
         outcome = Outcome(dense, recipe, layers, skips, calibration, target, clock=clock)
         outcome.before = task_metric(metric, dense_session) if metric else None
     with clock.stage("measure"):

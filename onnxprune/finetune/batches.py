@@ -13,6 +13,7 @@ from torch import Tensor
 from onnxprune import runtime
 from onnxprune.calibration.cut import Cutter
 from onnxprune.calibration.data import CalibrationData
+from onnxprune.calibration.labels import LABELS
 from onnxprune.calibration.mask import row_mask
 from onnxprune.calibration.streams import run
 from onnxprune.model import Model
@@ -65,6 +66,8 @@ class Batches:
         size: samples in a training batch.
         live: makes (feeds, targets) from changed feeds; with ``augment``.
         augment: changes the feeds of a batch.
+        labels: of each batch; they come with the targets, under
+            :data:`~onnxprune.calibration.labels.LABELS`.
         whole: the batches must stay as they are, see :func:`must_stay_whole`.
 
     Attributes:
@@ -81,10 +84,11 @@ class Batches:
         size: int = 16,
         live: Callable[[Feed], tuple[Feed, Feed]] | None = None,
         augment: Augment | None = None,
+        labels: Sequence[NDArray[Any]] = (),
         whole: bool = False,
     ) -> None:
         self.numbers, self.feeds, self.targets, self.size = numbers, feeds, targets, size
-        self.live, self.augment = live, augment
+        self.live, self.augment, self.labels = live, augment, labels
         shapes = [{name: a.shape for name, a in feeds(number).items()} for number in numbers]
         # One batch shows whether the teacher's values have a row per sample; for all, it would have to run.
         shapes[0] = {**shapes[0], **{f"target {name}": a.shape for name, a in targets(numbers[0]).items()}}
@@ -115,6 +119,8 @@ class Batches:
         for number in self.numbers:
             found = {name: array.shape for name, array in self.feeds(number).items()}
             key = tuple((name, shape[1:]) for name, shape in sorted(found.items()))
+            if self.labels:
+                key += ((LABELS, self.labels[number].shape[1:]),)
             rows = next(iter(found.values()))[0]
             groups.setdefault(key, []).extend((number, row) for row in range(rows))
         return list(groups.values())
@@ -137,13 +143,18 @@ class Batches:
     def get(
         self, unit: Unit, random: torch.Generator | None = None
     ) -> tuple[Tensors, Tensors, Tensor | None]:
-        """Return feeds, the teacher's values and the mask of real tokens; changed if ``random`` is given."""
+        """Return feeds, the teacher's values (and labels) and the mask of real tokens.
+
+        The feeds are changed, and the teacher's values are those for them, if ``random`` is given.
+        """
         feeds = _rows(unit, self.feeds)
         if random is not None and self.augment is not None and self.live is not None:
             changed = self.augment({name: torch.from_numpy(a) for name, a in feeds.items()}, random)
             feeds, targets = self.live({name: value.numpy() for name, value in changed.items()})
         else:
             targets = _rows(unit, self.targets)
+        if self.labels:
+            targets = {**targets, **_rows(unit, lambda number: {LABELS: self.labels[number]})}
         mask = row_mask(feeds)
         return tensors(feeds), tensors(targets), None if mask is None else torch.from_numpy(mask)
 

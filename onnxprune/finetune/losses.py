@@ -3,6 +3,7 @@
 Classes: KL divergence in nats per row (Hinton et al., "Distilling the Knowledge in a Neural Network",
 2015, at temperature 1). Everything else, and values inside the model (Romero et al., "FitNets", 2015):
 squared error relative to the variance of the dense model's values, so that all of them weigh the same.
+With labels, the loss on them is added, see :mod:`onnxprune.finetune.task`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from onnxprune.calibration.labels import LABELS
 from onnxprune.errors import DataError, UsageError
+from onnxprune.finetune.task import Task
 from onnxprune.outputs import EXACT, NONE, PROBABILITIES, OutputKind
 
 Values = Mapping[str, Tensor]
@@ -33,6 +36,8 @@ class Loss:
         form: ``auto`` (KL for classes, relative squared error for the rest), ``kl`` or ``mse``.
         custom: ``f(student, teacher, feeds)``, a scalar that is minimised in place of the outputs' loss.
         weight: of the features' mean against the outputs' mean.
+        task: the loss on labels, added to the others; None without labels, or when ``custom`` sees to them.
+        key: name under which ``custom`` finds the labels among the feeds.
     """
 
     kinds: Mapping[str, OutputKind]
@@ -40,6 +45,8 @@ class Loss:
     form: str = "auto"
     custom: CustomLoss | None = None
     weight: float = 1.0
+    task: Task | None = None
+    key: str = ""
     _outputs: tuple[str, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -56,32 +63,39 @@ class Loss:
     def names(self) -> tuple[str, ...]:
         """Every value that the loss reads."""
         outputs = tuple(self.kinds) if self.custom is not None else self._outputs
-        return tuple(dict.fromkeys((*outputs, *self.features)))
+        task = () if self.task is None else (self.task.output,)
+        return tuple(dict.fromkeys((*outputs, *task, *self.features)))
 
     def __call__(self, student: Values, teacher: Values, feeds: Values, mask: Tensor | None = None) -> Tensor:
         """Return the loss of one batch.
 
         Args:
             student: a tensor for each of :attr:`names`.
-            teacher: the dense model's.
+            teacher: the dense model's; and the labels, under :data:`~onnxprune.calibration.labels.LABELS`.
             feeds: the model's inputs.
             mask: ``(batch, tokens)``, True where a token is real.
 
         Raises:
-            DataError: when a value of the student has another shape than the teacher's.
+            DataError: when a value of the student has another shape than the teacher's, or than the labels.
         """
+        labels = teacher.get(LABELS)
         for name in self.names:
             if student[name].shape != teacher[name].shape:
                 found, wanted = list(student[name].shape), list(teacher[name].shape)
                 raise DataError(f"value {name!r} is {found}, the teacher's {wanted}")
         parts = []
         if self.custom is not None:
-            parts.append(_checked(self.custom(student, teacher, feeds)))
+            if labels is not None:
+                feeds = {**feeds, self.key: labels}
+            theirs = {name: value for name, value in teacher.items() if name != LABELS}
+            parts.append(_checked(self.custom(student, theirs, feeds)))
         elif self._outputs:
             parts.append(_mean([self._output(name, student, teacher, mask) for name in self._outputs]))
         if self.features:
             errors = [relative_error(student[name], teacher[name], mask) for name in self.features]
             parts.append(self.weight * _mean(errors))
+        if self.task is not None and labels is not None:
+            parts.append(self.task(student[self.task.output], labels, mask))
         return torch.stack(parts).sum()
 
     def _output(self, name: str, student: Values, teacher: Values, mask: Tensor | None) -> Tensor:

@@ -130,8 +130,9 @@ class Report:
             training did not help), before and after (loss on held-out samples), lr, skipped (steps
             without a finite gradient), seconds, features (values that were compared), start (where training
             began, "" for the inputs), weights (how many changed), shared (how many were left alone because
-            several blocks use them), difference (of the written model from the trained one, relative) and
-            curve (step, training loss, held-out loss).
+            several blocks use them), difference (of the written model from the trained one, relative),
+            labels (None without: key, count, output and loss; output and loss are None when ``--loss`` is a
+            function) and curve (step, training loss, held-out loss).
         warnings: what the user must know, one sentence each.
         timings: the stages in order.
         peak_rss_bytes: largest resident memory of the process.

@@ -9,6 +9,7 @@ import torch
 
 from onnxprune import runtime
 from onnxprune.calibration.data import CalibrationData
+from onnxprune.calibration.labels import LABELS
 from onnxprune.finetune.batches import Batches, Taps, must_stay_whole
 from tests.unit.finetune.networks import images, residual_net
 
@@ -94,3 +95,33 @@ def test_taps_give_values_inside_the_model() -> None:
     np.testing.assert_allclose(found["logits"], wanted, rtol=1e-5, atol=1e-5)
     assert found["h1"].shape == (3, 12, 8, 8)
     assert found["h1"].min() == 0  # behind the Relu
+
+
+def test_a_label_stays_with_its_sample() -> None:
+    """Mixed anew, changed, as they came, and whole."""
+    feeds = [{"x": np.repeat(np.arange(10.0 * n, 10 * n + 4)[:, None], 2, axis=1)} for n in range(3)]
+    labels = [np.arange(10 * n, 10 * n + 4) for n in range(3)]
+    for whole in (False, True):
+        batches = Batches(
+            range(3),
+            feeds.__getitem__,
+            lambda n: {"y": feeds[n]["x"]},
+            size=5,
+            live=lambda feed: (feed, {"y": 10 * feed["x"]}),
+            augment=lambda values, random: {"x": values["x"] + 0.5},
+            labels=labels,
+            whole=whole,
+        )
+        for random, shift in ((None, 0), (torch.Generator(), 0.5)):
+            for unit in (*batches.epoch(np.random.default_rng(0)), *batches.in_order()):
+                inputs, targets, _ = batches.get(unit, random)
+                assert set(inputs) == {"x"} and set(targets) == {"y", LABELS}
+                assert torch.equal(inputs["x"][:, 0], targets[LABELS] + shift)
+
+
+def test_labels_of_other_shapes_do_not_share_a_batch() -> None:
+    feeds = [{"x": np.ones((4, 2), np.float32)} for _ in range(2)]
+    labels = [np.zeros((4, 3)), np.zeros((4, 5))]
+    batches = Batches(range(2), feeds.__getitem__, lambda n: {"y": feeds[n]["x"]}, size=8, labels=labels)
+    units = batches.epoch(np.random.default_rng(0))
+    assert sorted(tuple(batches.get(unit)[1][LABELS].shape) for unit in units) == [(4, 3), (4, 5)]

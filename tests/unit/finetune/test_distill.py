@@ -7,11 +7,13 @@ import dataclasses
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper
 
 from onnxprune import runtime
 from onnxprune.calibration.data import from_iterable
 from onnxprune.errors import ModelError, UsageError
+from onnxprune.finetune import distill
 from onnxprune.finetune.distill import Options, Tuned, finetune
 from onnxprune.finetune.trained import Settings
 from onnxprune.layers import find_layers
@@ -172,3 +174,65 @@ def test_tables_are_not_trained() -> None:
     result, found = finetune(dense, pruned, layers, data, None, OPTIONS)
     assert found.weights == ("w",)
     assert np.array_equal(result.array("table"), pruned.array("table"))
+
+
+class TestLabels:
+    """What the teacher does not know, they teach."""
+
+    def learnt(self, label: np.ndarray, **options: object) -> tuple[Model, Tuned]:
+        dense = residual_net()
+        pruned = magnitude_pruned(dense, NAMES)
+        layers, _ = find_layers(pruned, min_size=1)
+        recipe = Recipe(batch_size=16, finetune=True, labels="label")
+        x = images(96)
+        data = from_iterable(dense, {"x": x, "label": label}, recipe)
+        train, held = data.split(0.25, 0)
+        chosen = dataclasses.replace(OPTIONS, labels="label", **options)
+        return finetune(dense, pruned, layers, train, held, chosen)
+
+    def share(self, model: Model, label: np.ndarray) -> float:
+        return float((outputs(model, images(96)).argmax(1) == label).mean())
+
+    def test_class_numbers_that_the_teacher_contradicts(self) -> None:
+        right = outputs(residual_net(), images(96)).argmax(1)
+        other = (right + 1) % 10
+        agreeing, found = self.learnt(right, augment=("none",))
+        assert found.labels == {"key": "label", "count": 72, "output": "logits", "loss": "cross entropy"}
+        contradicting, _ = self.learnt(other, augment=("none",))
+        assert self.share(agreeing, right) > self.share(contradicting, right) + 0.05
+        assert self.share(contradicting, other) > self.share(agreeing, other) + 0.05
+
+    def test_values(self) -> None:
+        wanted = -outputs(residual_net(), images(96))
+        result, found = self.learnt(wanted, augment=("none",), form="mse")
+        assert found.labels is not None and found.labels["loss"] == "squared error"
+        plain, _ = self.learnt(-wanted, augment=("none",), form="mse")
+        apart = [float(((outputs(m, images(96)) - wanted) ** 2).mean()) for m in (result, plain)]
+        assert apart[0] < 0.8 * apart[1]
+
+    def test_a_loss_of_the_users_own(self) -> None:
+        def custom(student: dict, teacher: dict, feeds: dict) -> torch.Tensor:  # type: ignore[type-arg]
+            return torch.nn.functional.cross_entropy(student["logits"], feeds["label"])
+
+        label = (outputs(residual_net(), images(96)).argmax(1) + 1) % 10
+        result, found = self.learnt(label, custom=custom, augment=("none",))
+        assert found.labels == {"key": "label", "count": 72, "output": None, "loss": None}
+        assert self.share(result, label) > 0.3
+
+    def test_the_samples_are_not_mixed(self) -> None:
+        with pytest.raises(UsageError, match="--augment mix"):
+            self.learnt(np.arange(96) % 10, augment=("mix",))
+
+    def test_a_killed_run_goes_on_only_with_the_same_labels(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        keys: list[str] = []
+
+        class Spy:
+            def __init__(self, key: str) -> None:
+                keys.append(key)
+                raise UsageError("enough")
+
+        monkeypatch.setattr(distill, "Checkpoint", Spy)
+        for label in (np.zeros(96, np.int64), np.ones(96, np.int64), np.ones(96, np.int64)):
+            with pytest.raises(UsageError, match="enough"):
+                self.learnt(label, resume=True)
+        assert keys[0] != keys[1] == keys[2]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
+from onnxprune.calibration.labels import LABELS
 from onnxprune.divergence import divergence as reference_divergence
 from onnxprune.errors import DataError, UsageError
 from onnxprune.finetune.losses import Loss, divergence, relative_error
+from onnxprune.finetune.task import Task
 from onnxprune.outputs import EXACT, FEATURES, LOGITS, PROBABILITIES, OutputKind
 
 
@@ -122,3 +125,39 @@ def test_refusals() -> None:
     a, b = pair(4, 5)
     with pytest.raises(DataError, match=r"value 'scores' is \[4, 5\], the teacher's \[2, 5\]"):
         Loss(KINDS)({"scores": a}, {"scores": b[:2]}, {})
+
+
+class TestLabels:
+    """They come with the teacher's values, and their loss is added."""
+
+    TASK = Task("scores", KINDS["scores"], count=4)
+
+    def test_the_loss_on_them_is_added(self) -> None:
+        a, b = pair(4, 5)
+        labels = torch.tensor([0, -100, 4, 2])
+        found = Loss(KINDS, task=self.TASK)({"scores": a}, {"scores": b, LABELS: labels}, {})
+        wanted = divergence(a, b, KINDS["scores"]) + self.TASK(a, labels)
+        assert float(found) == pytest.approx(float(wanted))
+        assert float(Loss(KINDS)({"scores": a}, {"scores": b}, {})) < float(found)
+
+    def test_their_output_is_read(self) -> None:
+        assert Loss(KINDS, ("inner",), task=Task("state", KINDS["state"])).names == (
+            "scores",
+            "state",
+            "inner",
+        )
+        assert Loss(KINDS, task=self.TASK).names == ("scores",)
+
+    def test_a_loss_of_the_users_own_gets_them_among_the_feeds(self) -> None:
+        a, b = pair(4, 5)
+        a.requires_grad_()
+
+        def custom(student: dict, teacher: dict, feeds: dict) -> torch.Tensor:  # type: ignore[type-arg]
+            assert set(teacher) == set(KINDS) and set(feeds) == {"x", "label"}
+            return F.cross_entropy(student["scores"], feeds["label"])
+
+        values, labels, feeds = {"scores": a, "state": a, "ids": a}, torch.arange(4), {"x": b}
+        teacher = {**values, "scores": b, LABELS: labels}
+        found = Loss(KINDS, custom=custom, key="label")(values, teacher, feeds)
+        assert float(found.detach()) == pytest.approx(float(F.cross_entropy(a, labels).detach()))
+        assert set(feeds) == {"x"}
