@@ -39,8 +39,8 @@ def make(names: tuple[str, ...], feeds: Tensors, labels: Tensor | None = None) -
             for everything else, and shift, flip and tone for square images; ``none``. No crops unless asked
             for: a pruned model has no room for what the data does not hold.
         feeds: one batch, to see what the inputs are.
-        labels: of that batch. With class numbers, one a sample, ``auto`` is shift (a mirrored image may be of
-            another class); with other labels it is nothing.
+        labels: of that batch. With class numbers, one a sample, ``auto`` neither mixes nor flips (a mirrored
+            image may be of another class); with other labels it is nothing.
 
     Raises:
         UsageError: for mix with labels, and for changes of place with labels that are maps.
@@ -48,14 +48,12 @@ def make(names: tuple[str, ...], feeds: Tensors, labels: Tensor | None = None) -
     chosen = set(names) - {"none"}
     if labels is not None:
         _check_labels(chosen, labels)
-    if "auto" in chosen and labels is not None:
-        numbers = labels.ndim == 1 and not labels.is_floating_point()
-        chosen |= {"shift"} if numbers and any(is_image(value) for value in feeds.values()) else set()
-    elif "auto" in chosen:
+    if "auto" in chosen:
         images = [value for value in feeds.values() if is_image(value)]
         square = all(_square(value) for value in images)
-        chosen |= {"mix"} if square else set()
-        chosen |= {"shift", "tone", "flip" if square else "stretch"} if images else set()
+        fitting = {"mix"} if square else set()
+        fitting |= {"shift", "tone", "flip" if square else "stretch"} if images else set()
+        chosen |= fitting if labels is None else fitting & _harmless(labels)
     if not chosen - {"auto"}:
         return None
 
@@ -68,6 +66,11 @@ def make(names: tuple[str, ...], feeds: Tensors, labels: Tensor | None = None) -
         return changed
 
     return change
+
+
+def _harmless(labels: Tensor) -> set[str]:
+    """Return the changes that leave labels true, whatever they mean."""
+    return {"shift", "stretch", "tone"} if labels.ndim == 1 and not labels.is_floating_point() else set()
 
 
 def _check_labels(chosen: set[str], labels: Tensor) -> None:

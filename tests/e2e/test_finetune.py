@@ -161,3 +161,69 @@ def test_a_teacher_that_is_another_model(
     )
     assert done.returncode == 3
     assert "is no pruned form of digits_transformer.onnx" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory, samples_dir: Path) -> Path:
+    """right.npz, wrong.npz and high.npz to learn from; judge.py: log likelihood of other right labels."""
+    folder = tmp_path_factory.mktemp("labelled")
+    with np.load(samples_dir / "digits_test.npz") as data:
+        image, label = data["image"], data["label"]
+    train, test = np.split(np.random.default_rng(0).permutation(len(image)), [360])
+    for name, own in (("right", label), ("wrong", (label + 1) % 10), ("high", label + 1)):
+        np.savez(folder / f"{name}.npz", image=image[train], label=own[train])
+    np.savez(folder / "test.npz", image=image[test], label=label[test])
+    (folder / "judge.py").write_text(
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "def likelihood(session):\n"
+        "    data = np.load(Path(__file__).with_name('test.npz'))\n"
+        "    x = session.run(None, {'image': data['image']})[0].astype(np.float64)\n"
+        "    x = x - np.log(np.exp(x).sum(1, keepdims=True))\n"
+        "    return float(x[np.arange(len(x)), data['label']].mean())\n"
+    )
+    return folder
+
+
+def test_labels_teach(tmp_path: Path, digits_cnn: Path, labelled: Path) -> None:
+    """Wrong ones teach the wrong thing."""
+    found = {}
+    for name in ("right", "wrong"):
+        done = run(
+            digits_cnn, "--sparsity", "0.8", "--data", labelled / f"{name}.npz", "--labels", "label",
+            "--finetune", "--steps", "30", "--lr", "0.003", "--eval", f"{labelled}/judge.py:likelihood",
+            "-o", tmp_path / f"{name}.onnx", "--json", *COMMON,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        found[name] = json.loads(done.stdout)
+        used = found[name]["finetuning"]["labels"]
+        assert used == {"key": "label", "count": 64, "output": "logits", "loss": "cross entropy"}
+        assert found[name]["finetuning"]["best"]
+    assert found["right"]["metric_after"] > found["wrong"]["metric_after"] + 0.2
+    assert found["right"]["finetuning"]["before"] + 2 < found["wrong"]["finetuning"]["before"]
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "wanted"),
+    [
+        (("--data", "right.npz", "--labels", "label"), 2, "--labels is for fine-tuning"),
+        (("--data", "right.npz", "--labels", "y", "--finetune"), 3, "no labels 'y'; found image, label"),
+        (("--data", "right.npz", "--labels", "image", "--finetune"), 2, "which is an input of the model"),
+        (
+            ("--data", "high.npz", "--labels", "label", "--finetune"),
+            3,
+            "class number 10, but output 'logits'",
+        ),
+        (("--labels", "label", "--finetune"), 2, "there is no --data"),
+        (("--data", "right.npz", "--labels", "label", "--finetune", "--augment", "mix"), 2, "--augment mix"),
+        (("--data", "right.npz", "--labels", "label", "--finetune", "--scope", "block"), 2, "--scope block"),
+    ],
+)
+def test_labels_that_cannot_be(
+    tmp_path: Path, digits_cnn: Path, labelled: Path, words: tuple[str, ...], status: int, wanted: str
+) -> None:
+    paths = [str(labelled / word) if word.endswith(".npz") else word for word in words]
+    done = run(digits_cnn, *paths, "-o", tmp_path / "o.onnx")
+    assert done.returncode == status
+    assert wanted in done.stderr.splitlines()[0]
+    assert not (tmp_path / "o.onnx").exists()

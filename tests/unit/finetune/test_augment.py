@@ -126,10 +126,15 @@ class TestLabels:
         assert change is not None
         return torch.stack([change(FEEDS, seeded(i))["x"] for i in range(times)])
 
-    def test_class_numbers_are_shifted_and_neither_mirrored_nor_mixed(self) -> None:
-        found = self.changed(("auto",), torch.arange(4))
-        for i, one in enumerate(found):
-            torch.testing.assert_close(one, moved(FEEDS["x"], {"shift"}, seeded(i)))
+    def test_with_class_numbers_images_are_neither_mirrored_nor_mixed(self) -> None:
+        for wide, names in ((False, {"shift"}), (True, {"shift", "stretch"})):
+            x = image(4, 1, 8, 12) if wide else FEEDS["x"]
+            change = make(("auto",), {"x": x}, torch.arange(4))
+            assert change is not None
+            for i in range(8):
+                random = seeded(i)
+                wanted = toned(moved(x, names, random), random)
+                torch.testing.assert_close(change({"x": x}, seeded(i))["x"], wanted)
 
     @pytest.mark.parametrize("labels", [torch.ones(4), torch.ones(4, 2), torch.zeros(4, 8, 8).long()])
     def test_other_labels_stand_nothing(self, labels: torch.Tensor) -> None:

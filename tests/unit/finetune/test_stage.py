@@ -10,15 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxprune import runtime
 from onnxprune.calibration.data import from_iterable
-from onnxprune.errors import ResourceError, UsageError
+from onnxprune.errors import DataError, ResourceError, UsageError
 from onnxprune.finetune import distill
-from onnxprune.finetune.stage import NO_LIMIT, follower, limits, merged, require_torch, share_of, tune
+from onnxprune.finetune.stage import (
+    NO_LIMIT,
+    check_labels,
+    follower,
+    limits,
+    merged,
+    require_torch,
+    share_of,
+    tune,
+)
 from onnxprune.layers import find_layers
 from onnxprune.progress import NullProgress
 from onnxprune.recipe import Recipe
 from onnxprune.report.report import plain
-from tests.unit.finetune.networks import calibration, magnitude_pruned, parse, residual_net
+from tests.unit.finetune.networks import calibration, images, magnitude_pruned, parse, residual_net
 
 NAMES = ("w1", "w2", "w3", "w4")
 LOSS = """
@@ -138,3 +148,37 @@ def test_the_report_of_rounds_holds_all_of_them() -> None:
     assert found["curve"] == [(4, 0.5, 0.3), (5, 0.4, 0.2), (8, 0.1, 0.2)]
     assert merged([first])["best"] == merged([second, first])["best"] == 0
     assert len(first["curve"]) == 2
+
+
+class TestLabels:
+    """Looked at before the long work."""
+
+    def look(self, label: np.ndarray, **options: Any) -> None:
+        dense = residual_net()
+        recipe = Recipe(finetune=True, labels="label", **options)
+        data = from_iterable(dense, {"x": images(len(label)), "label": label}, recipe)
+        train, held = data.split(0.25, 0)
+        check_labels(dense, runtime.session(dense.to_bytes()), train, held, recipe)
+
+    def test_labels_that_fit(self) -> None:
+        self.look(np.arange(20) % 10)
+        self.look(np.zeros((20, 10), np.float32))
+
+    def test_labels_that_do_not(self) -> None:
+        with pytest.raises(DataError, match="class number 10, but output 'logits'"):
+            self.look(np.arange(20) % 11)
+        with pytest.raises(DataError, match=r"float32\[15,3\] in the first batch fits no output"):
+            self.look(np.zeros((20, 3), np.float32))
+
+    def test_a_function_may_want_any(self, tmp_path: Path) -> None:
+        (tmp_path / "task.py").write_text(LOSS)
+        self.look(np.zeros((20, 3), np.float32), loss=f"{tmp_path}/task.py:loss")
+
+    def test_images_move_and_maps_do_not(self) -> None:
+        with pytest.raises(UsageError, match="--augment shift moves what the image shows"):
+            self.look(np.zeros((20, 8, 8), np.float32), augment=("shift",))
+
+    def test_none(self) -> None:
+        dense = residual_net()
+        data = calibration(dense, 16)
+        check_labels(dense, None, data, data, Recipe(finetune=True))
