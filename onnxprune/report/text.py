@@ -305,8 +305,8 @@ def _footer(console: Console, report: Report, report_path: str) -> None:
     if report.finetuning:
         rows.append(("trained", _training(report.finetuning)))
         if labels := report.finetuning.get("labels"):
-            use = f"{labels['loss']} of output {labels['output']}" if labels["output"] else "for --loss"
-            rows.append(("labels", f"{labels['count']} of {labels['key']}: {use}"))
+            use = f"{labels['loss']} on output {labels['output']}" if labels["output"] else "for --loss"
+            rows.append(("labels", f"{labels['count']} from array {labels['key']}, {use}"))
     if report.peak_rss_bytes:
         rows.append(("memory", f"{units.size(report.peak_rss_bytes)} at most"))
     if report.output is not None:

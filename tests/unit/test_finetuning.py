@@ -31,6 +31,34 @@ def test_models_from_memory(tmp_path: Path) -> None:
     assert report.zeros == sum(int((pruned.array(name) == 0).sum()) for name in NAMES)
 
 
+def test_labels_of_tokens_among_padding(tmp_path: Path) -> None:
+    """Right ones beat wrong ones; what they say of the padding does not count."""
+    text = """g (int64[N, T] ids, int64[N, T] attention_mask) => (float[N, T, 5] logits) {
+        e = Gather(words, ids) h = MatMul(e, w) r = Relu(h) k = MatMul(r, v)
+        m = Cast<to = 1>(attention_mask) u = Unsqueeze(m, axes) logits = Mul(k, u) }"""
+    rng = np.random.default_rng(0)
+    shapes = {"words": (40, 16), "w": (16, 32), "v": (32, 5)}
+    weights = {name: rng.normal(0, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
+    dense = parse(text, weights | {"axes": np.array([2])})
+    length = rng.integers(2, 12, 64)
+    mask = (np.arange(30) < length[:, None]).astype(np.int64)
+    ids = np.where(mask, rng.integers(1, 40, mask.shape), 0)
+    share = {}
+    for shift in (0, 1):
+        label = np.where(mask, (ids + shift) % 5, 99)
+        report = onnxprune.distill(
+            magnitude_pruned(dense, ("w", "v")), dense, tmp_path / "o.onnx", force=True, labels="label",
+            data={"ids": ids, "attention_mask": mask, "label": label}, **(OPTIONS | {"steps": 60}),
+        )  # fmt: skip
+        assert report.finetuning is not None
+        assert report.finetuning["labels"]["output"] == "logits"
+        assert report.finetuning["labels"]["count"] <= length.sum()
+        session = onnxprune.session(tmp_path / "o.onnx")
+        found = session.run(None, {"ids": ids, "attention_mask": mask})[0].argmax(-1)
+        share[shift] = (found == ids % 5)[mask == 1].mean()
+    assert share[0] > share[1] + 0.1
+
+
 def test_zeros_of_weights_that_are_left_out_stay(tmp_path: Path) -> None:
     """Another tool pruned them: an excluded convolution, and the matrix of an LSTM, which is no layer."""
     text = """g (float[5, N, 8] x) => (float[N, 64] y) {

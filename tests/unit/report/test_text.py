@@ -3,7 +3,7 @@ from __future__ import annotations
 import doctest
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
@@ -314,3 +314,20 @@ class TestKernels:
 
     def test_the_note(self) -> None:
         assert "no library: kernels" in self.rendered(kernels="table", kernels_note="no library: kernels ...")
+
+
+class TestTraining:
+    FOUND: ClassVar[dict[str, Any]] = {"steps": 60, "best": 56, "before": 0.17, "after": 0.145, "lr": 1e-4}
+
+    def test_what_training_did(self) -> None:
+        output = shown(report(finetuning=self.FOUND))
+        assert "trained  60 steps, held-out loss 0.170 -> 0.145 (step 56, lr 0.0001)" in output
+        assert "labels" not in output
+        assert "the pruned weights were kept" in shown(report(finetuning={**self.FOUND, "best": 0}))
+
+    def test_labels(self) -> None:
+        labels = {"key": "label", "count": 256, "output": "logits", "loss": "cross entropy"}
+        output = shown(report(finetuning={**self.FOUND, "labels": labels}))
+        assert "labels   256 from array label, cross entropy on output logits" in output
+        own = {**labels, "output": None, "loss": None}
+        assert "256 from array label, for --loss" in shown(report(finetuning={**self.FOUND, "labels": own}))
