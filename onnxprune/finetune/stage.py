@@ -50,7 +50,9 @@ def check_options(recipe: Recipe) -> None:
 def check_labels(
     dense: Model, session: Any, data: CalibrationData, held_out: CalibrationData, recipe: Recipe
 ) -> None:
-    """Find out whether the labels fit an output before the long work; nothing without ``recipe.labels``.
+    """Find out before the long work whether the labels fit an output, in batches of every shape.
+
+    Nothing is done without ``recipe.labels``.
 
     Args:
         dense: the dense model.
@@ -60,7 +62,7 @@ def check_labels(
         recipe: of the run.
 
     Raises:
-        DataError: when they fit none.
+        DataError: when they fit none, or not in all batches.
         UsageError: when they do not go with ``recipe.augment``.
     """
     if recipe.labels is None:
@@ -77,7 +79,14 @@ def check_labels(
         names = [item.name for item in session.get_outputs() if item.type in _FLOATS]
         values = dict(zip(names, run(session, feeds, names), strict=True))
         kinds = {name: output_kind(name, value, dense) for name, value in values.items()}
-        find_task(recipe.labels, data, held_out, values, kinds)
+        task = find_task(recipe.labels, data, held_out, values, kinds)
+        labels = data.labels + held_out.labels
+        seen = set()  # one batch of each shape tells
+        for feeds, own in zip(data.batches + held_out.batches, labels, strict=True):
+            shapes = (own.shape, *(feeds[name].shape for name in sorted(feeds)))
+            if shapes not in seen:
+                seen.add(shapes)
+                task.check(run(session, feeds, [task.output])[0].shape, own.shape)
 
 
 def _custom(recipe: Recipe) -> Any:

@@ -58,10 +58,7 @@ class Task:
         x = output.float()
         if self.kind.classes:
             x = x.movedim(self.kind.axis, -1)
-        wanted = tuple(x.shape[:-1] if self.kind.classes else x.shape)
-        if not alike(tuple(labels.shape), wanted):
-            found = f"labels of shape {list(labels.shape)} do not fit output {self.output!r}"
-            raise DataError(f"{found}, {list(output.shape)} in the same batch")
+        wanted = self.check(tuple(output.shape), tuple(labels.shape))
         real = torch.ones_like(labels, dtype=torch.bool)
         if mask is not None and labels.shape[:2] == mask.shape:
             real &= mask.reshape(*mask.shape, *[1] * (labels.ndim - 2))
@@ -72,6 +69,18 @@ class Task:
         log = x.clamp_min(_TINY).log() if self.kind.family == PROBABILITIES else x.log_softmax(-1)
         picked = log.gather(-1, torch.where(real, labels, 0).unsqueeze(-1)).squeeze(-1)
         return -torch.where(real, picked, 0.0).sum() / real.sum().clamp_min(1)
+
+    def check(self, output: Shape, labels: Shape) -> Shape:
+        """Return the shape of labels for an output of shape ``output``.
+
+        Raises:
+            DataError: when ``labels`` is another one.
+        """
+        wanted = _without(output, self.kind.axis) if self.kind.classes else output
+        if not alike(labels, wanted):
+            found = f"labels of shape {list(labels)} do not fit output {self.output!r}"
+            raise DataError(f"{found}, {list(output)} in the same batch")
+        return wanted
 
 
 def find_task(

@@ -170,6 +170,20 @@ class TestLabels:
         with pytest.raises(DataError, match=r"float32\[15,3\] in the first batch fits no output"):
             self.look(np.zeros((20, 3), np.float32))
 
+    def test_labels_that_do_not_fit_a_later_batch(self) -> None:
+        text = "g (float[N, T, 8] x) => (float[N, T, 4] y) { y = MatMul(x, w) }"
+        dense = parse(text, {"w": np.ones((8, 4), np.float32)})
+        feeds = [
+            {"x": np.ones((2, width, 8), np.float32), "label": np.zeros((2, 5), int)} for width in (5, 5, 7)
+        ]
+        recipe = Recipe(finetune=True, labels="label")
+        data = from_iterable(dense, feeds, recipe)
+        session = runtime.session(dense.to_bytes())
+        with pytest.raises(DataError, match=r"labels of shape \[2, 5\] do not fit output 'y', \[2, 7, 4\]"):
+            check_labels(dense, session, data, data, recipe)
+        fitting = from_iterable(dense, feeds[:2], recipe)
+        check_labels(dense, session, fitting, fitting, recipe)
+
     def test_a_function_may_want_any(self, tmp_path: Path) -> None:
         (tmp_path / "task.py").write_text(LOSS)
         self.look(np.zeros((20, 3), np.float32), loss=f"{tmp_path}/task.py:loss")
