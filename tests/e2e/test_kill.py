@@ -118,7 +118,7 @@ def hidden(folder: Path) -> list[str]:
     return [p.name for p in folder.iterdir() if p.name.startswith(".")]
 
 
-@pytest.mark.parametrize("rounds", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [12, pytest.param(200, marks=pytest.mark.slow)])
 def test_killed_while_saving(rounds: int, tmp_path: Path, inputs: list[Path], saver: Saver) -> None:
     out = tmp_path / "out"
     out.mkdir()
