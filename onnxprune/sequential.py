@@ -37,7 +37,7 @@ class Solved:
         name: of the weight.
         zeros: exact number of zeros in it now.
         error: relative error of the layer's output, ``||(W* - W') x||^2 / ||W* x||^2``; None for tables.
-        damping: ridge that was used; more than the recipe's when Cholesky failed.
+        damping: the recipe's; more when Cholesky failed. The ridge is this or what :func:`ridge` says.
         refitted: True when a weight that stays dense was re-fitted.
         pattern: that its zeros obey.
     """
@@ -101,7 +101,7 @@ def solve_layers(jobs: Sequence[Job], method: Method, *, repair: bool) -> list[S
             wanted = keys.count(key) > 1 and job.zeros and features <= admm.MAX_SHARED
             if wanted and key not in shared and column_order(job.layer, job.pattern) is None:
                 H, _, _ = job.moments.centred(job.layer.name, key[1])
-                shared[key] = admm.Prepared(H, method.damping, key[2], keep=True)
+                shared[key] = admm.Prepared(H, ridge(job.moments, H, method.damping), key[2], keep=True)
 
     def solve(item: tuple[Job, tuple[int, bool, admm.Schedule]]) -> Solution:
         job, key = item
@@ -142,11 +142,11 @@ def solve_layer(
     centre = repair and layer.bias is not None
     # Wanda's norms are those of the inputs, not of their deviations from the mean.
     H, G, R = moments.centred(layer.name, centre and method.criterion == "obs")
-    target = W
-    used = method.damping
+    target, given = W, method.damping
+    wanted = used = ridge(moments, H, given)
     if repair and (moments.moved or R is not None):
-        target, used = target_weight(W, H, G, R, method.damping)
-        method = replace(method, damping=used)
+        target, used = target_weight(W, H, G, R, wanted)
+    method = replace(method, damping=used)
     order = column_order(layer, method.pattern)
     if order is None:
         pruned, mask = prune_matrix(target, H, zeros, method, prepared)
@@ -162,7 +162,17 @@ def solve_layer(
     if method.pattern.kind == "block" and zeros:
         pruned = fill_kept(pruned, mask)
     shift = bias_shift(moments, layer.name, W, pruned).ravel() if centre else None
-    return Solution(pruned, int((~mask).sum()), shift, error, used)
+    return Solution(pruned, int((~mask).sum()), shift, error, given * used / wanted)
+
+
+def ridge(moments: Moments, H: NDArray[np.float64], least: float) -> float:
+    """Return the ridge for ``H``, as a share of its mean diagonal: what its noise asks for, or ``least``.
+
+    Of 256 images a classifier sees 256 rows: without the ridge its weights would fit them whatever is pruned.
+    """
+    share = moments.uncertainty()
+    varies = moments.variance() / np.maximum(np.einsum("gii->g", H), 1e-300)  # the rest of H are the means
+    return max(least, share / (1 - share) * min(1.0, float(np.median(varies))))
 
 
 def fill_kept(W: Floats, mask: Mask) -> Floats:

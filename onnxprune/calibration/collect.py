@@ -108,12 +108,12 @@ def collect(
     limit = max(MIN_ROWS, ROWS_PER_FEATURE * first.view.matrix[2]) // max(len(batches), 1)
     sums = _Sums(moments, max(MIN_PRODUCT, 2 * first.view.matrix[2]))
 
-    def rows(number: int) -> tuple[Floats, Floats, dict[str, Floats]]:
+    def rows(number: int) -> _Rows:
         return _rows(streams, stage, number, masks[number], max(limit, 1), seed + number, residuals)
 
     for numbers in batched(batches, available()):
-        for dense, pruned, differences in map_threads(rows, numbers):
-            sums.add(dense, pruned, differences)
+        for found in map_threads(rows, numbers):
+            sums.add(found)
     sums.flush()
     if not (np.isfinite(moments.H).all() and np.isfinite(moments.G).all()):
         raise ModelError(
@@ -132,8 +132,8 @@ def _rows(
     limit: int,
     seed: int,
     residuals: bool,
-) -> tuple[Floats, Floats, dict[str, Floats]]:
-    """Return rows of one batch in both streams (one array when they are equal), and residual differences."""
+) -> _Rows:
+    """Return the rows of one batch."""
     first = stage.layers[0]
     dense = streams.value(stage.value, number, DENSE)
     pruned = streams.value(stage.value, number, PRUNED) if streams.differs(stage.value) else dense
@@ -151,7 +151,38 @@ def _rows(
         difference = output_rows(layer, np.broadcast_to(skip_d, shape), positions)
         difference = difference - output_rows(layer, np.broadcast_to(skip_p, shape), positions)
         differences[layer.name] = difference / np.float32(layer.alpha)
-    return rows_d, rows_p, differences
+    return _Rows(rows_d, rows_p, differences, _counts(first, pruned, positions, streams.samples[number]))
+
+
+def _counts(
+    layer: Layer, x: NDArray[np.generic], positions: NDArray[np.int64] | None, samples: int
+) -> list[int]:
+    """Return how many rows are of each sample; all are of one when it cannot be told which is whose."""
+    whole = row_count(layer, x)
+    if x.ndim < 2 or x.shape[0] % samples or whole % samples or (layer.groups > 1 and layer.kind == "matmul"):
+        samples = 1
+    each = whole // samples
+    if positions is None:
+        return [each] * samples
+    found = np.bincount(positions // each, minlength=samples)
+    return [int(count) for count in found if count]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows (groups, rows, features) of one batch in both streams: one array when they are equal.
+
+    Attributes:
+        dense: x_d.
+        pruned: x_p.
+        differences: layer name -> what its residual branch has to make up for.
+        counts: rows of each sample.
+    """
+
+    dense: Floats
+    pruned: Floats
+    differences: dict[str, Floats]
+    counts: list[int]
 
 
 class _Sums:
@@ -159,14 +190,14 @@ class _Sums:
 
     def __init__(self, moments: Moments, least: int) -> None:
         self.moments, self.least = moments, least
-        self._held: list[tuple[Floats, Floats, dict[str, Floats]]] = []
+        self._held: list[_Rows] = []
 
-    def add(self, dense: Floats, pruned: Floats, differences: dict[str, Floats]) -> None:
-        """Add rows (groups, rows, features); pieces are alike in what they hold."""
-        if self._held and not _alike(self._held[0], (dense, pruned, differences)):
+    def add(self, rows: _Rows) -> None:
+        """Add the rows of a batch; pieces are alike in what they hold."""
+        if self._held and not _alike(self._held[0], rows):
             self.flush()
-        self._held.append((dense, pruned, differences))
-        if sum(rows.shape[1] for rows, _, _ in self._held) >= self.least:
+        self._held.append(rows)
+        if sum(item.pruned.shape[1] for item in self._held) >= self.least:
             self.flush()
 
     def flush(self) -> None:
@@ -174,15 +205,16 @@ class _Sums:
         if not self._held:
             return
         held, self._held = self._held, []
-        pruned = _joined([item[1] for item in held])
-        same = held[0][0] is held[0][1]
-        self.moments.add(pruned if same else _joined([item[0] for item in held]), pruned)
-        for name in held[0][2]:
-            self.moments.add_residual(name, _joined([item[2][name] for item in held]), pruned)
+        pruned = _joined([item.pruned for item in held])
+        same = held[0].dense is held[0].pruned
+        counts = [count for item in held for count in item.counts]
+        self.moments.add(pruned if same else _joined([item.dense for item in held]), pruned, counts)
+        for name in held[0].differences:
+            self.moments.add_residual(name, _joined([item.differences[name] for item in held]), pruned)
 
 
-def _alike(a: tuple[Floats, Floats, dict[str, Floats]], b: tuple[Floats, Floats, dict[str, Floats]]) -> bool:
-    return (a[0] is a[1]) == (b[0] is b[1]) and a[2].keys() == b[2].keys()
+def _alike(a: _Rows, b: _Rows) -> bool:
+    return (a.dense is a.pruned) == (b.dense is b.pruned) and a.differences.keys() == b.differences.keys()
 
 
 def _joined(pieces: list[Floats]) -> Floats:

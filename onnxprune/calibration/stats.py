@@ -7,11 +7,13 @@ produce ``W x_d + r`` from ``x_p``, so that errors of earlier layers do not pile
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.calibration.spread import Spread
 from onnxprune.parallel import LEAST, map_threads, split
 
 Floats = NDArray[np.float32]
@@ -19,6 +21,7 @@ Sums = NDArray[np.float64]
 
 # Rows whose mean is this many times their variance get more exact products: float32 would lose the variance.
 _FAR = 100
+MOST_NOISE = 0.9
 _ROUNDING = 1e-12  # variance that float32 activations have from rounding alone, relative to their mean square
 
 
@@ -36,6 +39,7 @@ class Moments:
         sum_r: layer name -> (groups, out_features), of r.
         moved: True once the streams differed; until then G and D are H.
         R: layer name -> (groups, out_features, in_features), of r x_p^T.
+        spreads: how much H varies from sample to sample.
     """
 
     n: int
@@ -47,6 +51,7 @@ class Moments:
     moved: bool = False
     sum_r: dict[str, Sums] = field(default_factory=dict)
     R: dict[str, Sums] = field(default_factory=dict)
+    spreads: list[Spread] = field(default_factory=list)
     # Whether centred -> rows seen then, H and G per row: layers that share the sums share these too
     _per_row: dict[bool, tuple[int, Sums, Sums]] = field(default_factory=dict, repr=False, compare=False)
     _far: bool = field(default=False, repr=False, compare=False)  # the last rows were far from zero
@@ -62,8 +67,14 @@ class Moments:
         """Return empty sums for the same kind of rows as ``other``."""
         return cls.zeros(*other.sum_p.shape, dense=other.D is not None)
 
-    def add(self, dense: Floats, pruned: Floats) -> None:
-        """Add rows (groups, rows, in_features); pass the same array twice when the streams are equal."""
+    def add(self, dense: Floats, pruned: Floats, counts: Sequence[int] = ()) -> None:
+        """Add rows (groups, rows, in_features); pass the same array twice when the streams are equal.
+
+        Args:
+            dense: x_d.
+            pruned: x_p.
+            counts: rows of each sample, one after the other; nothing when that is not known.
+        """
         n = dense.shape[1]
         self.n += n
         sum_p = pruned.sum(1, dtype=np.float64)
@@ -71,6 +82,10 @@ class Moments:
         self.sum_p += sum_p
         self.sum_d += sum_d
         with np.errstate(over="ignore", invalid="ignore"):  # seen by whoever reads the sums
+            if len(counts):
+                if not self.spreads:
+                    self.spreads.append(Spread(pruned))
+                self.spreads[0].add(pruned, counts)
             H = _product(pruned, pruned)
             means = (sum_p**2).sum(1) / max(n, 1)
             self._far = bool(((np.einsum("gii->g", H) - means) * _FAR < means).any())
@@ -106,7 +121,32 @@ class Moments:
             self.moved or other.moved,
             {name: _plus(self.sum_r.get(name), other.sum_r.get(name)) for name in names},
             {name: _plus(self.R.get(name), other.R.get(name)) for name in names},
+            [*self.spreads, *other.spreads],
         )
+
+    def variance(self) -> Sums:
+        """Return the sum over the features of the variance of x_p: (groups,)."""
+        n = max(self.n, 1)
+        trace: Sums = np.einsum("gii->g", self.H) / n
+        left: Sums = np.maximum(trace - ((self.sum_p / n) ** 2).sum(1), 0.0)
+        return left
+
+    def uncertainty(self) -> float:
+        """Return the share of noise in the covariance of x_p, 0 to below 1: ``E ||S - C||^2 / ||S||^2``.
+
+        S is what the samples show, C what all possible data would; Frobenius norms, the median over the
+        groups; 0 when nothing is known of the samples. Source: Ledoit & Wolf, "A well-conditioned estimator
+        for large-dimensional covariance matrices" (2004), who divide by ``||S - m I||^2``, which is the same
+        for the covariances of networks and less for even ones, where no ridge is needed.
+        """
+        n = max(self.n, 1)
+        noise = sum((spread.noise() for spread in self.spreads), np.zeros(len(self.H))) / n**2
+        mean = self.sum_p / n
+        along = np.einsum("gi,gij,gj->g", mean, self.H, mean, optimize=True) / n
+        square = np.einsum("gij,gij->g", self.H, self.H) / n**2 - 2 * along + (mean**2).sum(1) ** 2
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares = np.nan_to_num(noise / square, nan=0.0, posinf=0.0, neginf=0.0)
+        return float(np.median(np.clip(shares, 0.0, MOST_NOISE)))
 
     def dense_covariance(self) -> Sums:
         """Return the covariance of x_d: (groups, in_features, in_features); only with D."""

@@ -54,6 +54,7 @@ class Streams:
         self.threads = threads
         self.store = store
         self.size = len(batches)
+        self.samples = [max((len(a) for a in batch.values() if a.ndim), default=1) for batch in batches]
         self._pending = set(targets)
         self._known: set[str] = set()
         self._types: dict[str, np.dtype[np.generic]] = {}

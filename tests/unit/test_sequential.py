@@ -20,7 +20,7 @@ from onnxprune.calibration.streams import Streams
 from onnxprune.errors import ModelError
 from onnxprune.layers import Layer, find_layers
 from onnxprune.model import Model
-from onnxprune.sequential import Solved, fill_kept, prune_sequential
+from onnxprune.sequential import Solved, fill_kept, prune_sequential, ridge
 from onnxprune.solvers.patterns import Pattern
 from onnxprune.solvers.prune import Method
 
@@ -42,7 +42,7 @@ def correlated(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return (causes @ mix + 0.2 * rng.normal(size=shape)).astype(np.float32)
 
 
-def dense_net(seed: int = 0) -> tuple[Model, Batches, Batches]:
+def dense_net(seed: int = 0, rows: int = 320) -> tuple[Model, Batches, Batches]:
     """Three MatMuls with biases; batches to calibrate on and others to judge by."""
     rng = np.random.default_rng(seed)
     text = """g (float[N, 16] x) => (float[N, 6] y) {
@@ -54,7 +54,7 @@ def dense_net(seed: int = 0) -> tuple[Model, Batches, Batches]:
     for i in range(3):
         weights[f"w{i + 1}"] = rng.normal(0, sizes[i] ** -0.5, sizes[i : i + 2]).astype(np.float32)
         weights[f"b{i + 1}"] = rng.normal(0, 0.1, sizes[i + 1]).astype(np.float32)
-    batches = [{"x": x} for x in np.split(correlated(rng, 320, 16), 5)]
+    batches = [{"x": x} for x in np.split(correlated(rng, rows, 16), 5)]
     return parse(text, weights), batches[:4], batches[4:]
 
 
@@ -265,13 +265,28 @@ def test_error_is_that_of_the_layer() -> None:
 
 
 def test_layers_that_stay_dense_repair_earlier_ones() -> None:
-    dense, batches, test = dense_net()
+    dense, batches, test = dense_net(rows=3200)
     zeros = {"w1": 230, "w2": 0, "w3": 0}
     repaired, _ = prune(dense, batches, zeros)
     first_only = dense.copy()
     for name in ("w1", "b1"):
         first_only.set_array(name, repaired.array(name))
     assert output_error(dense, repaired, test) < 0.95 * output_error(dense, first_only, test)
+
+
+def test_the_ridge_is_what_the_noise_asks_for() -> None:
+    rng = np.random.default_rng(0)
+    few, many = Moments.zeros(1, 30), Moments.zeros(1, 30)
+    for moments, rows in ((few, 20), (many, 5000)):
+        x = (rng.standard_normal((1, rows, 30)) * np.linspace(0.1, 2, 30)).astype(np.float32)
+        moments.add(x, x, [1] * rows)
+    assert ridge(few, few.H / few.n, 0.01) > 0.3
+    assert 0.001 < ridge(many, many.H / many.n, 0.001) < 0.02
+    assert ridge(many, many.H / many.n, 0.05) == 0.05
+    far = Moments.zeros(1, 30)
+    x = (rng.standard_normal((1, 20, 30)) * np.linspace(0.1, 2, 30) + 10).astype(np.float32)
+    far.add(x, x, [1] * 20)
+    assert ridge(far, far.H / far.n, 1e-4) < 0.05  # H is mostly means, and they are known well
 
 
 def test_without_repair_only_weights_change() -> None:

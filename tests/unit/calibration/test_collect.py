@@ -351,3 +351,67 @@ def test_an_empty_collection_is_empty_moments(build_model: Build, store: ArraySt
         walk(dense, None, [{"x": noise(1, 2, 8)}], ["x"], store), stage, [None], batches=[], seed=0
     )
     assert isinstance(moments, Moments) and moments.n == 0 and isinstance(stage, Stage)
+
+
+@pytest.mark.parametrize(
+    ("text", "weights", "feeds", "wanted"),
+    [
+        ("float[N, 8] x) => (float[N, 8] y) { y = MatMul(x, w) }", (8, 8), [(5, 8), (3, 8)], [1] * 8),
+        (
+            "float[N, T, 8] x) => (float[N, T, 8] y) { y = MatMul(x, w) }",
+            (8, 8),
+            [(2, 3, 8), (1, 5, 8)],
+            [3, 3, 5],
+        ),
+        (
+            "float[N, T, 8] x) => (float[M, 8] y) { r = Reshape(x, flat) y = MatMul(r, w) }",
+            (8, 8),
+            [(2, 3, 8)],
+            [3, 3],
+        ),
+        (
+            "float[N, 2, 5, 5] x) => (float[N, 4, 3, 3] y) { y = Conv(x, w) }",
+            (4, 2, 3, 3),
+            [(3, 2, 5, 5)],
+            [9] * 3,
+        ),
+        (
+            "float[N, T, 8] x) => (float[T, N, 8] y) { r = Transpose<perm=[1, 0, 2]>(x) y = MatMul(r, w) }",
+            (8, 8),
+            [(2, 3, 8)],
+            [6],  # whose rows are whose cannot be told
+        ),
+    ],
+)
+def test_rows_are_counted_by_sample(
+    build_model: Build,
+    store: ArrayStore,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    weights: tuple[int, ...],
+    feeds: list[tuple[int, ...]],
+    wanted: list[int],
+) -> None:
+    model = Model(build_model(f"g ({text}", {"w": noise(*weights), "flat": np.array([-1, 8])}))
+    (stage,) = find_stages(model, layers_of(model))
+    streams = Streams(model, None, [{"x": noise(*shape)} for shape in feeds], [stage.value], store, threads=1)
+    streams.advance([stage.value])
+    seen: list[int] = []
+    monkeypatch.setattr(Moments, "add", lambda self, dense, pruned, counts=(): seen.extend(counts))
+    collect(streams, stage, [None] * len(feeds), batches=range(len(feeds)), seed=0)
+    assert seen == wanted
+
+
+def test_chosen_rows_are_counted_by_sample(
+    build_model: Build, store: ArrayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model(
+        build_model("g (float[N, T, 8] x) => (float[N, T, 8] y) { y = MatMul(x, w) }", {"w": noise(8, 8)})
+    )
+    (stage,) = find_stages(model, layers_of(model))
+    streams = Streams(model, None, [{"x": noise(3, 4, 8)}], ["x"], store, threads=1)
+    mask = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]], dtype=bool)
+    seen: list[int] = []
+    monkeypatch.setattr(Moments, "add", lambda self, dense, pruned, counts=(): seen.extend(counts))
+    collect(streams, stage, [mask], batches=[0], seed=0)
+    assert seen == [2, 1, 4]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from onnxprune.calibration.stats import Moments
 
@@ -119,3 +122,72 @@ def test_what_never_varies_leaves_a_positive_definite_hessian(value: float) -> N
     assert (np.linalg.eigvalsh(H) >= 0).all()
     np.testing.assert_array_equal(H, G)
     assert np.abs(H).max() <= 1e-11 * value**2
+
+
+def sums(rows: NDArray[np.float32], counts: Sequence[int]) -> Moments:
+    """Moments of rows (n, features) of samples with ``counts`` rows each, given in two calls."""
+    moments = Moments.zeros(1, rows.shape[1])
+    half = len(counts) // 2
+    for part, number in zip(
+        np.split(rows, [sum(counts[:half])]), (counts[:half], counts[half:]), strict=True
+    ):
+        moments.add(part[None], part[None], number)
+    return moments
+
+
+def normal(seed: int, *shape: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+class TestUncertainty:
+    """The share of noise in a covariance."""
+
+    @pytest.mark.parametrize(("features", "rows"), [(60, 40), (60, 240), (20, 2000)])
+    def test_it_is_the_distance_from_the_truth(self, features: int, rows: int) -> None:
+        spread = np.linspace(0.2, 3.0, features, dtype=np.float32)
+        found, wanted = [], []
+        for seed in range(20):
+            x = normal(seed, rows, features) * spread + 5
+            S = np.cov(x, rowvar=False)
+            found.append(sums(x, [1] * rows).uncertainty())
+            wanted.append(((S - np.diag(spread**2)) ** 2).sum() / (S**2).sum())
+        assert np.mean(found) == pytest.approx(np.mean(wanted), rel=0.2)
+
+    def test_rows_that_repeat_each_other_are_no_new_ones(self) -> None:
+        """Places of one image look alike: samples count, not rows."""
+        x = normal(0, 64, 30)
+        once, often = sums(x, [1] * 64), sums(np.repeat(x, 50, axis=0), [50] * 64)
+        assert once.uncertainty() > 0.2
+        assert often.uncertainty() == pytest.approx(once.uncertainty(), rel=0.05)
+
+    def test_samples_may_differ_in_size_and_come_in_any_order(self) -> None:
+        spread = np.linspace(1, 3, 12, dtype=np.float32)
+        counts = [1, 2, 3, 5, 8] * 12
+        x = normal(1, sum(counts), 12) * spread
+        order = np.argsort(counts)
+        parts = np.split(x, np.cumsum(counts)[:-1])
+        ordered = np.concatenate([parts[i] for i in order])
+        found = sums(x, counts).uncertainty()
+        assert found == pytest.approx(sums(x, [1] * len(x)).uncertainty(), rel=0.4)
+        assert sums(ordered, [counts[i] for i in order]).uncertainty() == pytest.approx(found, rel=0.1)
+
+    def test_nothing_is_known_of_one_sample(self) -> None:
+        moments = Moments.zeros(1, 30)
+        x = normal(2, 5, 30)[None]
+        moments.add(x, x, [5])
+        assert moments.uncertainty() == 0.0
+        moments.add(x, x)
+        assert moments.uncertainty() == Moments.zeros(1, 3).uncertainty() == 0.0
+        assert sums(np.zeros((8, 3), np.float32), [2] * 4).uncertainty() == 0.0
+
+    def test_shards_add(self) -> None:
+        x = normal(3, 80, 30)
+        joined = sums(x[:40], [1] * 40) + sums(x[40:], [1] * 40)
+        assert joined.uncertainty() == pytest.approx(sums(x, [1] * 80).uncertainty(), rel=0.1)
+
+    def test_groups_are_measured_apart(self) -> None:
+        x = np.stack([normal(4, 40, 9), np.repeat(normal(5, 1, 9), 40, 0) + 1e-3 * normal(6, 40, 9)])
+        moments = Moments.zeros(2, 9)
+        moments.add(x, x, [1] * 40)
+        alone = [sums(part, [1] * 40).uncertainty() for part in x]
+        assert moments.uncertainty() == pytest.approx(float(np.median(alone)), rel=0.1)

@@ -1,0 +1,65 @@
+"""How much the second moments of a layer's inputs vary from sample to sample.
+
+The rows of one sample (places of an image, tokens of a text) are alike, so the unit is the sample. What is
+needed is ``sum ||A_i - n_i / n A||^2`` over samples ``i`` with the scatter matrices ``A_i``; to hold, or only
+compute, each of them would cost more than all else. Products with a few random vectors v tell the same, since
+``E ||M v||^2 = ||M||_F^2`` for normal v.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Sums = NDArray[np.float64]
+PROBES = 8
+
+
+class Spread:
+    """Sums over samples.
+
+    Args:
+        rows: (groups, rows, features), the first ones: their mean is what scatter is measured around.
+    """
+
+    def __init__(self, rows: Floats) -> None:
+        groups, _, features = rows.shape
+        self.centre: Floats = rows.mean(1, keepdims=True, dtype=np.float64).astype(np.float32)
+        rng = np.random.default_rng(features)
+        self.probes: Floats = rng.standard_normal((features, PROBES), dtype=np.float32)
+        self.total: Sums = np.zeros((groups, features, PROBES))  # sum of A_i v
+        self.squares: Sums = np.zeros((groups, PROBES))  # sum of ||A_i v||^2
+        self.rows = 0
+        self.squared_rows = 0  # sum of n_i^2
+
+    def add(self, rows: Floats, counts: Sequence[int]) -> None:
+        """Add samples one after the other: ``counts[i]`` of the ``rows`` (groups, rows, features) each."""
+        sizes = np.asarray(counts)
+        if int(sizes.sum()) != rows.shape[1]:
+            raise ValueError(f"samples of {int(sizes.sum())} rows in all, there are {rows.shape[1]}")
+        self.rows += rows.shape[1]
+        self.squared_rows += int((sizes.astype(np.int64) ** 2).sum())
+        if (sizes == sizes[0]).all():
+            self._add(rows.reshape(rows.shape[0], len(sizes), sizes[0], -1))
+            return
+        ends = np.cumsum(sizes)
+        for end, size in zip(ends, sizes, strict=True):
+            self._add(rows[:, None, end - size : end])
+
+    def _add(self, samples: Floats) -> None:
+        """Add (groups, samples, rows of each, features)."""
+        y = samples - self.centre[:, None]
+        products = np.matmul(y.swapaxes(2, 3), y @ self.probes)  # (groups, samples, features, probes)
+        self.total += products.sum(1, dtype=np.float64)
+        self.squares += np.einsum("gspv,gspv->gv", products, products, dtype=np.float64)
+
+    def noise(self) -> Sums:
+        """Return the expected ``||A - E A||_F^2`` of the sum A over the samples: (groups,); 0 for one."""
+        share = self.squared_rows / max(self.rows, 1) ** 2  # 1 / number, if all have the same
+        if share >= 1:
+            return np.zeros(len(self.squares))
+        found: Sums = (self.squares - share * (self.total**2).sum(1)).mean(1) / (1 - share)
+        return np.maximum(found, 0.0)
