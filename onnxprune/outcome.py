@@ -140,8 +140,8 @@ def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
         )
     if tuned is not None and tuned.get("shared"):
         found.append(
-            f"{tuned['shared']} weights were not fine-tuned: several blocks use them, and --scope block trains "
-            "one after the other"
+            f"{tuned['shared']} weights were not fine-tuned: several blocks use them, and --scope block "
+            "trains one after the other"
         )
     raised = [item.name for item in outcome.solved if item.damping > recipe.damping]
     if raised:

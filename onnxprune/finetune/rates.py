@@ -28,7 +28,7 @@ def cycle(progress: float) -> float:
 
 
 def trial_steps(steps: int, affordable: float = math.inf) -> int:
-    """Return how long a trial of one rate is, in a run of ``steps`` steps that has time for ``affordable``."""
+    """Return the steps of a trial of one rate, in a run of ``steps`` steps that can afford ``affordable``."""
     wanted = min(max(SHORTEST_TRIAL, round(TRIAL * steps)), LONGEST_TRIAL)
     return max(SHORTEST_TRIAL, round(min(wanted, affordable)))
 
