@@ -361,3 +361,30 @@ class TestReport:
             "verifying",
         ]
         assert seen.steps == seen.total == 4
+
+
+def test_padding_is_left_out(
+    build_model: Callable[..., onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the samples to calibrate with, and of those to judge by."""
+    text = """g (int64[N, T] ids, float[N, T] attention_mask) => (float[N, T, 24] y) {
+        e = Gather(table, ids) h = MatMul(e, w1) r = Relu(h) o = MatMul(r, w2)
+        m = Unsqueeze(attention_mask, axes) y = Mul(o, m) }"""
+    weights = {"table": noise(30, 24), "w1": noise(24, 24), "w2": noise(24, 24), "axes": np.array([2])}
+    mask = (np.arange(40) < np.arange(1, 33)[:, None] // 4 + 1).astype(np.float32)
+    seen: list[Any] = []
+    for name, argument in (("make_plan", 2), ("agreement", 2)):
+        function = getattr(pipeline, name)
+
+        def spy(*given: Any, function: Any = function, argument: int = argument) -> Any:
+            seen.append(given[argument])
+            return function(*given)
+
+        monkeypatch.setattr(pipeline, name, spy)
+    feeds = {"ids": (mask * 7).astype(np.int64), "attention_mask": mask}
+    prune(Model(build_model(text, weights)), data=feeds, dry_run=True, **QUICK)
+    calibration, held_out = seen
+    batches = (*calibration.batches, *held_out)
+    assert sum(batch["ids"].size for batch in batches) < 0.5 * mask.size
+    assert sum(float(batch["attention_mask"].sum()) for batch in batches) == mask.sum()
+    assert all(batch["ids"].shape[1] == 40 for batch in calibration.as_given)
