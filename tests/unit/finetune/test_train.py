@@ -224,6 +224,7 @@ with World() as world:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_end_with_the_same_weights() -> None:
     """Each pruned for itself: the masks and the weights of the first one count, and so do its decisions."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
