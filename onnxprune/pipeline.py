@@ -40,7 +40,7 @@ from onnxprune.verify import Expected, verify_file
 
 # Samples for the final comparison: on top of --samples when the source has them, else this share of them.
 EXTRA_SAMPLES = 64
-HELD_OUT = 1 / 16
+HELD_OUT = 1 / 8
 
 
 def prune(
