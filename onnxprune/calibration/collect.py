@@ -21,6 +21,7 @@ from onnxprune.parallel import available, map_threads
 # pixels would give millions; four times as many rows left EfficientNet-Lite0's top-1 where it was.
 ROWS_PER_FEATURE = 64
 MIN_ROWS = 4096
+SIDE_BY_SIDE = 2**25  # bytes of an activation up to which several batches are taken apart at once
 MIN_PRODUCT = 1024  # rows that are collected before they are multiplied
 
 Floats = NDArray[np.float32]
@@ -111,7 +112,8 @@ def collect(
     def rows(number: int) -> _Rows:
         return _rows(streams, stage, number, masks[number], max(limit, 1), seed + number, residuals)
 
-    for numbers in batched(batches, available()):
+    large = len(batches) and streams.value(stage.value, batches[0], DENSE).nbytes > SIDE_BY_SIDE
+    for numbers in batched(batches, 1 if large else available()):
         for found in map_threads(rows, numbers):
             sums.add(found)
     sums.flush()
