@@ -142,7 +142,8 @@ class Streams:
         sessions = map_threads(
             lambda stream: self._session(segment, self._types, outputs, stream, threads), streams
         )
-        for stream, session in zip(streams, sessions, strict=True):
+        for stream in streams:
+            session = sessions.pop(0)  # what the other one holds is freed before this one runs
 
             def one(number: int, session: Any = session, stream: int = stream) -> list[NDArray[np.generic]]:
                 feeds = {name: self.value(name, number, stream) for name in segment.inputs}
