@@ -8,7 +8,7 @@ other work too, that costs more than it brings (MiniLM's solve: 45 s of processo
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -85,3 +85,9 @@ def multiply(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     parts = split(rows) if groups * rows * n * b.shape[2] > LEAST else [slice(None)]
     map_threads(lambda part: np.matmul(a[:, part], b, out=out[:, part]), parts)
     return out
+
+
+def batched(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Yield ``numbers`` in pieces of ``size``."""
+    for first in range(0, len(numbers), size):
+        yield numbers[first : first + size]

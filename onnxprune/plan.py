@@ -34,7 +34,6 @@ from onnxprune.solvers.prune import Method
 
 # Rows of output that the divergence of one layer is averaged over: 64 images, or the tokens of a few texts.
 PROBE_ROWS = 64
-MAX_PROBES = 4  # batches: samples of a small batch are large, and give many rows of output each
 
 
 @dataclass(frozen=True)
@@ -215,7 +214,7 @@ def probe_batches(data: CalibrationData, masks: Sequence[NDArray | None]) -> lis
         for batch, mask in zip(data.batches, masks, strict=True)
     ]
     count = len(rows)
-    wanted = max(1, min(count // 2, MAX_PROBES, round(PROBE_ROWS / max(1.0, sum(rows) / count))))
+    wanted = max(1, min(count // 2, round(PROBE_ROWS / max(1.0, sum(rows) / count))))
     return sorted({(2 * k + 1) * count // (2 * wanted) for k in range(wanted)})
 
 

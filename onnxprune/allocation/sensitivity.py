@@ -23,7 +23,8 @@ from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.outputs import OutputKind, output_kind
 from onnxprune.parallel import map_threads
-from onnxprune.sequential import Job, Solution, dense_matrix, layer_pattern, solve_layers, solve_table
+from onnxprune.sequential import layer_pattern, solve_table
+from onnxprune.solvers.layer import Job, Solution, dense_matrix, solve_layers
 from onnxprune.solvers.patterns import Pattern
 from onnxprune.solvers.prune import Method
 

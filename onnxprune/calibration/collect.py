@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from onnxprune.calibration.mask import apply_row_mask
 from onnxprune.calibration.rows import input_rows, output_rows, output_shape, row_count
 from onnxprune.calibration.stats import Moments
-from onnxprune.calibration.streams import DENSE, PRUNED, Streams, batched
+from onnxprune.calibration.streams import DENSE, PRUNED, Streams
 from onnxprune.errors import ModelError
 from onnxprune.layers import Layer
 from onnxprune.model import Model
-from onnxprune.parallel import available, map_threads
+from onnxprune.parallel import available, batched, map_threads
 
 # Rows per input feature that the second moments are estimated from, and rows at least. A map of 112 x 112
 # pixels would give millions; four times as many rows left EfficientNet-Lite0's top-1 where it was.

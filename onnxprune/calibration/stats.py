@@ -54,6 +54,7 @@ class Moments:
     spreads: list[Spread] = field(default_factory=list)
     # Whether centred -> rows seen then, H and G per row: layers that share the sums share these too
     _per_row: dict[bool, tuple[int, Sums, Sums]] = field(default_factory=dict, repr=False, compare=False)
+    _noise: tuple[int, float] | None = field(default=None, repr=False, compare=False)  # rows seen then, share
     _far: bool = field(default=False, repr=False, compare=False)  # the last rows were far from zero
 
     @classmethod
@@ -139,6 +140,11 @@ class Moments:
         for large-dimensional covariance matrices" (2004), who divide by ``||S - m I||^2``, which is the same
         for the covariances of networks and less for even ones, where no ridge is needed.
         """
+        if self._noise is None or self._noise[0] != self.n:
+            self._noise = (self.n, self._uncertainty())
+        return self._noise[1]
+
+    def _uncertainty(self) -> float:
         n = max(self.n, 1)
         noise = sum((spread.noise() for spread in self.spreads), np.zeros(len(self.H))) / n**2
         mean = self.sum_p / n

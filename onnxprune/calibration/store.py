@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Hashable
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,8 @@ from onnxprune.errors import ResourceError
 class ArrayStore:
     """A dictionary of arrays that spills to a temporary folder. Use it as a context manager.
 
+    Several threads may use it, as long as each has keys of its own.
+
     Args:
         budget: bytes to hold in memory; arrays that would exceed it are written to files.
     """
@@ -27,6 +30,7 @@ class ArrayStore:
         self._arrays: dict[Hashable, NDArray[np.generic] | Path] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._count = 0
+        self._lock = threading.Lock()
 
     def __enter__(self) -> ArrayStore:
         return self
@@ -48,23 +52,29 @@ class ArrayStore:
             ResourceError: when the temporary folder cannot be written.
         """
         self.drop(key)
-        if self.held + array.nbytes <= self.budget or array.dtype.hasobject:
-            self.held += array.nbytes
-            self._arrays[key] = array
-            return
+        with self._lock:
+            if self.held + array.nbytes <= self.budget or array.dtype.hasobject:
+                self.held += array.nbytes
+                self._arrays[key] = array
+                return
+            self.spilled += array.nbytes
         try:
-            if self._folder is None:
-                self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
-            self._count += 1
-            path = Path(self._folder.name) / f"{self._count}.npy"
+            path = self._file()
             np.save(path, array, allow_pickle=False)
         except OSError as error:
             raise ResourceError(
                 f"activations cannot be written to the temporary folder: {error}",
                 "hold more in memory with --max-memory, or set TMPDIR to a folder with more room",
             ) from error
-        self.spilled += array.nbytes
         self._arrays[key] = path
+
+    def _file(self) -> Path:
+        """Return the name of a new file."""
+        with self._lock:
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
+            self._count += 1
+            return Path(self._folder.name) / f"{self._count}.npy"
 
     def get(self, key: Hashable) -> NDArray[np.generic]:
         """Return the array under ``key``; KeyError when there is none."""
@@ -78,4 +88,5 @@ class ArrayStore:
         if isinstance(found, Path):
             found.unlink()
         elif found is not None:
-            self.held -= found.nbytes
+            with self._lock:
+                self.held -= found.nbytes

@@ -61,7 +61,9 @@ class Streams:
         # Values that differ between the streams; everything else is computed and kept once.
         self._split: set[str] = set()
         self._changed: set[str] = set()
-        self._arrays: list[dict[str, NDArray[np.generic]]] = [{}, {}]  # weights that sessions were given
+        # Weights that sessions were given, each read when the first segment needs it, not before:
+        # finetune/blocks.py trains the weights of the pruned model in place.
+        self._arrays: list[dict[str, NDArray[np.generic]]] = [{}, {}]
         self._large = {t.name for t in dense.graph.initializer if _is_large(t)}
         for number, batch in enumerate(batches):
             for name, array in batch.items():
@@ -145,15 +147,13 @@ class Streams:
         for stream in streams:
             session = sessions.pop(0)  # what the other one holds is freed before this one runs
 
-            def one(number: int, session: Any = session, stream: int = stream) -> list[NDArray[np.generic]]:
+            def one(number: int, session: Any = session, stream: int = stream) -> None:
                 feeds = {name: self.value(name, number, stream) for name in segment.inputs}
-                return run(session, outputs, feeds)
+                for name, array in zip(outputs, run(session, outputs, feeds), strict=True):
+                    self._types[name] = array.dtype
+                    self.store.put((stream, number, name), array)
 
-            for numbers in batched(range(self.size), available()):
-                for number, arrays in zip(numbers, map_threads(one, numbers), strict=True):
-                    for name, array in zip(outputs, arrays, strict=True):
-                        self._types[name] = array.dtype
-                        self.store.put((stream, number, name), array)
+            map_threads(one, range(self.size))
         if differs:
             self._split.update(outputs)
 
@@ -190,12 +190,6 @@ def _is_large(tensor: onnx.TensorProto) -> bool:
     """Whether an initializer is worth handing over as an array, and of a type that numpy has."""
     kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
     return tensor.data_type in kinds and math.prod(tensor.dims) >= LARGE
-
-
-def batched(numbers: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """Yield ``numbers`` in pieces of ``size``."""
-    for first in range(0, len(numbers), size):
-        yield numbers[first : first + size]
 
 
 def session_threads(batches: int, threads: int | None) -> int | None:

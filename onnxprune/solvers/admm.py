@@ -9,7 +9,7 @@ column sweep (:mod:`onnxprune.solvers.sweep`): 15 to 70 % less output error.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -65,12 +65,9 @@ class Prepared:
         H: (groups, n, n) second moments of the inputs.
         damping: ridge as a share of the mean diagonal of H.
         schedule: penalties.
-        keep: compute the inverses now and hold them (n^2 floats each); otherwise each is made when used.
     """
 
-    def __init__(
-        self, H: NDArray[np.floating], damping: float, schedule: Schedule, *, keep: bool = False
-    ) -> None:
+    def __init__(self, H: NDArray[np.floating], damping: float, schedule: Schedule) -> None:
         Hd = damped(H, damping)
         scale = np.sqrt(np.einsum("gii->gi", Hd))
         Hd /= scale[:, None, :]
@@ -78,19 +75,28 @@ class Prepared:
         self.Hn = Hd.astype(np.float32)
         self.scale = scale[:, None, :].astype(np.float32)
         self.schedule = schedule
-        self._kept = map_threads(self._inverse, self.schedule.penalties) if keep else None
+        self._kept: dict[float, Floats] = {}
 
-    def _inverse(self, penalty: tuple[float, int]) -> tuple[float, int, Floats]:
-        rho, iterations = penalty
+    def inversions(self) -> list[Callable[[], None]]:
+        """Return what may be called, in any order and any thread, so that the inverses are held.
+
+        They take n^2 floats per penalty; what is not held is made each time it is used.
+        """
+
+        def keep(rho: float) -> None:
+            self._kept[rho] = self._inverse(rho)
+
+        return [partial(keep, rho) for rho, _ in self.schedule.penalties]
+
+    def _inverse(self, rho: float) -> Floats:
         shifted = self.Hn.copy()
         np.einsum("gii->gi", shifted)[:] += np.float32(rho)
-        return rho, iterations, np.asarray(spd_inverse(shifted), dtype=np.float32)
+        return np.asarray(spd_inverse(shifted), dtype=np.float32)
 
-    def penalties(self) -> Iterable[tuple[float, int, Floats]]:
+    def penalties(self) -> Iterator[tuple[float, int, Floats]]:
         """Yield ``rho, iterations, (Hn + rho I)^-1``."""
-        if self._kept is not None:
-            return self._kept
-        return (self._inverse(penalty) for penalty in self.schedule.penalties)
+        for rho, iterations in self.schedule.penalties:
+            yield rho, iterations, self._kept[rho] if rho in self._kept else self._inverse(rho)
 
 
 def solve(
@@ -116,10 +122,7 @@ def solve(
         np.linalg.LinAlgError: when H is not positive definite even with damping.
     """
     schedule = schedule_for(W.shape, quick=quick)
-    # The inverses are made side by side where there is room for all of them
-    prepared = (
-        H if isinstance(H, Prepared) else Prepared(H, damping, schedule, keep=W.shape[-1] <= MAX_SHARED)
-    )
+    prepared = H if isinstance(H, Prepared) else Prepared(H, damping, schedule)
     start = W * prepared.scale
     B = multiply(start, prepared.Hn)
     iteration = _Iteration(start, B, pattern, zeros, prepared.schedule.relaxation)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack
 
 from onnxprune.errors import ModelError
 from onnxprune.parallel import map_threads, split
+from onnxprune.solvers import lapack
 
 MAX_DAMPING_STEPS = 8  # each step multiplies the damping by ten: from 1 % of the mean diagonal to 10^6 times
 
@@ -41,14 +41,12 @@ def spd_inverse(A: NDArray[np.floating]) -> NDArray[np.floating]:
     if A.shape[0] > 1:
         np.linalg.cholesky(A)  # raises for a matrix that is not positive definite; inv does not
         return np.asarray(np.linalg.inv(A))
-    potrf, potri = (lapack.spotrf, lapack.spotri) if A.dtype == np.float32 else (lapack.dpotrf, lapack.dpotri)
-    factor, info = potrf(A[0], lower=1, clean=0)
-    if info == 0:
-        factor, info = potri(factor, lower=1, overwrite_c=1)
+    found = np.array(A[0], order="C")
+    info = lapack.factor(found) or lapack.invert(found)
     if info != 0:
         raise np.linalg.LinAlgError(f"matrix is not positive definite (LAPACK info {info})")
-    _mirror(factor)
-    return np.asarray(factor[None])
+    _mirror(found)
+    return found[None]
 
 
 def _mirror(A: NDArray[np.floating], block: int = 256) -> None:
@@ -79,18 +77,17 @@ def solve_damped(
         inverse, used = inverse_hessian(H, damping)
         return right(used) @ inverse, used
     (factor, used) = _first(lambda used: _cholesky(damped(H, used)[0]), damping)
-    wanted = right(used)[0]
-    parts = map_threads(
-        lambda part: lapack.dpotrs(factor, wanted[part].T, lower=1)[0].T, split(wanted.shape[0])
-    )
-    return np.concatenate(parts)[None], used
+    wanted = np.array(right(used)[0], order="C")
+    map_threads(lambda rows: lapack.solve(factor, wanted[rows]), split(wanted.shape[0]))
+    return wanted[None], used
 
 
 def _cholesky(A: NDArray[np.float64]) -> NDArray[np.float64]:
-    factor, info = lapack.dpotrf(A, lower=1, clean=0)
-    if info != 0 or not np.isfinite(factor.diagonal()).all():
+    """Replace the lower triangle of ``A`` (n, n) by its Cholesky factor; return ``A``."""
+    info = lapack.factor(A)
+    if info != 0 or not np.isfinite(A.diagonal()).all():
         raise np.linalg.LinAlgError(f"matrix is not positive definite (LAPACK info {info})")
-    return np.asarray(factor)
+    return A
 
 
 def inverse_hessian(H: NDArray[np.floating], damping: float) -> tuple[NDArray[np.float64], float]:

@@ -15,7 +15,7 @@ from onnxprune import plan
 from onnxprune.calibration.data import CalibrationData, from_iterable
 from onnxprune.layers import Layer, find_layers
 from onnxprune.model import Model
-from onnxprune.plan import MAX_PROBES, PROBE_ROWS, Plan, make_plan, probe_batches, total_zeros
+from onnxprune.plan import PROBE_ROWS, Plan, make_plan, probe_batches, total_zeros
 from onnxprune.progress import NullProgress
 from onnxprune.recipe import Recipe
 
@@ -178,7 +178,7 @@ class TestProbes:
         found = probe_batches(self.data([rows] * count), [None] * count)
         assert found == sorted(set(found)) and found
         assert found[0] >= 0 and found[-1] < count
-        assert len(found) <= max(1, min(count // 2, MAX_PROBES))
+        assert len(found) <= max(1, min(count // 2, PROBE_ROWS))
         if count > 1:
             assert len(found) < count
         edges = np.array([-0.5, *found, count - 0.5])
@@ -187,14 +187,15 @@ class TestProbes:
     def test_as_many_as_the_rows_ask_for(self) -> None:
         assert len(probe_batches(self.data([PROBE_ROWS] * 20), [None] * 20)) == 1
         assert len(probe_batches(self.data([PROBE_ROWS // 2] * 20), [None] * 20)) == 2
-        assert len(probe_batches(self.data([1] * 20), [None] * 20)) == MAX_PROBES
+        assert len(probe_batches(self.data([1] * 20), [None] * 20)) == 10  # at most half
+        assert len(probe_batches(self.data([1] * 300), [None] * 300)) == PROBE_ROWS
 
     def test_only_real_tokens_count(self) -> None:
         mask = np.zeros((4, PROBE_ROWS), bool)
         full = probe_batches(self.data([4] * 20), [~mask] * 20)
         mask[:, 0] = True
         padded = probe_batches(self.data([4] * 20), [mask] * 20)
-        assert len(full) == 1 and len(padded) == MAX_PROBES
+        assert len(full) == 1 and len(padded) == 10
 
 
 class TestCache:

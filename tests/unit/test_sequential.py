@@ -20,7 +20,8 @@ from onnxprune.calibration.streams import Streams
 from onnxprune.errors import ModelError
 from onnxprune.layers import Layer, find_layers
 from onnxprune.model import Model
-from onnxprune.sequential import Solved, fill_kept, prune_sequential, ridge
+from onnxprune.sequential import Solved, prune_sequential
+from onnxprune.solvers.columns import column_order
 from onnxprune.solvers.patterns import Pattern
 from onnxprune.solvers.prune import Method
 
@@ -147,7 +148,7 @@ def test_zeros_are_exact_and_patterns_hold(net: Net, text: str, solver: str, one
         assert solved[layer.name].zeros == int((matrix == 0).sum())
         slack = 2 if text.startswith("block") else 0
         assert abs(solved[layer.name].zeros - wanted) <= slack
-        order = sequential.column_order(layer, pattern)
+        order = column_order(layer, pattern)
         assert pattern.holds((matrix if order is None else matrix[:, :, order]) != 0)
     if text != "2:4":  # nothing else than weights and biases changed
         changed = {n for n in dense.index.tensors if (dense.array(n) != pruned.array(n)).any()}
@@ -272,21 +273,6 @@ def test_layers_that_stay_dense_repair_earlier_ones() -> None:
     for name in ("w1", "b1"):
         first_only.set_array(name, repaired.array(name))
     assert output_error(dense, repaired, test) < 0.95 * output_error(dense, first_only, test)
-
-
-def test_the_ridge_is_what_the_noise_asks_for() -> None:
-    rng = np.random.default_rng(0)
-    few, many = Moments.zeros(1, 30), Moments.zeros(1, 30)
-    for moments, rows in ((few, 20), (many, 5000)):
-        x = (rng.standard_normal((1, rows, 30)) * np.linspace(0.1, 2, 30)).astype(np.float32)
-        moments.add(x, x, [1] * rows)
-    assert ridge(few, few.H / few.n, 0.01) > 0.3
-    assert 0.001 < ridge(many, many.H / many.n, 0.001) < 0.02
-    assert ridge(many, many.H / many.n, 0.05) == 0.05
-    far = Moments.zeros(1, 30)
-    x = (rng.standard_normal((1, 20, 30)) * np.linspace(0.1, 2, 30) + 10).astype(np.float32)
-    far.add(x, x, [1] * 20)
-    assert ridge(far, far.H / far.n, 1e-4) < 0.05  # H is mostly means, and they are known well
 
 
 def test_without_repair_only_weights_change() -> None:
@@ -526,17 +512,3 @@ def test_inputs_far_from_zero(offset: float) -> None:
     pruned, solved = prune(dense, [{"x": b["x"] + np.float32(offset)} for b in batches])
     assert np.isfinite(pruned.array("w1")).all()
     assert solved["w1"].zeros == 230
-
-
-@pytest.mark.parametrize("scale", [1.0, 1e-12])
-def test_kept_weights_are_not_zero(scale: float) -> None:
-    """Kernels find the rows of a block by what is not zero."""
-    W = np.array([[[0.5, 0.0, -1e-30, 0.0]]], np.float32) * np.float32(scale)
-    mask = np.array([[[True, True, True, False]]])
-    found = fill_kept(W, mask)
-    np.testing.assert_array_equal(found != 0, mask)
-    np.testing.assert_allclose(found, W, rtol=0, atol=1e-6 * scale)
-    assert found.dtype == np.float32
-    if scale == 1:
-        np.testing.assert_array_equal(found.astype(np.float16) != 0, mask)
-    assert (fill_kept(np.zeros((1, 1, 4), np.float32), mask) != 0).sum() == 3

@@ -20,7 +20,8 @@ from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams
 from onnxprune.layers import Layer, find_layers
 from onnxprune.model import Model
-from onnxprune.sequential import dense_matrix, solve_layer
+from onnxprune.solvers.layer import Job, dense_matrix, solve_layers
+from onnxprune.solvers.patterns import Pattern
 from onnxprune.solvers.prune import Method
 
 RNG = np.random.default_rng(0)
@@ -108,7 +109,8 @@ def test_output_is_what_the_whole_model_does_with_that_layer_pruned(
             stage = next(s for s in find_stages(model, layers_of(model)) if layer in s.layers)
             moments = collect(streams, stage, [None] * 3, batches=[0, 2], seed=0)
         zeros = round(0.6 * layer.size)
-        solution = solve_layer(layer, dense_matrix(model, layer), moments, zeros, Method(), repair=True)
+        job = Job(layer, dense_matrix(model, layer), moments, zeros, Pattern())
+        (solution,) = solve_layers([job], Method(), repair=True)
         assert found.error[layer.name][0] == pytest.approx(solution.error, rel=1e-4)
         pruned = model.copy()
         for name, array in solution.arrays(model, layer).items():

@@ -65,7 +65,7 @@ def test_whole_feeds_stay_whole() -> None:
 
 def test_automatic_batch_is_small_for_large_inputs() -> None:
     assert batch_rows(rows(10), FREE, None) == batching.AUTO_BATCH_ROWS
-    assert batch_rows([{"x": np.zeros((1, 2**20), np.float32)}], FREE, None) == 4
+    assert batch_rows([{"x": np.zeros((1, 2**18), np.float32)}], FREE, None) == 4
     assert batch_rows([{"x": np.zeros((1, 2**23), np.float32)}], FREE, None) == 1
     assert batch_rows(rows(10), FREE, 100) == 100
 

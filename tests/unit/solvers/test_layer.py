@@ -1,0 +1,136 @@
+"""Layers solved from their statistics: shared work changes nothing, and little of it is done twice."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from onnxprune.calibration.stats import Moments
+from onnxprune.layers import find_layers
+from onnxprune.model import Model
+from onnxprune.parallel import workers
+from onnxprune.solvers import admm
+from onnxprune.solvers.layer import Job, aim, dense_matrix, fill_kept, ridge, solve_layer, solve_layers
+from onnxprune.solvers.patterns import Pattern
+from onnxprune.solvers.prune import Method
+
+TEXT = """<ir_version: 8, opset_import: ["": 17]>
+g (float[N, 20] x) => (float[N, 12] y, float[N, 8] z) {
+    a = MatMul(x, w1) y = Add(a, b1) z = MatMul(x, w2) }"""
+
+
+@pytest.fixture
+def jobs() -> list[Job]:
+    """Two layers with one input that differs in the pruned model, one of them with a bias."""
+    import onnx.parser
+    from onnx import numpy_helper
+
+    rng = np.random.default_rng(0)
+    proto = onnx.parser.parse_model(TEXT)
+    shapes = {"w1": (20, 12), "b1": (12,), "w2": (20, 8)}
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+        for name, shape in shapes.items()
+    )
+    model = Model(proto)
+    x = (rng.normal(size=(1, 300, 4)) @ rng.normal(size=(4, 20)) + 1).astype(np.float32)
+    moments = Moments.zeros(1, 20)
+    moments.add(x, x + 0.3 * rng.normal(size=x.shape).astype(np.float32), [1] * 300)
+    layers = {layer.name: layer for layer in find_layers(model, min_size=1)[0]}
+    return [
+        Job(layers[name], dense_matrix(model, layers[name]), moments, zeros, Pattern())
+        for name, zeros in (("w1", 100), ("w2", 90), ("w2", 0))
+    ]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("solver", ["admm", "sweep"])
+def test_together_as_alone(jobs: list[Job], threads: int, solver: str) -> None:
+    method = Method(solver=solver)
+    with workers(threads):
+        together = solve_layers(jobs, method, repair=True)
+    for job, found in zip(jobs, together, strict=True):
+        alone = solve_layer(job, aim(job, method, repair=True), method, repair=True)
+        np.testing.assert_allclose(found.weight, alone.weight, rtol=1e-4, atol=1e-5)
+        assert (found.zeros, found.damping) == (alone.zeros, alone.damping)
+        assert found.zeros == job.zeros
+        assert (found.shift is None) == (job.layer.bias is None)
+
+
+def test_layers_without_a_bias_are_aimed_at_the_raw_moments(jobs: list[Job]) -> None:
+    biased, plain = (aim(job, Method(), repair=True) for job in jobs[:2])
+    assert np.trace(biased.H[0]) < np.trace(plain.H[0])
+    assert not np.allclose(biased.weight, jobs[0].W)  # what the pruned inputs ask for
+    alone = aim(jobs[0], Method(), repair=False)
+    assert alone.weight is jobs[0].W and alone.used == alone.wanted
+
+
+def test_an_inverse_is_made_once_for_all_that_share_it(
+    jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[float] = []
+    inverse = admm.Prepared._inverse
+
+    def count(self: admm.Prepared, rho: float) -> np.ndarray:
+        made.append(rho)
+        return inverse(self, rho)
+
+    monkeypatch.setattr(admm.Prepared, "_inverse", count)
+    same = [jobs[1], Job(jobs[1].layer, jobs[1].W, jobs[1].moments, 30, Pattern())]
+    solve_layers(same, Method(), repair=True)
+    assert sorted(made) == sorted(rho for rho, _ in admm.schedule_for(jobs[1].W.shape, quick=False).penalties)
+    made.clear()
+    solve_layers(jobs[2:], Method(), repair=True)  # no zeros, nothing to invert
+    solve_layers(jobs[:1], Method("wanda"), repair=True)
+    solve_layers(jobs[:1], Method(solver="sweep"), repair=True)
+    assert made == []
+
+
+def test_a_layer_alone_has_its_inverses_made_beside_its_target(
+    jobs: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[int] = set()
+    both = threading.Barrier(2, timeout=20)
+    inverse = admm.Prepared._inverse
+
+    def meet(self: admm.Prepared, rho: float) -> np.ndarray:
+        if len(threads) < 2:
+            threads.add(threading.get_ident())
+            both.wait()  # raises when only one thread ever comes here
+        return inverse(self, rho)
+
+    monkeypatch.setattr(admm.Prepared, "_inverse", meet)
+    with workers(2):
+        solve_layers(jobs[:1], Method(), repair=True)
+    assert len(threads) == 2
+
+
+def test_the_ridge_is_what_the_noise_asks_for() -> None:
+    rng = np.random.default_rng(0)
+    few, many = Moments.zeros(1, 30), Moments.zeros(1, 30)
+    for moments, rows in ((few, 20), (many, 5000)):
+        x = (rng.standard_normal((1, rows, 30)) * np.linspace(0.1, 2, 30)).astype(np.float32)
+        moments.add(x, x, [1] * rows)
+    assert ridge(few, few.H / few.n, 0.01) > 0.3
+    assert 0.001 < ridge(many, many.H / many.n, 0.001) < 0.02
+    assert ridge(many, many.H / many.n, 0.05) == 0.05
+    far = Moments.zeros(1, 30)
+    x = (rng.standard_normal((1, 20, 30)) * np.linspace(0.1, 2, 30) + 10).astype(np.float32)
+    far.add(x, x, [1] * 20)
+    assert ridge(far, far.H / far.n, 1e-4) < 0.05  # H is mostly means, and they are known well
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-12])
+def test_kept_weights_are_not_zero(scale: float) -> None:
+    """Kernels find the rows of a block by what is not zero."""
+    W = np.array([[[0.5, 0.0, -1e-30, 0.0]]], np.float32) * np.float32(scale)
+    mask = np.array([[[True, True, True, False]]])
+    found = fill_kept(W, mask)
+    np.testing.assert_array_equal(found != 0, mask)
+    np.testing.assert_allclose(found, W, rtol=0, atol=1e-6 * scale)
+    assert found.dtype == np.float32
+    if scale == 1:
+        np.testing.assert_array_equal(found.astype(np.float16) != 0, mask)
+    assert (fill_kept(np.zeros((1, 1, 4), np.float32), mask) != 0).sum() == 3
