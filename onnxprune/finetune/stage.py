@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.errors import ResourceError
@@ -14,6 +14,9 @@ from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.progress import Progress
 from onnxprune.recipe import LOSSES, Recipe
+
+if TYPE_CHECKING:
+    from onnxprune.finetune.task import Task
 
 _FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 STEPS, MINUTES = 3000, 10.0  # unless the recipe says otherwise: what comes first ends it
@@ -49,7 +52,7 @@ def check_options(recipe: Recipe) -> None:
 
 def check_labels(
     dense: Model, session: Any, data: CalibrationData, held_out: CalibrationData, recipe: Recipe
-) -> None:
+) -> Task | None:
     """Find out before the long work whether the labels fit an output, in batches of every shape.
 
     Nothing is done without ``recipe.labels``.
@@ -61,12 +64,15 @@ def check_labels(
         held_out: samples that choose the weights.
         recipe: of the run.
 
+    Returns:
+        What the labels will be compared with; None without labels, or when a function of the user's does it.
+
     Raises:
         DataError: when they fit none, or not in all batches.
         UsageError: when they do not go with ``recipe.augment``.
     """
     if recipe.labels is None:
-        return
+        return None
     from onnxprune.evaluate import run
     from onnxprune.finetune import augment
     from onnxprune.finetune.batches import tensors
@@ -75,18 +81,20 @@ def check_labels(
 
     feeds = data.batches[0]
     augment.make(recipe.augment, {}, tensors({"": data.labels[0]})[""])
-    if recipe.loss in LOSSES:  # a function finds them among the inputs and does what it likes
-        names = [item.name for item in session.get_outputs() if item.type in _FLOATS]
-        values = dict(zip(names, run(session, feeds, names), strict=True))
-        kinds = {name: output_kind(name, value, dense) for name, value in values.items()}
-        task = find_task(recipe.labels, data, held_out, values, kinds)
-        labels = data.labels + held_out.labels
-        seen = set()  # one batch of each shape tells
-        for feeds, own in zip(data.batches + held_out.batches, labels, strict=True):
-            shapes = (own.shape, *(feeds[name].shape for name in sorted(feeds)))
-            if shapes not in seen:
-                seen.add(shapes)
-                task.check(run(session, feeds, [task.output])[0].shape, own.shape)
+    if recipe.loss not in LOSSES:  # the function finds them among the inputs and does what it likes
+        return None
+    names = [item.name for item in session.get_outputs() if item.type in _FLOATS]
+    values = dict(zip(names, run(session, feeds, names), strict=True))
+    kinds = {name: output_kind(name, value, dense) for name, value in values.items()}
+    task = find_task(recipe.labels, data, held_out, values, kinds)
+    labels = data.labels + held_out.labels
+    seen = set()  # one batch of each shape tells
+    for feeds, own in zip(data.batches + held_out.batches, labels, strict=True):
+        shapes = (own.shape, *(feeds[name].shape for name in sorted(feeds)))
+        if shapes not in seen:
+            seen.add(shapes)
+            task.check(run(session, feeds, [task.output])[0].shape, own.shape)
+    return task
 
 
 def _custom(recipe: Recipe) -> Any:

@@ -24,6 +24,7 @@ from onnxprune.finetune.stage import (
     share_of,
     tune,
 )
+from onnxprune.finetune.task import Task
 from onnxprune.layers import find_layers
 from onnxprune.progress import NullProgress
 from onnxprune.recipe import Recipe
@@ -153,16 +154,19 @@ def test_the_report_of_rounds_holds_all_of_them() -> None:
 class TestLabels:
     """Looked at before the long work."""
 
-    def look(self, label: np.ndarray, **options: Any) -> None:
+    def look(self, label: np.ndarray, **options: Any) -> Task | None:
         dense = residual_net()
         recipe = Recipe(finetune=True, labels="label", **options)
         data = from_iterable(dense, {"x": images(len(label)), "label": label}, recipe)
         train, held = data.split(0.25, 0)
-        check_labels(dense, runtime.session(dense.to_bytes()), train, held, recipe)
+        return check_labels(dense, runtime.session(dense.to_bytes()), train, held, recipe)
 
     def test_labels_that_fit(self) -> None:
-        self.look(np.arange(20) % 10)
-        self.look(np.zeros((20, 10), np.float32))
+        classes = self.look(np.arange(20) % 10)
+        assert classes is not None and classes.output == "logits" and classes.kind.classes
+        values = self.look(np.arange(200).reshape(20, 10).astype(np.float32))
+        assert values is not None and values.output == "logits" and not values.kind.classes
+        assert values.scale > 1000
 
     def test_labels_that_do_not(self) -> None:
         with pytest.raises(DataError, match="class number 10, but output 'logits'"):
@@ -186,7 +190,10 @@ class TestLabels:
 
     def test_a_function_may_want_any(self, tmp_path: Path) -> None:
         (tmp_path / "task.py").write_text(LOSS)
-        self.look(np.zeros((20, 3), np.float32), loss=f"{tmp_path}/task.py:loss")
+        fits_nothing = np.zeros((20, 3), np.float32)
+        assert self.look(fits_nothing, loss=f"{tmp_path}/task.py:loss") is None
+        with pytest.raises(DataError, match="fits no output"):
+            self.look(fits_nothing)
 
     def test_images_move_and_maps_do_not(self) -> None:
         with pytest.raises(UsageError, match="--augment shift moves what the image shows"):
@@ -195,4 +202,4 @@ class TestLabels:
     def test_none(self) -> None:
         dense = residual_net()
         data = calibration(dense, 16)
-        check_labels(dense, None, data, data, Recipe(finetune=True))
+        assert check_labels(dense, None, data, data, Recipe(finetune=True)) is None
