@@ -28,6 +28,7 @@ from onnxprune.model import Model
 from onnxprune.outcome import Outcome, make_report
 from onnxprune.parallel import workers
 from onnxprune.passes.fold_affine import fold_affine
+from onnxprune.passes.own_constants import needs_own_constants, own_constants
 from onnxprune.passes.pack import PackReport, pack
 from onnxprune.passes.sparse_initializer import to_sparse_initializers
 from onnxprune.plan import Plan, make_plan, method_of
@@ -236,11 +237,14 @@ def choose_kernels(
 
 
 def _for_kernels(dense: Model) -> Model:
-    """Return the model without scales and shifts behind convolutions, which would part them from the rest."""
-    if all(node.op_type != "Conv" for node in dense.graph.node):
+    """Return the model with biases of its own for each layer, and no scales and shifts behind convolutions.
+
+    Both would keep a layer from being one node.
+    """
+    if not needs_own_constants(dense) and all(node.op_type != "Conv" for node in dense.graph.node):
         return dense
-    folded = dense.copy()
-    return folded if fold_affine(folded) else dense
+    changed = dense.copy()
+    return changed if own_constants(changed) + fold_affine(changed) else dense
 
 
 def _layers(dense: Model, recipe: Recipe) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:

@@ -1,6 +1,7 @@
 // Preloaded by scripts/as_avx2: hides AVX-512 and AMX from everything in the process.
 #define _GNU_SOURCE
 #include <cpuid.h>
+#include <dlfcn.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,12 +23,15 @@ static void hide(unsigned leaf, unsigned part, unsigned *a, unsigned *b, unsigne
   }
 }
 
+static int (*real_sigaction)(int, const struct sigaction *, struct sigaction *);
+static struct sigaction others;  // what the program wants to be done about real faults
+
 static void on_fault(int number, siginfo_t *info, void *context) {
   (void)info;
   greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
   const unsigned char *code = (const unsigned char *)registers[REG_RIP];
   if (code[0] != 0x0f || code[1] != 0xa2) {  // not cpuid: a real fault
-    signal(number, SIG_DFL);
+    real_sigaction(number, &others, NULL);
     return;
   }
   unsigned leaf = (unsigned)registers[REG_RAX], part = (unsigned)registers[REG_RCX], a, b, c, d;
@@ -39,12 +43,32 @@ static void on_fault(int number, siginfo_t *info, void *context) {
   registers[REG_RIP] += 2;
 }
 
+// Libraries that report crashes would take our handler away, and then fall over the next cpuid.
+int sigaction(int number, const struct sigaction *action, struct sigaction *old) {
+  if (number != SIGSEGV) {
+    if (!real_sigaction) real_sigaction = dlsym(RTLD_NEXT, "sigaction");
+    return real_sigaction(number, action, old);
+  }
+  if (old) *old = others;
+  if (action) others = *action;
+  return 0;
+}
+
+sighandler_t signal(int number, sighandler_t handler) {
+  struct sigaction action, old;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = handler;
+  action.sa_flags = SA_RESTART;
+  return sigaction(number, &action, &old) ? SIG_ERR : old.sa_handler;
+}
+
 __attribute__((constructor)) static void start(void) {
+  real_sigaction = dlsym(RTLD_NEXT, "sigaction");
   struct sigaction action;
   memset(&action, 0, sizeof action);
   action.sa_sigaction = on_fault;
   action.sa_flags = SA_SIGINFO | SA_NODEFER;
-  sigaction(SIGSEGV, &action, NULL);
+  real_sigaction(SIGSEGV, &action, NULL);
   if (syscall(SYS_arch_prctl, ARCH_SET_CPUID, 0)) {
     perror("this machine cannot hide its instruction sets");
     exit(1);
