@@ -5,8 +5,8 @@
 runs in an environment of its own (Python 3.10: ``pip install deepsparse==1.8.0 onnxruntime``), so it does not
 import onnxprune. LIBRARY is what ``onnxprune ops info`` names. DENSE runs in ONNX Runtime, PACKED (as
 ``onnxprune`` wrote it) in ONNX Runtime with the library, PRUNED (``onnxprune export --format dense``) in
-DeepSparse; one thread, batch 1, in turns in one process. Ratios are dense time / time. By the wall clock: each
-library has threads of its own, and some wait busily while another one works.
+DeepSparse; one thread, batch 1, in turns in one process. Ratios are dense time / time by the wall clock: each
+library has threads of its own, and some wait busily while another works.
 """
 
 from __future__ import annotations
