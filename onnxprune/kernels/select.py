@@ -124,11 +124,13 @@ def select(
         known.save()
     refusals |= _rewrite_same(packed, chosen, shapes)
     decisions = _refused(refusals) | _decisions(gains, chosen)
-    note = "" if chosen else "no choice of kernels makes this model faster here: it runs dense"
-    if busy():
-        also = "other programs ran while the kernels were measured; --no-cache measures again"
-        note = f"{note}; {also}" if note else also
-    return Selection(decisions, dict(zip(counts, ratios, strict=False)), "measured", note)
+    notes = [
+        "" if chosen else "no choice of kernels makes this model faster here: it runs dense",
+        f"some choice of kernels cannot run: {whole.failure}" if whole.failure else "",
+        "other programs ran while the kernels were measured; --no-cache measures again" if busy() else "",
+    ]
+    speed = dict(zip(counts, ratios, strict=False))
+    return Selection(decisions, speed, "measured", "; ".join(note for note in notes if note))
 
 
 def without_decoders(packed: Model, dense: Model) -> Model:

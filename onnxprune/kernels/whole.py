@@ -39,6 +39,9 @@ class Whole:
         threads: numbers of threads.
         sessions: makes sessions.
         cache: what was measured before.
+
+    Attributes:
+        failure: why the first choice that cannot run cannot; empty while all can.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Whole:
         state = hashlib.sha256(model.proto.SerializeToString(deterministic=True))
         state.update(repr([{n: (a.shape, str(a.dtype)) for n, a in f.items()} for f in feeds]).encode())
         self.digest = state.hexdigest()[:32]
+        self.failure = ""
 
     def best(self, gains: Sequence[Gain]) -> tuple[list[Chain], list[float]]:
         """Return the choice of ops with which the model is fastest, and its ratios per number of threads.
@@ -98,7 +102,8 @@ class Whole:
             session = self.sessions(model, threads, True)
             for feed in self.feeds:
                 session.run(None, feed)
-        except Exception:  # ORT raises many classes, all private; here each means "not this choice"
+        except Exception as error:  # ORT raises many classes, all private; here each means "not this choice"
+            self.failure = self.failure or " ".join(str(error).split())[:300]
             return None
         return session
 

@@ -30,11 +30,11 @@ class Case:
     def best(self, ratios: list[float], cache: Cache | None = None) -> tuple[list[str], list[float]]:
         gains = [Gain(chain, ratio) for chain, ratio in zip(self.chains, ratios, strict=True)]
         self.bench.speed = {g.chain.op_type: g.ratio for g in gains}
-        whole = Whole(
+        self.whole = Whole(
             self.model, self.dense, self.shapes, [self.feed], [1, 2], self.bench,
             cache or Cache("", enabled=False),
         )  # fmt: skip
-        chosen, found = whole.best(gains)
+        chosen, found = self.whole.best(gains)
         return [chain.op_type for chain in chosen], found
 
 
@@ -54,6 +54,7 @@ def test_winners_are_switched(case: Case) -> None:
 
 def test_losers_are_not(case: Case) -> None:
     assert case.best([2.0, 0.9, 0.8, 3.0])[0] == ["SparseGap8ConvRelu", "SparseGap8MatMulRelu"]
+    assert case.whole.failure == ""
 
 
 def test_nothing_wins(case: Case) -> None:
@@ -147,6 +148,7 @@ def test_a_choice_that_fails_is_none(case: Case) -> None:
     case.bench = sessions
     real.speed = dict(zip(ALL, (2.0, 9.0, 2.0, 3.0), strict=True))
     assert case.best([2.0, 9.0, 2.0, 3.0])[0] == [ALL[0], ALL[2], ALL[3]]
+    assert "NoneType" in case.whole.failure
 
 
 def test_a_decision_is_remembered(case: Case) -> None:
