@@ -46,17 +46,17 @@ class Splitter:
     def split(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         """Return a copy of ``proto`` whose large tensors are in the data file."""
         light = onnx.ModelProto()
-        _copy_fields(proto, light, skip=("graph", "functions"))
+        copy_fields(proto, light, skip=("graph", "functions"))
         self._graph(proto.graph, light.graph)
         for function in proto.functions:
             copy = light.functions.add()
-            _copy_fields(function, copy, skip=("node",))
+            copy_fields(function, copy, skip=("node",))
             for node in function.node:
                 self._node(node, copy.node.add())
         return light
 
     def _graph(self, source: onnx.GraphProto, target: onnx.GraphProto) -> None:
-        _copy_fields(source, target, skip=("initializer", "node"))
+        copy_fields(source, target, skip=("initializer", "node"))
         for node in source.node:
             self._node(node, target.node.add())
         for tensor in source.initializer:
@@ -68,10 +68,10 @@ class Splitter:
         ):
             target.CopyFrom(source)
             return
-        _copy_fields(source, target, skip=("attribute",))
+        copy_fields(source, target, skip=("attribute",))
         for attribute in source.attribute:
             copy = target.attribute.add()
-            _copy_fields(attribute, copy, skip=("g", "graphs", "t"))
+            copy_fields(attribute, copy, skip=("g", "graphs", "t"))
             if attribute.HasField("g"):
                 self._graph(attribute.g, copy.g)
             for graph in attribute.graphs:
@@ -106,7 +106,7 @@ class Splitter:
             target.external_data.add(key=key, value=value)
 
 
-def _copy_fields(source: Message, target: Message, skip: tuple[str, ...]) -> None:
+def copy_fields(source: Message, target: Message, skip: tuple[str, ...]) -> None:
     """Copy every field that is set, but those in ``skip``."""
     for field, value in source.ListFields():
         if field.name in skip:

@@ -36,6 +36,7 @@ from onnxprune.progress import NullProgress, Progress
 from onnxprune.recipe import Recipe
 from onnxprune.report.report import Report, to_json
 from onnxprune.sequential import Solved, prune_sequential
+from onnxprune.storage.edit import raise_ir_version
 from onnxprune.targets import find_targets
 from onnxprune.verify import Expected, verify_file
 
@@ -197,7 +198,8 @@ def solve(
     masks = [row_mask(batch) for batch in data.batches]
     progress.stage("pruning", len(layers))
     with ArrayStore(int(recipe.max_memory * 2**30)) as held, workers(recipe.threads):
-        streams = Streams(dense, pruned if sequential else None, data.batches, targets, held, recipe.threads)
+        other = pruned if sequential else None
+        streams = Streams(dense, other, data.batches, targets, held, recipe.threads, data.batched)
         solved = prune_sequential(
             dense,
             pruned,
@@ -244,7 +246,11 @@ def _for_kernels(dense: Model) -> Model:
     if not needs_own_constants(dense) and all(node.op_type != "Conv" for node in dense.graph.node):
         return dense
     changed = dense.copy()
-    return changed if own_constants(changed) + fold_affine(changed) else dense
+    if not own_constants(changed) + fold_affine(changed):
+        return dense
+    raise_ir_version(changed, 4, set())  # before it, each new constant would have to be an input as well
+    changed.reindex()
+    return changed
 
 
 def _layers(dense: Model, recipe: Recipe) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:

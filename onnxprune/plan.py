@@ -21,7 +21,7 @@ from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.mask import row_mask
 from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.store import ArrayStore
-from onnxprune.calibration.streams import Streams
+from onnxprune.calibration.streams import Streams, sample_count
 from onnxprune.kernels.select import typical_feeds
 from onnxprune.layers import Layer
 from onnxprune.machine import cache_dir
@@ -34,6 +34,7 @@ from onnxprune.solvers.prune import Method
 
 # Rows of output that the divergence of one layer is averaged over: 64 images, or the tokens of a few texts.
 PROBE_ROWS = 64
+CACHE_FORMAT = 2  # raise it when the same measurement gives other numbers
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def _measured(
         targets |= set(model.index.outputs)
     progress.stage("measuring the layers", len(layers))
     with ArrayStore(int(recipe.max_memory * 2**30)) as store, workers(recipe.threads):
-        streams = Streams(model, None, batches, targets, store, recipe.threads)
+        streams = Streams(model, None, batches, targets, store, recipe.threads, data.batched)
         found = measure(
             model,
             layers,
@@ -210,7 +211,7 @@ def _sites(layers: Sequence[Layer]) -> int:
 def probe_batches(data: CalibrationData, masks: Sequence[NDArray | None]) -> list[int]:  # type: ignore[type-arg]
     """Choose the batches that outputs are compared on: spread evenly, at most half of the samples."""
     rows = [
-        int(mask.sum()) // 4 if mask is not None else max(len(a) for a in batch.values() if a.ndim)
+        int(mask.sum()) // 4 if mask is not None else sample_count(batch, data.batched)
         for batch, mask in zip(data.batches, masks, strict=True)
     ]
     count = len(rows)
@@ -221,9 +222,9 @@ def probe_batches(data: CalibrationData, masks: Sequence[NDArray | None]) -> lis
 def _cache_path(
     model: Model, layers: Sequence[Layer], data: CalibrationData, recipe: Recipe, levels: tuple[float, ...]
 ) -> Path:
-    state = hashlib.sha256(onnxprune.__version__.encode())
-    for node in model.graph.node:
-        state.update(node.SerializeToString(deterministic=True))
+    state = hashlib.sha256(f"{onnxprune.__version__} {CACHE_FORMAT}".encode())
+    for part in (*model.proto.opset_import, *model.proto.functions, *model.graph.node):
+        state.update(part.SerializeToString(deterministic=True))
     for name in sorted(model.index.tensors):
         state.update(model.index.tensors[name].SerializeToString(deterministic=True))
     settings = (

@@ -99,7 +99,7 @@ def prune_sequential(
         layer.name: (patterns or {}).get(layer.name, layer_pattern(layer, method.pattern)) for layer in layers
     }
     for number, stage in enumerate(stages):
-        skips = open_residuals(streams.cutter, stage, unsolved) if repair else []
+        skips = open_residuals(streams.cutter, stage, unsolved) if repair and len(streams.models) == 2 else []
         later = {
             v for s in stages[number:] for v in (s.value, *(layer.sites[0].residual for layer in s.layers))
         }

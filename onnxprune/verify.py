@@ -15,6 +15,7 @@ from onnxprune import ops, runtime
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.errors import VerificationError
 from onnxprune.evaluate import run
+from onnxprune.inmemory import session_of
 from onnxprune.interface import interface_differences
 from onnxprune.io import load
 from onnxprune.layers import Layer
@@ -111,7 +112,7 @@ def _check_outputs(
 
     And with the kernels what it gives without, if they are in use.
     """
-    reference = runtime.session(expected.pruned.to_bytes(), threads=threads, name="the pruned model")
+    reference = session_of(expected.pruned, threads=threads, name="the pruned model")
     wide = 0.05 if expected.cast else RELATIVE_TOLERANCE
     batches, names = data.head(_SAMPLES).batches, list(expected.dense.index.outputs)
     for batch in batches:
@@ -132,7 +133,7 @@ def _check_outputs(
         if max(errors, default=0.0) <= KERNEL_TOLERANCE:
             continue
         if shaken is None:
-            shaken = runtime.session(_shaken(expected).to_bytes(), threads=threads, name="the pruned model")
+            shaken = session_of(_shaken(expected), threads=threads, name="the pruned model")
         noises = [
             _difference(name, a, b)
             for name, a, b in zip(names, run(reference, batch), run(shaken, batch), strict=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,11 +113,9 @@ def _limit(curve: Curve) -> int:
     return int(curve.highest * curve.size)
 
 
-def uniform(sizes: Mapping[str, int], zeros: int, fixed: Sequence[str] = ()) -> dict[str, int]:
-    """Give every layer the same share; layers in ``fixed`` get none."""
-    free = {name: size for name, size in sizes.items() if name not in fixed}
-    total = sum(free.values())
-    curves = {name: Curve(size, (0.5,), (1.0,), highest=1.0) for name, size in free.items()}
+def uniform(sizes: Mapping[str, int], zeros: int) -> dict[str, int]:
+    """Give every layer the same share."""
+    total = sum(sizes.values())
+    curves = {name: Curve(size, (0.5,), (1.0,), highest=1.0) for name, size in sizes.items()}
     share = min(1.0, zeros / total) if total else 0.0
-    counts = exact_counts({name: share * size for name, size in free.items()}, min(zeros, total), curves)
-    return {name: counts.get(name, 0) for name in sizes}
+    return exact_counts({name: share * size for name, size in sizes.items()}, min(zeros, total), curves)

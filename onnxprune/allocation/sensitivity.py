@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.allocation.budget import Curve
 from onnxprune.calibration.collect import Stage, collect, find_stages, token_counts
 from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.streams import DENSE, Streams, run, session_threads
@@ -30,6 +29,7 @@ from onnxprune.solvers.prune import Method
 
 # Sparsities tried on each layer. A third costs half as much time again; its effect alone was not measured.
 LEVELS = (0.6, 0.85)
+MAX_REFERENCE = 2**28  # bytes of outputs that the layers are compared with: maps of many classes are large
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,6 @@ class Sensitivity:
     levels: tuple[float, ...]
     tied: dict[str, Moments]
     others: dict[Pattern, dict[str, tuple[float, ...]]] = field(default_factory=dict)
-
-    def curves(self, layers: Sequence[Layer], by: Mapping[str, tuple[float, ...]]) -> dict[str, Curve]:
-        """Return the cost curves of ``layers`` from ``output`` or ``error``."""
-        return {layer.name: Curve(layer.size, self.levels, by[layer.name]) for layer in layers}
 
 
 def measure(
@@ -87,6 +83,7 @@ def measure(
         others: patterns that the layers' own errors are measured with as well; not of tables.
         on_layer: called after each layer.
     """
+    threads = session_threads(len(probes), streams.threads)  # here: in other threads there are no workers
     fit = [number for number in range(streams.size) if number not in set(probes)] or list(range(streams.size))
     found = Sensitivity({}, {}, levels, {}, {pattern: {} for pattern in others})
     stages = [stage for site in range(_sites(layers)) for stage in find_stages(dense, layers, site)]
@@ -110,11 +107,11 @@ def measure(
         if stage.site > 0:
             continue
         with ThreadPoolExecutor(1) as beside:  # a session is made in one thread
-            making = beside.submit(_Tail, dense, streams, stage, probes) if outputs else None
+            making = beside.submit(_Tail, dense, streams, stage, probes, threads) if outputs else None
             solved = iter(solve(stage.layers, levels))
             tail = making.result() if making else None
         if tail is not None and reference is None:
-            reference = [tail.run(number, {}) for number in probes]
+            reference = _reference(tail, probes)
             kinds = [
                 output_kind(name, value, dense)
                 for name, value in zip(dense.index.outputs, reference[0], strict=True)
@@ -134,6 +131,18 @@ def measure(
                 solved = iter(again(stage.layers, levels))
                 for layer in stage.layers:
                     found.others[pattern][layer.name] = tuple(next(solved).error or 0.0 for _ in levels)
+    return found
+
+
+def _reference(tail: _Tail, probes: Sequence[int]) -> list[list[Any]]:
+    """Return the dense model's outputs for as many of the probes as fit in :data:`MAX_REFERENCE`."""
+    found: list[list[Any]] = []
+    held = 0
+    for number in probes:
+        found.append(tail.run(number, {}))
+        held += sum(output.nbytes for output in found[-1])
+        if held > MAX_REFERENCE:
+            break
     return found
 
 
@@ -170,12 +179,13 @@ def _matrix_candidates(dense: Model, moments: Moments, method: Method, repair: b
 class _Tail:
     """The graph from one stage to the outputs, with the weights and biases of its layers as inputs."""
 
-    def __init__(self, dense: Model, streams: Streams, stage: Stage, probes: Sequence[int]) -> None:
+    def __init__(
+        self, dense: Model, streams: Streams, stage: Stage, probes: Sequence[int], threads: int | None
+    ) -> None:
         names = [layer.name for layer in stage.layers]
         names += [layer.bias.name for layer in stage.layers if layer.bias]
         self.dense, self.streams, self.probes = dense, streams, probes
         self.values = {name: dense.array(name) for name in names}
-        threads = session_threads(len(probes), streams.threads)
         segment, self.session = streams.tail(list(dense.index.outputs), names, threads)
         self.inputs = [name for name in segment.inputs if name not in self.values]
         self.read = set(names) & set(segment.inputs)
@@ -195,9 +205,12 @@ class _Tail:
         masks: Sequence[NDArray[np.bool_] | None],
     ) -> float:
         changed = solution.arrays(self.dense, layer)
-        total, rows = 0.0, 0
-        found = map_threads(lambda number: self.run(number, changed), self.probes)
-        for number, outputs, moved in zip(self.probes, reference, found, strict=True):
-            total += total_divergence(kinds, outputs, moved, masks[number])
-            rows += len(outputs[0]) if outputs[0].ndim else 1
-        return total / max(rows, 1)
+
+        def moved(place: int) -> tuple[float, int]:
+            """Return how far the outputs of one batch are, and its rows; the outputs are not kept."""
+            number, outputs = self.probes[place], reference[place]
+            distance = total_divergence(kinds, outputs, self.run(number, changed), masks[number])
+            return distance, len(outputs[0]) if outputs[0].ndim else 1
+
+        found = map_threads(moved, range(len(reference)))
+        return sum(distance for distance, _ in found) / max(sum(rows for _, rows in found), 1)

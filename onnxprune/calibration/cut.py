@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from onnxprune.inmemory import without_values
 from onnxprune.model import Model, node_reads, subgraphs
 
 
@@ -97,7 +98,7 @@ class Cutter:
         graph.node.extend(source.node[position] for position in segment.nodes)
         wanted = set(segment.weights)
         graph.initializer.extend(
-            _without_values(t) if t.name in outside else t for t in source.initializer if t.name in wanted
+            without_values(t) if t.name in outside else t for t in source.initializer if t.name in wanted
         )
         graph.sparse_initializer.extend(t for t in source.sparse_initializer if t.values.name in wanted)
         for name in segment.inputs:
@@ -108,13 +109,6 @@ class Cutter:
         model.opset_import.extend(weights.proto.opset_import)
         model.functions.extend(weights.proto.functions)
         return model
-
-
-def _without_values(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    empty = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    empty.data_location = onnx.TensorProto.EXTERNAL
-    empty.external_data.add(key="location", value="given with the session")
-    return empty
 
 
 def _is_random(node: onnx.NodeProto) -> bool:

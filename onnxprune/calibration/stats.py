@@ -88,8 +88,10 @@ class Moments:
                     self.spreads.append(Spread(pruned))
                 self.spreads[0].add(pruned, counts)
             H = _product(pruned, pruned)
-            means = (sum_p**2).sum(1) / max(n, 1)
-            self._far = bool(((np.einsum("gii->g", H) - means) * _FAR < means).any())
+            means = sum_p**2 / max(n, 1)
+            varies = np.einsum("gii->g", H) - means.sum(1)
+            # One feature is enough: rounding of its square must stay below the ridge, a share of the mean.
+            self._far = bool((varies * _FAR < means.max(1) * means.shape[1]).any())
             if self._far:
                 H = _exact_product(pruned, pruned)
             G = D = H

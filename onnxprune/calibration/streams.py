@@ -6,24 +6,22 @@ there are; only the values that later nodes read are kept, in memory or on disk.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from onnxprune import runtime
 from onnxprune.calibration.cut import Cutter, Segment
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.errors import ModelError
+from onnxprune.inmemory import is_large
 from onnxprune.model import Model
 from onnxprune.parallel import available, map_threads
 
 Batch = dict[str, NDArray[np.generic]]
 DENSE, PRUNED = 0, 1
-LARGE = 4096  # elements of a weight that is not copied into the model of a segment
 # Between two runs the solvers work: threads spinning for ONNX Runtime's next run would be in their way.
 QUIET = {"session.intra_op.allow_spinning": "0"}
 
@@ -38,6 +36,7 @@ class Streams:
         targets: every value that will ever be asked for, so that what nobody needs can be dropped.
         store: where activations live.
         threads: ONNX Runtime threads.
+        batched: graph inputs whose first axis is the batch; None means all that have axes.
     """
 
     def __init__(
@@ -48,13 +47,14 @@ class Streams:
         targets: Iterable[str],
         store: ArrayStore,
         threads: int | None = None,
+        batched: frozenset[str] | None = None,
     ) -> None:
         self.models = [dense] if pruned is None else [dense, pruned]
         self.cutter = Cutter(dense)
         self.threads = threads
         self.store = store
         self.size = len(batches)
-        self.samples = [max((len(a) for a in batch.values() if a.ndim), default=1) for batch in batches]
+        self.samples = [sample_count(batch, batched) for batch in batches]
         self._pending = set(targets)
         self._known: set[str] = set()
         self._types: dict[str, np.dtype[np.generic]] = {}
@@ -64,7 +64,7 @@ class Streams:
         # Weights that sessions were given, each read when the first segment needs it, not before:
         # finetune/blocks.py trains the weights of the pruned model in place.
         self._arrays: list[dict[str, NDArray[np.generic]]] = [{}, {}]
-        self._large = {t.name for t in dense.graph.initializer if _is_large(t)}
+        self._large = {t.name for t in dense.graph.initializer if is_large(t)}
         for number, batch in enumerate(batches):
             for name, array in batch.items():
                 store.put((DENSE, number, name), array)
@@ -92,6 +92,9 @@ class Streams:
             self._run(segment, outputs)
             self._known.update(outputs)
         self._drop(later | set(targets))
+        for held in self._arrays:  # weights that no session will ask for again
+            for name in held.keys() - later:
+                del held[name]
 
     def tail(self, outputs: Sequence[str], free: Iterable[str], threads: int | None) -> tuple[Segment, Any]:
         """Return the rest of the dense graph up to ``outputs``, with the weights ``free`` as inputs.
@@ -186,10 +189,10 @@ class Streams:
             yield dense, (dense if name not in self._split else self.value(name, number, PRUNED))
 
 
-def _is_large(tensor: onnx.TensorProto) -> bool:
-    """Whether an initializer is worth handing over as an array, and of a type that numpy has."""
-    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-    return tensor.data_type in kinds and math.prod(tensor.dims) >= LARGE
+def sample_count(batch: Batch, batched: frozenset[str] | None) -> int:
+    """Return how many samples a batch holds; ``batched`` as in :class:`Streams`."""
+    counted = [a for name, a in batch.items() if a.ndim and (batched is None or name in batched)]
+    return max((len(a) for a in counted), default=1)
 
 
 def session_threads(batches: int, threads: int | None) -> int | None:

@@ -15,7 +15,7 @@ from onnxprune.errors import OnnxPruneError
 from onnxprune.machine import cache_dir
 
 Ratios = dict[str, list[float]]
-FORMAT = 1  # raise it when entries mean something else
+FORMAT = 2  # raise it when entries mean something else
 MAX_ENTRIES = 20_000
 
 

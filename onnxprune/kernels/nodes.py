@@ -86,6 +86,7 @@ def _key(options: Sequence[Chain], weight: Profile, shapes: Shapes) -> str:
             f"input={list(seen[product.x])}",
             f"density={weight.rounded:.2f}",
             f"group={weight.group}",
+            f"pads={len(product.absorbed)}",  # nodes of their own that the op replaces
             *numbers,
         ]
     )

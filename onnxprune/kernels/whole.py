@@ -85,7 +85,8 @@ class Whole:
     def ratios(self, choices: Sequence[Sequence[Chain]]) -> list[list[float]]:
         """Return for each choice of ops its ratio at each number of threads."""
         keys = [self._key(chosen) for chosen in choices]
-        new = [i for i, key in enumerate(keys) if self.cache.get(key) is None]
+        known = [self.cache.get(key) for key in keys]
+        new = [i for i, ratios in enumerate(known) if len(ratios or []) != len(self.threads)]
         if new:
             models = []
             for i in new:

@@ -31,12 +31,16 @@ _LARGEST_SHIFT = 1e3  # of a shift that a scale is divided out of: more would co
 
 @dataclass(frozen=True)
 class _Affine:
-    """``scale * y + shift``, per channel or one number; ``nodes`` make ``value`` from y (or from a value)."""
+    """``scale * y + shift``, per channel or one number; ``nodes`` make ``value`` from y (or from a value).
+
+    ``added``: the Add node that stays, what it is to read, and the number it is to add.
+    """
 
     scale: Wide
     shift: Wide
     nodes: tuple[int, ...]
     value: str
+    added: tuple[int, str, float] | None = None
 
 
 def fold_affine(model: Model) -> int:
@@ -73,10 +77,14 @@ class _Folder:
         if after is not None:
             B = B * after.scale + after.shift
             W = W * after.scale.reshape(-1, *[1] * (W.ndim - 1))
+        with np.errstate(over="ignore"):
+            W, B = W.astype(np.float32), B.astype(np.float32)
         if not (np.isfinite(W).all() and np.isfinite(B).all()):
             return
         self._write(node, bias, W, B)
         if before is not None:
+            if before.added is not None:
+                self._keep_shift(*before.added)
             self._remove(before.nodes)
             node.input[0] = before.value
         if after is not None:
@@ -171,7 +179,12 @@ class _Folder:
         both = _Affine(scale.scale, shift.shift, (*scale.nodes, *shift.nodes), scale.value)
         if not _pads(node):
             return both
-        return self._keep_shift(both)
+        # s x + t = s (x + t / s): the shift stays where it is, divided by the scale
+        left = float(both.shift[0] / both.scale[0])
+        if abs(left) > _LARGEST_SHIFT:
+            return None
+        output = self.model.graph.node[both.nodes[1]].output[0]
+        return _Affine(both.scale, np.zeros(1), both.nodes[:1], output, (both.nodes[1], both.value, left))
 
     def _scalar(self, value: str, op_type: str) -> _Affine | None:
         """The node that makes ``value`` from another value and one number, for one reader."""
@@ -188,25 +201,21 @@ class _Folder:
                 return _Affine(scale, shift, (position,), node.input[1 - slot])
         return None
 
-    def _keep_shift(self, both: _Affine) -> _Affine | None:
-        """Leave the shift where it is, divided by the scale: ``s x + t = s (x + t / s)``."""
-        shift = float(both.shift[0] / both.scale[0])
-        if abs(shift) > _LARGEST_SHIFT:
-            return None
-        add = self.model.graph.node[both.nodes[1]]
+    def _keep_shift(self, position: int, value: str, shift: float) -> None:
+        """Let the Add at ``position`` add ``shift`` to ``value``."""
+        add = self.model.graph.node[position]
         constant = self._new(f"{add.output[0]}_shift", np.array(shift, np.float32))
         self.read.update(add.input)
         del add.input[:]
-        add.input.extend([both.value, constant])
-        return _Affine(both.scale, np.zeros(1), both.nodes[:1], add.output[0])
+        add.input.extend([value, constant])
 
-    def _write(self, node: onnx.NodeProto, bias: str, W: Wide, B: Wide) -> None:
-        self.model.set_array(node.input[1], W.astype(np.float32))
+    def _write(self, node: onnx.NodeProto, bias: str, W: NDArray[Any], B: NDArray[Any]) -> None:
+        self.model.set_array(node.input[1], W)
         if bias:
-            self.model.set_array(bias, B.astype(np.float32))
+            self.model.set_array(bias, B)
             return
         del node.input[2:]
-        node.input.append(self._new(f"{node.input[1]}_bias", B.astype(np.float32)))
+        node.input.append(self._new(f"{node.input[1]}_bias", B))
 
     def _new(self, name: str, array: NDArray[Any]) -> str:
         name = self.names.fresh(name)

@@ -26,13 +26,14 @@ def needs_own_constants(model: Model) -> bool:
 
 def own_constants(model: Model) -> int:
     """Change ``model`` in place; return the number of inputs that read something else now."""
-    changed, left = 0, set()
+    changed, left = 0, set[str]()
     for node, slot, source in list(_through_identity(model)):
         left.add(node.input[slot])
         node.input[slot] = source
         changed += 1
     model.reindex()
-    names = Names(model)
+    drop_unread(model, left)
+    names, left = Names(model), set()
     for node, slot in list(_shared_biases(model)):
         tensor = onnx.TensorProto()
         tensor.CopyFrom(model.index.tensors[node.input[slot]])
@@ -71,7 +72,7 @@ def _shared_biases(model: Model) -> list[tuple[onnx.NodeProto, int]]:
         for slot in _BIAS_SLOTS.get(node.op_type, ()):
             name = node.input[slot] if slot < len(node.input) else ""
             tensor = model.index.tensors.get(name)
-            if tensor is None or len(tensor.dims) != 1 or not 1 < tensor.dims[0] <= MAX_BIAS:
+            if tensor is None or not _is_bias(tensor):
                 continue
             if is_overridable(model, name) or len(model.index.uses[name]) < 2:
                 continue
@@ -80,6 +81,11 @@ def _shared_biases(model: Model) -> list[tuple[onnx.NodeProto, int]]:
                 found.append((node, slot))
             seen.add(name)
     return found
+
+
+def _is_bias(tensor: onnx.TensorProto) -> bool:
+    kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    return tensor.data_type in kinds and len(tensor.dims) == 1 and 1 < tensor.dims[0] <= MAX_BIAS
 
 
 def _bias_reads(model: Model, name: str) -> int:

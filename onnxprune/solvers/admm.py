@@ -69,7 +69,10 @@ class Prepared:
 
     def __init__(self, H: NDArray[np.floating], damping: float, schedule: Schedule) -> None:
         Hd = damped(H, damping)
-        scale = np.sqrt(np.einsum("gii->gi", Hd))
+        diagonal = np.einsum("gii->gi", Hd)
+        if not (diagonal > 0).all():  # what float32 leaves of a feature that is large and hardly varies
+            raise np.linalg.LinAlgError("the diagonal is not positive")
+        scale = np.sqrt(diagonal)
         Hd /= scale[:, None, :]
         Hd /= scale[:, :, None]
         self.Hn = Hd.astype(np.float32)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration.stats import Moments
+from onnxprune.errors import ModelError
 from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.parallel import available, map_threads, multiply
@@ -86,7 +87,22 @@ def solve_layers(jobs: Sequence[Job], method: Method, *, repair: bool) -> list[S
         jobs: the layers.
         method: how a matrix is pruned; each job has a pattern of its own.
         repair: aim at the dense model's outputs and correct the bias; otherwise only prune.
+
+    Raises:
+        ModelError: when statistics cannot be inverted.
     """
+    try:
+        return _solve_layers(jobs, method, repair)
+    except np.linalg.LinAlgError as error:
+        names = ", ".join(repr(job.layer.name) for job in jobs)
+        raise ModelError(
+            f"the statistics of the inputs of {names} cannot be inverted with --damping {method.damping:g}: "
+            f"{error}",
+            "a larger --damping, or more --data, helps",
+        ) from error
+
+
+def _solve_layers(jobs: Sequence[Job], method: Method, repair: bool) -> list[Solution]:
     keys = [_key(job, method, repair) for job in jobs]
     shared: dict[tuple[object, ...], admm.Prepared] = {}
     for key, job in zip(keys, jobs, strict=True):
@@ -168,7 +184,7 @@ def solve_layer(
     if centre and moments.moved and moments.D is not None and not layer.sites[0].residual:
         pruned = restore_variance(job.W, pruned, moments.dense_covariance(), H)
     if method.pattern.kind == "block" and job.zeros:
-        pruned = fill_kept(pruned, mask)
+        pruned = fill_kept(pruned, mask, layer.dtype)
     shift = bias_shift(moments, layer.name, job.W, pruned).ravel() if centre else None
     return Solution(pruned, int((~mask).sum()), shift, error, given * (aimed.used / aimed.wanted))
 
@@ -183,12 +199,15 @@ def ridge(moments: Moments, H: NDArray[np.float64], least: float) -> float:
     return max(least, share / (1 - share) * min(1.0, float(np.median(varies))))
 
 
-def fill_kept(W: Floats, mask: Mask) -> Floats:
+def fill_kept(W: Floats, mask: Mask, dtype: np.dtype[np.generic]) -> Floats:
     """Return ``W`` without zeros where ``mask`` is True: kernels know blocks by what is not zero.
 
-    What takes their place is the smallest number of fp16, or a millionth of the mean weight if that is less.
+    What takes their place is a millionth of the mean weight, and never more than the smallest number of fp16;
+    that number itself where ``dtype``, which the weight is stored in, is fp16.
     """
-    size = min(SMALLEST, 1e-6 * float(np.abs(W).mean(dtype=np.float64))) or SMALLEST
+    size = SMALLEST
+    if dtype != np.float16:
+        size = min(SMALLEST, 1e-6 * float(np.abs(W).mean(dtype=np.float64))) or SMALLEST
     return np.where(mask & (np.abs(W) < size), np.copysign(np.float32(size), W), W)
 
 

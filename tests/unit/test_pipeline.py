@@ -388,3 +388,72 @@ def test_padding_is_left_out(
     assert sum(batch["ids"].size for batch in batches) < 0.5 * mask.size
     assert sum(float(batch["attention_mask"].sum()) for batch in batches) == mask.sum()
     assert all(batch["ids"].shape[1] == 40 for batch in calibration.as_given)
+
+
+class TestOldAndOddModels:
+    """Whole runs on models that passes must not break."""
+
+    def run(self, proto: onnx.ModelProto, data: Any, tmp_path: Path, **options: Any) -> Report:
+        options = {"samples": 32, "threads": 1, "cache": False, "min_size": 64, "sparsity": 0.5} | options
+        return prune(Model(proto), tmp_path / "out.onnx", data=data, **options)
+
+    def old(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """The model as of IR version 3, in which initializers are inputs too."""
+        proto.ir_version = 3
+        proto.graph.input.extend(
+            onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in proto.graph.initializer
+        )
+        onnx.checker.check_model(proto)
+        return proto
+
+    @pytest.mark.parametrize("opset", [9, 12])
+    def test_new_constants_before_ir_version_4(
+        self, build_model: Callable[..., onnx.ModelProto], tmp_path: Path, opset: int
+    ) -> None:
+        text = """g (float[N, 16, 6, 6] x) => (float[N, 16, 6, 6] y) {
+            a = Conv(x, w) b = BatchNormalization(a, s, t, m, v)
+            c = Conv(b, u, k) y = Conv(c, z, k) }"""
+        weights = {name: noise(16, 16, 1, 1) for name in ("w", "u", "z")}
+        weights |= {name: noise(16) for name in ("s", "t", "m", "k")} | {"v": np.ones(16, np.float32)}
+        proto = self.old(build_model(text, weights, opset))
+        self.run(proto, noise(40, 16, 6, 6), tmp_path)
+        found = onnx.load(tmp_path / "out.onnx")
+        assert [node.op_type for node in found.graph.node].count("BatchNormalization") == 0
+        assert [value.name for value in found.graph.input] == ["x"]
+
+    def test_only_a_table(self, build_model: Callable[..., onnx.ModelProto], tmp_path: Path) -> None:
+        text = """g (int64[N, T] ids) => (float[N, 32] y) {
+            e = Gather(table, ids) y = ReduceMean <axes = [1], keepdims = 0> (e) }"""
+        proto = build_model(text, {"table": noise(200, 32)})
+        report = self.run(proto, np.arange(400).reshape(40, 10) % 200, tmp_path)
+        assert report.zeros == 3200
+
+    def test_one_shot_with_a_residual_behind_the_last_layer(
+        self, build_model: Callable[..., onnx.ModelProto], tmp_path: Path
+    ) -> None:
+        text = """g (float[N, 16] x) => (float[N, 16] y) {
+            r = Relu(x) t = Tanh(r) a = MatMul(t, w) b = Relu(a) c = MatMul(b, v) y = Add(c, r) }"""
+        proto = build_model(text, {"w": noise(16, 16), "v": noise(16, 16)})
+        report = self.run(proto, noise(40, 16), tmp_path, solve="one-shot")
+        assert report.zeros == 256
+
+    def test_blocks_of_small_fp16_weights(
+        self, build_model: Callable[..., onnx.ModelProto], tmp_path: Path
+    ) -> None:
+        w = (noise(64, 64) * 0.015).astype(np.float16)
+        w[np.random.default_rng(0).random(w.shape) < 0.02] = 0
+        proto = build_model("g (float16[N, 64] x) => (float16[N, 64] y) { y = MatMul(x, w) }", {"w": w})
+        options = {"pattern": "block:4x1", "criterion": "magnitude", "refit": False, "allocation": "uniform"}
+        report = self.run(proto, noise(40, 64).astype(np.float16), tmp_path, **options)
+        assert report.zeros == 2048
+
+    def test_a_feature_that_is_large_and_never_varies(
+        self, build_model: Callable[..., onnx.ModelProto], tmp_path: Path
+    ) -> None:
+        """The rounding errors of its square are larger than what the others vary by."""
+        text = "g (float[N, 1024] x) => (float[N, 24] y) { a = MatMul(x, w) y = Add(a, b) }"
+        proto = build_model(text, {"w": noise(1024, 24) / 30, "b": noise(24)})
+        x = noise(4096, 1024)
+        x[:, 0] = 300.7
+        report = self.run(proto, x, tmp_path, samples=4096, target_runtime="stock", allocation="uniform")
+        assert report.agreements[0]["cosine"] > 0.5

@@ -20,6 +20,7 @@ from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams
 from onnxprune.layers import Layer, find_layers
 from onnxprune.model import Model
+from onnxprune.parallel import workers
 from onnxprune.solvers.layer import Job, dense_matrix, solve_layers
 from onnxprune.solvers.patterns import Pattern
 from onnxprune.solvers.prune import Method
@@ -69,7 +70,7 @@ def measured(
     if options.get("outputs", True):
         targets |= set(model.index.outputs)
     with ArrayStore(2**30) as store:
-        streams = Streams(model, None, batches, targets, store, threads=1)
+        streams = Streams(model, None, batches, targets, store, options.pop("threads", 1))
         masks = [row_mask(batch) for batch in batches]
         options.setdefault("seed", 0)
         return measure(model, layers, streams, masks, probes, Method(), **options)
@@ -152,13 +153,6 @@ def test_errors_alone(
     assert found.error["w1"][0] > 0
 
 
-def test_curves(model: Model, batches: list[dict[str, np.ndarray]]) -> None:
-    found = measured(model, batches)
-    curves = found.curves(layers_of(model), found.error)
-    assert curves["w4"].size == 768
-    assert curves["w4"].sparsity == LEVELS and curves["w4"].cost == found.error["w4"]
-
-
 def test_twice_the_same(model: Model, batches: list[dict[str, np.ndarray]]) -> None:
     assert measured(model, batches) == measured(model, batches)
 
@@ -195,3 +189,39 @@ def test_tables_and_padding() -> None:
     table[0] *= 100  # only padding looks it up
     other.set_array("table", table)
     np.testing.assert_allclose(measured(other, batches).output["w"], found.output["w"], rtol=1e-5)
+
+
+def test_large_outputs_are_not_all_held(
+    model: Model, batches: list[dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[int] = []
+    distance = sensitivity.total_divergence
+
+    def count(kinds: Any, reference: Any, value: Any, mask: Any = None) -> float:
+        compared.append(len(value[0]))
+        return distance(kinds, reference, value, mask)
+
+    monkeypatch.setattr(sensitivity, "total_divergence", count)
+    whole = measured(model, batches, probes=[0, 1, 2], levels=(0.6,))
+    every = len(compared)
+    monkeypatch.setattr(sensitivity, "MAX_REFERENCE", 1)
+    compared.clear()
+    first = measured(model, batches, probes=[0, 1, 2], levels=(0.6,))
+    assert len(compared) * 3 == every
+    assert first.output.keys() == whole.output.keys()
+
+
+def test_tails_get_one_thread_where_batches_run_side_by_side(
+    model: Model, batches: list[dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int | None] = []
+    tail = Streams.tail
+
+    def spy(self: Streams, outputs: Any, free: Any, threads: int | None) -> Any:
+        given.append(threads)
+        return tail(self, outputs, free, threads)
+
+    monkeypatch.setattr(Streams, "tail", spy)
+    with workers(2):
+        measured(model, batches, probes=[0, 1], levels=(0.6,), threads=2)
+    assert given and set(given) == {1}

@@ -19,8 +19,9 @@ from onnx import numpy_helper
 from onnxprune import runtime
 from onnxprune.calibration import streams as streams_module
 from onnxprune.calibration.store import ArrayStore
-from onnxprune.calibration.streams import DENSE, LARGE, PRUNED, Streams
+from onnxprune.calibration.streams import DENSE, PRUNED, Streams, sample_count
 from onnxprune.errors import ModelError
+from onnxprune.inmemory import LARGE
 from onnxprune.model import Model
 
 Build = Callable[..., onnx.ModelProto]
@@ -425,3 +426,20 @@ def test_large_weights_are_read_where_they_are(build_model: Build, store: ArrayS
             streams.value("y", 0, stream), whole(model, ["y"], batches[0])["y"], rtol=1e-2, atol=0.1
         )
     assert np.abs(streams.value("y", 0, PRUNED) - streams.value("y", 0, DENSE)).max() > 1
+
+
+def test_weights_that_no_later_node_reads_are_let_go(build_model: Build, store: ArrayStore) -> None:
+    text = "g (float[N, 80] x) => (float[N, 80] y) { h = MatMul(x, w) r = Relu(h) y = MatMul(r, v) }"
+    dense = Model(build_model(text, {"w": noise(80, 80), "v": noise(80, 80)}))
+    streams = Streams(dense, None, [{"x": noise(3, 80)}], ["x", "r", "y"], store, threads=1)
+    streams.advance(["r"])
+    assert streams._arrays[DENSE] == {}
+    streams.advance(["y"], ["r"])
+    assert streams._arrays[DENSE] == {}
+
+
+def test_samples_are_those_of_the_inputs_with_a_batch_axis() -> None:
+    batch = {"x": np.zeros((3, 4)), "table": np.zeros((50, 4)), "scale": np.zeros(())}
+    assert sample_count(batch, frozenset(["x"])) == 3
+    assert sample_count(batch, None) == 50
+    assert sample_count({"scale": np.zeros(())}, frozenset()) == 1

@@ -44,6 +44,7 @@ def test_biases_behind_identity(build_model: Build) -> None:
     model = changed(build_model, body, ["v", "w", "b"])
     assert [node.op_type for node in model.graph.node] == ["Conv", "Conv"]
     assert len(set(biases(model))) == 2
+    assert biases(model)[0] == "b"  # the first keeps its own
 
 
 def test_biases_of_several_layers(build_model: Build) -> None:
@@ -95,6 +96,14 @@ def test_what_callers_can_replace(build_model: Build) -> None:
     text = "g (float[N, 5] x, float[5] r) => (float[N, 5] y) { i = Identity(r) p = Add(x, r) y = Add(p, i) }"
     model = Model(build_model(text, {"r": WEIGHTS["r"]}))
     assert not needs_own_constants(model) and own_constants(model) == 0
+
+
+def test_vectors_of_shape_arithmetic(build_model: Build) -> None:
+    text = """g (float[N, 6] x) => (float[2, 3] y) {
+        k = Constant <value_ints = [1, 1]> () p = Add(s, k) q = Add(s, p) r = Sub(q, p) t = Add(r, k)
+        u = Add(t, k) v = Sub(u, k) y = Reshape(x, v) }"""
+    model = Model(build_model(text, {"s": np.array([0, 1], np.int64)}))
+    assert not needs_own_constants(model)
 
 
 def test_an_identity_that_is_an_output(build_model: Build) -> None:

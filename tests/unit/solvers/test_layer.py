@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from onnxprune.calibration.stats import Moments
+from onnxprune.errors import ModelError
 from onnxprune.layers import find_layers
 from onnxprune.model import Model
 from onnxprune.parallel import workers
@@ -127,10 +128,25 @@ def test_kept_weights_are_not_zero(scale: float) -> None:
     """Kernels find the rows of a block by what is not zero."""
     W = np.array([[[0.5, 0.0, -1e-30, 0.0]]], np.float32) * np.float32(scale)
     mask = np.array([[[True, True, True, False]]])
-    found = fill_kept(W, mask)
+    found = fill_kept(W, mask, np.dtype(np.float32))
     np.testing.assert_array_equal(found != 0, mask)
     np.testing.assert_allclose(found, W, rtol=0, atol=1e-6 * scale)
     assert found.dtype == np.float32
     if scale == 1:
         np.testing.assert_array_equal(found.astype(np.float16) != 0, mask)
-    assert (fill_kept(np.zeros((1, 1, 4), np.float32), mask) != 0).sum() == 3
+    assert (fill_kept(np.zeros((1, 1, 4), np.float32), mask, np.dtype(np.float32)) != 0).sum() == 3
+
+
+def test_kept_weights_of_fp16_layers_are_not_zero_in_fp16() -> None:
+    W = np.array([[[0.01, 0.0, -1e-30, 4e-8, 0.0]]], np.float32)
+    mask = np.array([[[True, True, True, True, False]]])
+    found = fill_kept(W, mask, np.dtype(np.float16)).astype(np.float16)
+    np.testing.assert_array_equal(found != 0, mask)
+    assert found[0, 0, 2] < 0
+
+
+def test_statistics_that_cannot_be_inverted(jobs: list[Job]) -> None:
+    jobs[0].moments.H[0, 3, :] = jobs[0].moments.H[0, :, 3] = 0
+    jobs[0].moments.H[0, 3, 3] = -1e6
+    with pytest.raises(ModelError, match=r"'w1', 'w2', 'w2' cannot be inverted with --damping 0\.01"):
+        solve_layers(jobs, Method(), repair=False)
