@@ -68,7 +68,8 @@ def verify_file(path: Path, expected: Expected, data: CalibrationData, threads: 
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
-        raise VerificationError(f"the written model does not pass the ONNX checker: {error}") from error
+        if _passes_checker(expected.dense):
+            raise VerificationError(f"the written model does not pass the ONNX checker: {error}") from error
     differences = interface_differences(expected.dense, written)
     if differences:
         raise VerificationError(f"the written model has another interface: {'; '.join(differences)}")
@@ -82,6 +83,15 @@ def verify_file(path: Path, expected: Expected, data: CalibrationData, threads: 
         stock = runtime.session(path, threads=threads, kernels=False, name="the written model")
     _check_outputs(session, stock, expected, data, threads)
     return session
+
+
+def _passes_checker(model: Model) -> bool:
+    """Whether the model as it came is valid; ONNX Runtime runs some that are not, and so will ours."""
+    try:
+        onnx.checker.check_model(str(model.path) if model.path is not None else model.proto)
+    except onnx.checker.ValidationError:
+        return False
+    return True
 
 
 def _check_weight(layer: Layer, found: NDArray[np.generic], expected: Expected) -> None:

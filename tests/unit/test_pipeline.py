@@ -457,3 +457,19 @@ class TestOldAndOddModels:
         x[:, 0] = 300.7
         report = self.run(proto, x, tmp_path, samples=4096, target_runtime="stock", allocation="uniform")
         assert report.agreements[0]["cosine"] > 0.5
+
+    @pytest.mark.parametrize("from_file", [False, True])
+    def test_a_model_that_only_the_checker_refuses(
+        self, proto: onnx.ModelProto, tmp_path: Path, from_file: bool
+    ) -> None:
+        """An output without a shape: ONNX Runtime runs it, before and after."""
+        del proto.graph.output[:]
+        proto.graph.output.add(name="y")
+        with pytest.raises(onnx.checker.ValidationError):
+            onnx.checker.check_model(proto)
+        model: Any = Model(proto)
+        if from_file:
+            onnx.save(proto, tmp_path / "in.onnx")
+            model = tmp_path / "in.onnx"
+        prune(model, tmp_path / "out.onnx", data=noise(160, 16), **QUICK)
+        assert (tmp_path / "out.onnx").exists()
