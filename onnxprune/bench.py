@@ -349,8 +349,8 @@ def _timing_notes(timings: Sequence[Timing], same_shapes: bool) -> list[str]:
         worst = max(vague, key=lambda item: item.ratio.high - item.ratio.low)
         threads = f"{worst.threads} thread{'s' * (worst.threads > 1)}"
         notes.append(
-            f"the ratio is uncertain (of {worst.name} with {threads}: "
-            f"{worst.ratio.low:.2f} to {worst.ratio.high:.2f}); measure longer with --rounds or --min-time"
+            f"the ratio is uncertain ({worst.name} with {threads} takes {worst.ratio.low:.2f} to "
+            f"{worst.ratio.high:.2f} of the first model's time); measure longer with --rounds or --min-time"
         )
     return notes
 

@@ -11,6 +11,7 @@ from onnxprune.interface import type_text
 from onnxprune.io import load
 from onnxprune.layers import Layer, Skip, find_layers
 from onnxprune.model import Model
+from onnxprune.passes.own_constants import own_constants
 from onnxprune.passes.unpack import unpack
 from onnxprune.recipe import Recipe
 
@@ -67,6 +68,7 @@ def inspect(model: str | Path | Model, recipe: Recipe | None = None) -> Inspecti
     recipe = recipe or Recipe()
     whole = model.copy() if isinstance(model, Model) else load(model, allow_external=recipe.allow_external)
     stored = unpack(whole)
+    own_constants(whole)  # as pruning for kernels does
     layers, skips = find_layers(
         whole, include=recipe.include, exclude=recipe.exclude, min_size=recipe.min_size
     )

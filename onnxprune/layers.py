@@ -235,6 +235,8 @@ def _from_use(model: Model, name: str, dims: tuple[int, ...], position: int, slo
         raise _RefusalError(f"read inside the subgraph of {label(node)}")
     builder = _BUILDERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
     if builder is None:
+        if node.op_type == "Identity":
+            raise _RefusalError("read through Identity, which only --target-runtime cpu looks through")
         raise _RefusalError(f"used by {node.op_type}, which is not a prunable operator")
     return builder(model, name, dims, node, position, slot)
 

@@ -11,7 +11,7 @@ from typing import Any
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.clock import Clock
 from onnxprune.evaluate import verdict
-from onnxprune.io import file_digest, total_bytes
+from onnxprune.io import DATA_SUFFIX, file_digest, total_bytes
 from onnxprune.kernels.select import Decision, Selection
 from onnxprune.layers import Layer, Skip
 from onnxprune.machine import environment
@@ -83,6 +83,7 @@ def make_report(outcome: Outcome) -> Report:
     return Report(
         model=str(dense.path or dense.name),
         output=str(outcome.target) if outcome.target else None,
+        data_files=_data_files(outcome.target),
         model_digest=f"sha256:{file_digest(dense.path, allow_external=True)}" if dense.path else "",
         recipe=recipe.to_dict(),
         data=data.source,
@@ -182,3 +183,8 @@ def _layer_report(layer: Layer, item: Solved, outcome: Outcome) -> LayerReport:
         gain=decision.gain,
         kernel_note=decision.reason,
     )
+
+
+def _data_files(target: Path | None) -> tuple[str, ...]:
+    beside = Path(f"{target}{DATA_SUFFIX}") if target else None
+    return (str(beside),) if beside and beside.exists() else ()

@@ -33,7 +33,7 @@ from onnxprune.passes.pack import PackReport, pack
 from onnxprune.passes.sparse_initializer import to_sparse_initializers
 from onnxprune.plan import Plan, make_plan, method_of
 from onnxprune.progress import NullProgress, Progress
-from onnxprune.recipe import Recipe
+from onnxprune.recipe import Recipe, known_names
 from onnxprune.report.report import Report, to_json
 from onnxprune.sequential import Solved, prune_sequential
 from onnxprune.storage.edit import raise_ir_version
@@ -291,7 +291,7 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
     known = {field.name for field in dataclasses.fields(Recipe)}
     unknown = sorted(set(options) - known)
     if unknown:
-        raise UsageError(f"unknown options {', '.join(unknown)}", f"known: {', '.join(sorted(known))}")
+        raise UsageError(f"unknown options {', '.join(unknown)}", known_names(unknown[0], known))
     values = {
         key: os.fspath(v)
         if isinstance(v, os.PathLike)

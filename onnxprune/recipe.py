@@ -7,9 +7,11 @@ report stores it, so a run can be repeated from its report alone.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -218,7 +220,8 @@ class Recipe:
         ):
             raise UsageError(
                 f"--sparsity {self.sparsity:g} is more than pattern {self.pattern} can give "
-                f"({1 - int(match['n']) / int(match['m']):g})"
+                f"({1 - int(match['n']) / int(match['m']):g})",
+                "leave --sparsity out to get all that the pattern gives",
             )
         if match["r"] and int(match["r"]) * int(match["c"]) < 1:
             raise UsageError(f"--pattern {self.pattern} needs blocks of at least 1x1")
@@ -228,6 +231,11 @@ class Recipe:
             raise UsageError(
                 "--target-runtime cuda: there are no kernels for CUDA yet",
                 "--target-runtime stock writes a model that runs on any provider at dense speed",
+            )
+        if self.values != "same" and self.format != "packed":
+            raise UsageError(
+                f"--values {self.values} is for packed weights, --format is {self.format}",
+                "leave one of the two out",
             )
         if self.target_runtime == "cpu" and self.format != "packed":
             raise UsageError(
@@ -331,7 +339,7 @@ class Recipe:
         values = {key.replace("-", "_"): value for key, value in values.items()}
         for key, value in values.items():
             if key not in fields:
-                raise UsageError(f"recipe has an unknown key {key!r}", f"known keys: {', '.join(fields)}")
+                raise UsageError(f"recipe has an unknown key {key!r}", known_names(key, fields))
             values[key] = _coerce(key, value, str(fields[key].type))
         return cls(**values)
 
@@ -345,6 +353,12 @@ class Recipe:
         tool = document.get("tool")
         table: dict[str, Any] = tool.get("onnxprune", document) if isinstance(tool, dict) else document
         return table
+
+
+def known_names(name: str, known: Iterable[str]) -> str:
+    """Return the hint for a name that does not exist: the nearest one, or else all."""
+    near = difflib.get_close_matches(name, known := list(known), n=1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
 
 
 def _default(item: dataclasses.Field[Any]) -> Any:

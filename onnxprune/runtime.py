@@ -52,7 +52,7 @@ def onnxruntime() -> ModuleType:
         import onnxruntime as ort
     except ImportError as error:
         raise ResourceError(
-            f"ONNX Runtime cannot be imported ({error})", 'pip install "onnxprune[cpu]" or "onnxprune[gpu]"'
+            f"ONNX Runtime cannot be imported ({error})", "pip install onnxruntime, or onnxruntime-gpu"
         ) from error
     module: ModuleType = ort
     module.set_default_logger_severity(3)

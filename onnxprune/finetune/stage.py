@@ -32,9 +32,7 @@ def follower() -> bool:
 def require_torch() -> None:
     """Raise ResourceError when torch is missing: before the hours, not after."""
     if importlib.util.find_spec("torch") is None:
-        raise ResourceError(
-            "--finetune needs torch, which is not installed", 'pip install "onnxprune[torch]"'
-        )
+        raise ResourceError("--finetune needs torch, which is not installed", "pip install torch")
 
 
 def check_options(recipe: Recipe) -> None:

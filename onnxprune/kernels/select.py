@@ -113,7 +113,8 @@ def select(
     lean = without_decoders(packed, dense)
     options, refusals = find_chains(lean, shapes)
     if not any(chains[-1].product.sparse for chains in options):
-        return Selection(_refused(refusals))
+        _, refusals = find_chains(packed, shapes)  # of all weights, also those that a Decode node makes
+        return Selection(_refused(refusals), note="no layer is one that a kernel runs" if refusals else "")
     known = Cache(f"{identity} {_machine()}", enabled=cache)
     counts = sorted({1, threads or runtime.cpu_count()})
     try:

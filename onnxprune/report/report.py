@@ -105,6 +105,7 @@ class Report:
     Attributes:
         model: path of the input.
         output: path of the pruned model, None after a dry run.
+        data_files: files that belong to it and have to stay beside it: external data.
         model_digest: hash of the input file, "algorithm:hex".
         recipe: :meth:`onnxprune.recipe.Recipe.to_dict` of the settings used.
         data: one line that names the calibration data.
@@ -160,6 +161,7 @@ class Report:
     metric_before: float | None = None
     metric_after: float | None = None
     kernels: str = ""
+    data_files: tuple[str, ...] = ()
     kernels_note: str = ""
     speed: tuple[Speed, ...] = ()
     finetuning: dict[str, Any] | None = None
@@ -178,6 +180,7 @@ class Report:
         object.__setattr__(self, "environment", plain(self.environment))
         object.__setattr__(self, "finetuning", plain(self.finetuning))
         object.__setattr__(self, "warnings", tuple(self.warnings))
+        object.__setattr__(self, "data_files", tuple(self.data_files))
         object.__setattr__(self, "speed", tuple(Speed(*item) for item in self.speed))
         object.__setattr__(self, "timings", tuple(Timing(*item) for item in self.timings))
 

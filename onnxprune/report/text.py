@@ -16,6 +16,7 @@ MAX_REASONS = 8
 MAX_OUTPUTS = 8
 MAX_NAMES = 4
 VERDICT_STYLES = {"ok": "bold green", "degraded": "bold yellow", "broken": "bold red"}
+LITTLE = 0.98  # of the held-out loss: training that leaves more than this did next to nothing
 SYNTHETIC = "SYNTHETIC DATA: THE NUMBERS MEAN LITTLE"
 
 
@@ -285,10 +286,13 @@ def _training(found: Mapping[str, Any]) -> str:
     steps = units.plural(found["steps"], "step")
     before, after = units.digits(found["before"]), units.digits(found["after"])
     if not found["best"]:
-        return f"{steps}, held-out loss never below {before}: the pruned weights were kept"
+        kept = "the pruned weights were kept, more samples may help"
+        return f"{steps}, held-out loss never below {before}: {kept}"
     lr = found["lr"]
     rate = "" if lr is None or lr != lr else f", lr {lr:.2g}"  # each block has its own
-    return f"{steps}, held-out loss {before} -> {after} (step {found['best']}{rate})"
+    little = found["after"] > LITTLE * found["before"]
+    more = ": hardly any less, more --minutes or samples may help" if little else ""
+    return f"{steps}, held-out loss {before} -> {after} (step {found['best']}{rate}){more}"
 
 
 def _footer(console: Console, report: Report, report_path: str) -> None:
@@ -310,6 +314,6 @@ def _footer(console: Console, report: Report, report_path: str) -> None:
     if report.peak_rss_bytes:
         rows.append(("memory", f"{units.size(report.peak_rss_bytes)} at most"))
     if report.output is not None:
-        paths = [units.near(path) for path in (report.output, report_path) if path]
-        rows.append(("wrote", " and ".join(paths)))
+        paths = [units.near(path) for path in (report.output, *report.data_files, report_path) if path]
+        rows.append(("wrote", ", ".join(paths[:-1]) + " and " + paths[-1] if len(paths) > 1 else paths[0]))
     table(console, ("", ""), rows)

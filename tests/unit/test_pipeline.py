@@ -76,6 +76,9 @@ class TestRefusals:
     pytestmark = pytest.mark.usefixtures("no_sessions")
 
     def test_unknown_option(self, path: Path) -> None:
+        with pytest.raises(UsageError, match="unknown options sparsty") as near:
+            prune(path, sparsty=0.5)
+        assert near.value.hint == "did you mean sparsity?"
         with pytest.raises(UsageError, match="unknown options colour, sparsty") as caught:
             prune(path, sparsty=0.5, colour="red")
         assert "sparsity" in caught.value.hint
@@ -473,3 +476,28 @@ class TestOldAndOddModels:
             model = tmp_path / "in.onnx"
         prune(model, tmp_path / "out.onnx", data=noise(160, 16), **QUICK)
         assert (tmp_path / "out.onnx").exists()
+
+    def test_external_data_is_named(self, proto: onnx.ModelProto, tmp_path: Path) -> None:
+        onnx.save(proto, tmp_path / "in.onnx", save_as_external_data=True, size_threshold=0)
+        dense = {**QUICK, "format": "dense"}  # packed they would be too small for a file of their own
+        made = prune(tmp_path / "in.onnx", tmp_path / "out.onnx", data=noise(160, 16), **dense)
+        assert made.data_files == (str(tmp_path / "out.onnx.data"),)
+        assert prune(Model(proto), tmp_path / "b.onnx", data=noise(160, 16), **QUICK).data_files == ()
+
+    def test_weights_that_several_nodes_read_run_dense_and_the_report_says_why(
+        self, build_model: Callable[..., onnx.ModelProto], tmp_path: Path
+    ) -> None:
+        text = "g (float[N, 48] x) => (float[N, 48] y) { a = MatMul(x, w) b = Relu(a) y = MatMul(b, w) }"
+        report = self.run(build_model(text, {"w": noise(48, 48)}), noise(80, 48), tmp_path)
+        assert "more than one node reads the weight" in report.layers[0].kernel_note
+
+    def test_weights_behind_identity(
+        self, build_model: Callable[..., onnx.ModelProto], tmp_path: Path
+    ) -> None:
+        text = """g (float[N, 48] x) => (float[N, 48] y) {
+            i = Identity(w) a = MatMul(x, w) b = Relu(a) y = MatMul(b, i) }"""
+        proto = build_model(text, {"w": noise(48, 48)})
+        assert self.run(proto, noise(80, 48), tmp_path).zeros == 1152
+        with pytest.raises(ModelError, match="nothing to prune") as caught:
+            prune(Model(proto), tmp_path / "b.onnx", data=noise(80, 48), target_runtime="stock", **QUICK)
+        assert "--target-runtime cpu looks through" in caught.value.hint

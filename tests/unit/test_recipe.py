@@ -50,6 +50,7 @@ def test_is_frozen() -> None:
         ({"solve": "fast"}, "one-shot"),
         ({"format": "zip"}, "packed"),
         ({"values": "int4"}, "fp16"),
+        ({"values": "fp16", "format": "dense"}, "--values fp16 is for packed weights, --format is dense"),
         ({"layout": "chw"}, "nchw"),
         ({"pattern": "random"}, "N:M"),
         ({"pattern": "4:4"}, "0 < N < M"),

@@ -57,7 +57,7 @@ def test_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runtime.installed_packages() == {}
     with pytest.raises(ResourceError, match="ONNX Runtime cannot be imported") as caught:
         runtime.onnxruntime()
-    assert caught.value.hint == 'pip install "onnxprune[cpu]" or "onnxprune[gpu]"'
+    assert caught.value.hint == "pip install onnxruntime, or onnxruntime-gpu"
 
 
 @pytest.mark.parametrize("form", ["proto", "bytes", "path"])

@@ -78,7 +78,7 @@ def load(reference: str, request: Request) -> Loaded:
         import PIL.Image  # noqa: F401
     except ImportError as error:
         raise ResourceError(
-            "reading images needs pillow, which is not installed", 'pip install "onnxprune[images]"'
+            "reading images needs pillow, which is not installed", "pip install pillow"
         ) from error
     root = Path(reference).expanduser()
     target = Target.of(request.model, request.inputs, request.recipe)

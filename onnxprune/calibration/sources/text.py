@@ -126,7 +126,7 @@ def _load_tokenizer(path: Path) -> Tokenizer:
     except ImportError as error:
         raise ResourceError(
             "reading text needs the tokenizers package, which is not installed",
-            'pip install "onnxprune[text]"',
+            "pip install tokenizers",
         ) from error
     if path.is_dir():
         path = path / "tokenizer.json"

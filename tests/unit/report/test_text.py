@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import io
 from pathlib import Path
@@ -161,6 +162,9 @@ class TestSummary:
         monkeypatch.chdir(tmp_path)
         made = report(output=str(tmp_path / "a" / "o.onnx"))
         assert "wrote  a/o.onnx and /elsewhere/r.json" in shown(made, 160, report_path="/elsewhere/r.json")
+        external = dataclasses.replace(made, data_files=(f"{made.output}.data",))
+        found = shown(external, 160, report_path="/elsewhere/r.json")
+        assert "wrote  a/o.onnx, a/o.onnx.data and /elsewhere/r.json" in found
 
     def test_few_layers_are_all_listed_without_ado(self) -> None:
         output = shown(report(), 120)
@@ -323,7 +327,10 @@ class TestTraining:
         output = shown(report(finetuning=self.FOUND))
         assert "trained  60 steps, held-out loss 0.170 -> 0.145 (step 56, lr 0.0001)" in output
         assert "labels" not in output
+        assert "hardly any less" not in output
         assert "the pruned weights were kept" in shown(report(finetuning={**self.FOUND, "best": 0}))
+        little = {**self.FOUND, "after": 0.169}
+        assert "hardly any less, more --minutes or samples" in shown(report(finetuning=little), 160)
 
     def test_labels(self) -> None:
         labels = {"key": "label", "count": 256, "output": "logits", "loss": "cross entropy"}
