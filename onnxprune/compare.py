@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 
 from onnxprune.errors import DataError
 from onnxprune.evaluate import Agreement, agreement, load_function, task_metric, verdict
@@ -115,8 +116,8 @@ class Comparison:
 
 
 def compare(
-    first: str | Path | Model,
-    second: str | Path | Model,
+    first: str | Path | Model | onnx.ModelProto,
+    second: str | Path | Model | onnx.ModelProto,
     data: CalibrationData | Iterable[Mapping[str, Any]] | None = None,
     recipe: Recipe | None = None,
     progress: Progress | None = None,
@@ -186,7 +187,7 @@ def _file_bytes(model: Model, recipe: Recipe) -> int:
     return total_bytes(model.path, allow_external=recipe.allow_external)
 
 
-def _load(model: str | Path | Model, recipe: Recipe) -> Model:
+def _load(model: str | Path | Model | onnx.ModelProto, recipe: Recipe) -> Model:
     if isinstance(model, Model):
         return model
     return load(model, allow_external=recipe.allow_external)

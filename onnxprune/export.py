@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from onnxprune.errors import ModelError, UsageError, VerificationError
@@ -49,7 +50,7 @@ class ExportResult:
 
 
 def export(
-    model: str | Path | Model,
+    model: str | Path | Model | onnx.ModelProto,
     output: str | Path,
     *,
     format: str = "dense",

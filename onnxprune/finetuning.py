@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from onnxprune import runtime
 from onnxprune.calibration.inputs import input_specs
@@ -31,8 +32,8 @@ from onnxprune.targets import find_targets
 
 
 def distill(
-    model: str | Path | Model,
-    teacher: str | Path | Model,
+    model: str | Path | Model | onnx.ModelProto,
+    teacher: str | Path | Model | onnx.ModelProto,
     output: str | Path | None = None,
     *,
     recipe: Recipe | None = None,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from onnxprune.interface import type_text
 from onnxprune.io import load
@@ -55,7 +56,7 @@ class Inspection:
     skipped: tuple[Skip, ...]
 
 
-def inspect(model: str | Path | Model, recipe: Recipe | None = None) -> Inspection:
+def inspect(model: str | Path | Model | onnx.ModelProto, recipe: Recipe | None = None) -> Inspection:
     """List the prunable layers of a model, also of one that is packed already.
 
     Args:

@@ -45,7 +45,7 @@ MAX_INLINE_BYTES = 3 * 2**29  # 1.5 GiB
 DATA_SUFFIX = ".data"
 
 
-def load(path: PathLike, *, allow_external: bool = False) -> Model:
+def load(path: PathLike | onnx.ModelProto, *, allow_external: bool = False) -> Model:
     """Read and check a model; the result holds all tensor data inline.
 
     Before anything is allocated, each tensor's shape and type are compared with the bytes that are
@@ -53,7 +53,7 @@ def load(path: PathLike, *, allow_external: bool = False) -> Model:
     the model's folder (or in the repository of a Hugging Face cache). Values are not looked at.
 
     Args:
-        path: the ``.onnx`` file.
+        path: the ``.onnx`` file, or a model in memory (which is copied).
         allow_external: accept external data anywhere on this machine.
 
     Raises:
@@ -61,6 +61,8 @@ def load(path: PathLike, *, allow_external: bool = False) -> Model:
         ModelError: when it is no model, damaged, unsafe or malformed; the message says where.
         ResourceError: when it does not fit into memory.
     """
+    if isinstance(path, onnx.ModelProto):
+        return _in_memory(path)
     path = _existing(path)
     with _about(path):
         proto = _read_proto(path)
@@ -70,6 +72,21 @@ def load(path: PathLike, *, allow_external: bool = False) -> Model:
         for found in sparse:
             check_sparse(found.tensor, found.where)
     return Model(proto, path, locations)
+
+
+def _in_memory(given: onnx.ModelProto) -> Model:
+    proto = onnx.ModelProto()
+    proto.CopyFrom(given)
+    check_structure(proto)
+    for found in _check_inline_tensors(proto):
+        check_sparse(found.tensor, found.where)
+    for item in walk(proto):
+        if not isinstance(item, FoundSparse) and external_data.is_external(item.tensor):
+            raise ModelError(
+                f"{item.where} has its values in a file",
+                "give the path of the model, or load its external data",
+            )
+    return Model(proto)
 
 
 def _check_inline_tensors(proto: onnx.ModelProto) -> list[FoundSparse]:

@@ -158,7 +158,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read the recipe's values from a TOML file, or from the JSON report of an earlier run.
 
     Raises:
-        UsageError: when the file cannot be read or holds no recipe.
+        UsageError: when the file cannot be read, holds no recipe, or one with an unknown key or a wrong type.
     """
     if path.suffix.lower() != ".json":
         values: Any = Recipe.from_toml(path)
@@ -168,4 +168,7 @@ def read_config(path: Path) -> dict[str, Any]:
         values = read_json(path).get("recipe")
     if not isinstance(values, dict):
         raise UsageError(f"{path} holds no recipe", "--dump-config prints one")
-    return {key.replace("-", "_"): value for key, value in values.items()}
+    try:
+        return Recipe.coerced(values)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}", error.hint) from error

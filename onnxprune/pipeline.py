@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from onnxprune import runtime
 from onnxprune.calibration.collect import find_stages
@@ -46,7 +47,7 @@ HELD_OUT = 1 / 8
 
 
 def prune(
-    model: str | Path | Model,
+    model: str | Path | Model | onnx.ModelProto,
     output: str | Path | None = None,
     *,
     recipe: Recipe | None = None,

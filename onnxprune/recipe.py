@@ -331,6 +331,11 @@ class Recipe:
         Raises:
             UsageError: for an unknown key, a value of the wrong type or a newer schema.
         """
+        return cls(**cls.coerced(values))
+
+    @classmethod
+    def coerced(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return plain values as those of fields, each by itself; see :meth:`from_dict`."""
         values = dict(values)
         version = values.pop("schema_version", SCHEMA_VERSION)
         if version != SCHEMA_VERSION:
@@ -341,7 +346,7 @@ class Recipe:
             if key not in fields:
                 raise UsageError(f"recipe has an unknown key {key!r}", known_names(key, fields))
             values[key] = _coerce(key, value, str(fields[key].type))
-        return cls(**values)
+        return values
 
     @classmethod
     def from_toml(cls, path: str | Path) -> dict[str, Any]:

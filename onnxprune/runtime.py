@@ -74,7 +74,7 @@ def session(
     config: Mapping[str, str] | None = None,
     kernels: bool | None = None,
     weights: Mapping[str, NDArray[Any]] | None = None,
-    name: str = "model",
+    name: str = "",
 ) -> Any:
     """Create an ``onnxruntime.InferenceSession``, with the kernels of onnxprune if it can use them.
 
@@ -88,7 +88,7 @@ def session(
         kernels: whether sparse ops run on the kernels of ``ort_ops/``. None: if the library is there, the
             model has ops of domain ``onnxprune`` and the session is for the CPU alone; True: or else raise.
         weights: values of initializers that the model says are external; not to be changed afterwards.
-        name: what error messages call the model.
+        name: what error messages call the model; default its path.
 
     Raises:
         ModelError: when ONNX Runtime refuses the model.
@@ -110,6 +110,7 @@ def session(
     if isinstance(model, onnx.ModelProto):
         model = model.SerializeToString()
     source = model if isinstance(model, bytes) else str(model)
+    name = name or (source if isinstance(source, str) else "model")
     values = [ort.OrtValue.ortvalue_from_numpy(array) for array in (weights or {}).values()]
     if values:
         options.add_external_initializers(list(weights or {}), values)

@@ -746,3 +746,27 @@ def _write_and_read_over_two_gib(folder: Path) -> None:
         array = back.array(f"w{i}")
         assert array.shape == (side, side)
         assert (array == i).all()
+
+
+def test_a_model_in_memory_is_copied(build_model: Callable[..., onnx.ModelProto]) -> None:
+    text = "g (float[N, 4] x) => (float[N, 4] y) { y = MatMul(x, w) }"
+    proto = build_model(text, {"w": np.eye(4, dtype=np.float32)})
+    model = io.load(proto)
+    assert model.path is None
+    model.set_array("w", np.zeros((4, 4), np.float32))
+    assert onnx.numpy_helper.to_array(proto.graph.initializer[0]).sum() == 4
+
+
+def test_a_model_in_memory_without_its_values(build_model: Callable[..., onnx.ModelProto]) -> None:
+    text = "g (float[N, 4] x) => (float[N, 4] y) { y = MatMul(x, w) }"
+    proto = build_model(text, {"w": np.eye(4, dtype=np.float32)})
+    tensor = proto.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="w.bin")
+    with pytest.raises(ModelError, match="'w' has its values in a file") as caught:
+        io.load(proto)
+    assert "give the path" in caught.value.hint
+    tensor.ClearField("data_location")
+    with pytest.raises(ModelError):
+        io.load(proto)

@@ -123,3 +123,14 @@ class TestReadConfig:
         path.write_text("[tool]\nonnxprune = 3\n")
         with pytest.raises(UsageError, match="no recipe"):
             read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("sparsty = 0.5", "unknown key 'sparsty'"), ('sparsity = "high"', "'sparsity' is 'high'")],
+)
+def test_a_mistake_in_a_recipe_names_the_file(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(line)
+    with pytest.raises(UsageError, match=rf"recipe\.toml: .*{message}"):
+        read_config(path)

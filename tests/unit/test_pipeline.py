@@ -503,3 +503,9 @@ class TestOldAndOddModels:
         with pytest.raises(ModelError, match="nothing to prune") as caught:
             prune(Model(proto), tmp_path / "b.onnx", data=noise(80, 48), target_runtime="stock", **QUICK)
         assert "--target-runtime cpu looks through" in caught.value.hint
+
+    def test_a_proto_from_python(self, proto: onnx.ModelProto, tmp_path: Path) -> None:
+        before = proto.SerializeToString()
+        made = prune(proto, tmp_path / "out.onnx", data=noise(160, 16), **QUICK)
+        assert made.zeros == WEIGHTS // 2
+        assert proto.SerializeToString() == before

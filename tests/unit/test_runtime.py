@@ -204,3 +204,9 @@ def test_registered_when_the_model_has_our_ops(build_model: Build, monkeypatch: 
     assert has_kernels(runtime.session(packed(build_model)))
     assert not has_kernels(runtime.session(build_model(TEXT, {"w": W})))
     assert has_kernels(runtime.session(build_model(TEXT, {"w": W}), kernels=True))
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(ModelError, match=r"text\.onnx: ONNX Runtime refuses it"):
+        runtime.session(tmp_path / "text.onnx")
