@@ -11,7 +11,7 @@ from typing import Any
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.clock import Clock
 from onnxprune.evaluate import verdict
-from onnxprune.io import DATA_SUFFIX, file_digest, total_bytes
+from onnxprune.io import file_digest, total_bytes
 from onnxprune.kernels.select import Decision, Selection
 from onnxprune.layers import Layer, Skip
 from onnxprune.machine import environment
@@ -42,6 +42,7 @@ class Outcome:
         finetuning: what training did, for the report; None without.
         agreements: of the written model with the dense one, per output.
         file_bytes: of the written model with its external data.
+        data_files: what was written beside it: external data.
         before: the user's measure of the dense model.
         after: the same of the written one.
     """
@@ -59,6 +60,7 @@ class Outcome:
     finetuning: dict[str, Any] | None = None
     agreements: tuple[Any, ...] = ()
     file_bytes: int = 0
+    data_files: list[Path] = field(default_factory=list)
     before: float | None = None
     after: float | None = None
     clock: Clock = field(default_factory=Clock)
@@ -83,7 +85,7 @@ def make_report(outcome: Outcome) -> Report:
     return Report(
         model=str(dense.path or dense.name),
         output=str(outcome.target) if outcome.target else None,
-        data_files=_data_files(outcome.target),
+        data_files=tuple(map(str, outcome.data_files)),
         model_digest=f"sha256:{file_digest(dense.path, allow_external=True)}" if dense.path else "",
         recipe=recipe.to_dict(),
         data=data.source,
@@ -183,8 +185,3 @@ def _layer_report(layer: Layer, item: Solved, outcome: Outcome) -> LayerReport:
         gain=decision.gain,
         kernel_note=decision.reason,
     )
-
-
-def _data_files(target: Path | None) -> tuple[str, ...]:
-    beside = Path(f"{target}{DATA_SUFFIX}") if target else None
-    return (str(beside),) if beside and beside.exists() else ()

@@ -148,7 +148,7 @@ def write(
     if outcome.target is None:
         _check_without_writing(final, check)
     else:
-        save(final, outcome.target, force=force, check=check)
+        _, *outcome.data_files = save(final, outcome.target, force=force, check=check)
     made = make_report(outcome)
     if report is not None:
         atomic_write_text(report, to_json(made.to_dict()), force=force)
