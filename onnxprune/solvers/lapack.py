@@ -41,8 +41,8 @@ def _routine(name: str) -> tuple[Any, type[ctypes.c_int32] | type[ctypes.c_int64
 def _call(name: str, first: NDArray[Any], *arguments: int | NDArray[Any]) -> int:
     """Call a routine for the lower triangles of C-contiguous arrays; return its ``info``."""
     for array in (first, *arguments):
-        if isinstance(array, np.ndarray):
-            assert array.flags.c_contiguous and array.dtype == first.dtype
+        if isinstance(array, np.ndarray) and not (array.flags.c_contiguous and array.dtype == first.dtype):
+            raise ValueError(f"{name} wants C-contiguous arrays of one dtype")  # it would write elsewhere
     function, integer = _routine(_PREFIX[first.dtype.char] + name)
     held = [
         a.ctypes.data_as(ctypes.c_void_p) if isinstance(a, np.ndarray) else ctypes.byref(integer(a))
