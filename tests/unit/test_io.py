@@ -351,12 +351,10 @@ def test_malformed_model(case: str, tmp_path: Path) -> None:
 
 
 def test_the_changed_models_are_valid_before_the_change(tmp_path: Path) -> None:
-    io.load(write(tmp_path, simple()))
-    io.load(write(tmp_path, with_functions([["F1", "F1"], ["Relu"]])))
-    io.load(write(tmp_path, nested(20)))
-    model = simple()
-    sparse()(model)
-    io.load(write(tmp_path, model))
+    with_sparse = simple()
+    sparse()(with_sparse)
+    for model in (simple(), with_functions([["F1", "F1"], ["Relu"]]), nested(20), with_sparse):
+        assert io.load(write(tmp_path, model)).proto == model
 
 
 def fifo(folder: Path) -> Path:
