@@ -362,8 +362,9 @@ class Recipe:
 
 def known_names(name: str, known: Iterable[str]) -> str:
     """Return the hint for a name that does not exist: the nearest one, or else all."""
-    near = difflib.get_close_matches(name, known := list(known), n=1)
-    return f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(known))}"
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
 
 
 def _default(item: dataclasses.Field[Any]) -> Any:

@@ -12,7 +12,7 @@ from onnxprune.calibration.inputs import Array, Feed, Inputs
 from onnxprune.errors import DataError, ResourceError, UsageError
 
 # A batch of this size keeps ONNX Runtime busy, and its activations are still moderate: some layers of a CNN
-# have fifty times the bytes of its input. EfficientNet-Lite0 takes 3.4 GB with 16 images, 2.6 with 8.
+# have fifty times the bytes of its input. EfficientNet-Lite0 takes 3.4 GB with 16 images, 2.5 with 6.
 AUTO_BATCH_ROWS = 16
 AUTO_BATCH_BYTES = 4 * 2**20
 # All chosen inputs are held in memory; more than this is a mistake in --samples or in the file.

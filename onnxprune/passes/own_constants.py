@@ -21,20 +21,20 @@ MAX_BIAS = 65536  # elements; a longer vector is no bias
 
 def needs_own_constants(model: Model) -> bool:
     """Whether :func:`own_constants` would change anything."""
-    return any(True for _ in _through_identity(model)) or any(True for _ in _shared_biases(model))
+    return bool(_through_identity(model) or _shared_biases(model))
 
 
 def own_constants(model: Model) -> int:
     """Change ``model`` in place; return the number of inputs that read something else now."""
     changed, left = 0, set[str]()
-    for node, slot, source in list(_through_identity(model)):
+    for node, slot, source in _through_identity(model):
         left.add(node.input[slot])
         node.input[slot] = source
         changed += 1
     model.reindex()
     drop_unread(model, left)
     names, left = Names(model), set()
-    for node, slot in list(_shared_biases(model)):
+    for node, slot in _shared_biases(model):
         tensor = onnx.TensorProto()
         tensor.CopyFrom(model.index.tensors[node.input[slot]])
         tensor.name = names.fresh(f"{node.output[0]}_bias")
