@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune import runtime
 from onnxprune.calibration.inputs import input_specs
 from onnxprune.calibration.unpad import unpad
 from onnxprune.clock import Clock
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.evaluate import load_function, task_metric
 from onnxprune.finetune.stage import check_labels, check_options, tune
+from onnxprune.inmemory import session_of
 from onnxprune.interface import interface_differences
 from onnxprune.io import load
 from onnxprune.layers import Layer, find_layers
 from onnxprune.model import Model
 from onnxprune.outcome import Outcome
 from onnxprune.passes.unpack import unpack
-from onnxprune.pipeline import read_data, recipe_with, source_of, write
+from onnxprune.pipeline import read_data, recipe_with, write
 from onnxprune.plan import Plan
 from onnxprune.progress import NullProgress, Progress
 from onnxprune.recipe import Recipe
@@ -90,7 +90,7 @@ def distill(
         recipe = dataclasses.replace(
             recipe, sparsity=zeros / max(weights, 1)
         )  # what is there is what is wanted
-    session = runtime.session(source_of(dense), threads=recipe.threads, name=dense.name)
+    session = session_of(dense, threads=recipe.threads)
     calibration, held_out = (unpad(part, input_specs(dense), session) for part in (calibration, held_out))
     check_labels(dense, session, calibration, held_out, recipe)
     outcome = Outcome(student, recipe, layers, skips, calibration, target, clock=clock)
@@ -99,7 +99,7 @@ def distill(
     if metric:
         with clock.stage("pruned model"):
             progress.stage("running the pruned model")
-            before = runtime.session(student.to_bytes(), threads=recipe.threads, name=student.name)
+            before = session_of(student, threads=recipe.threads)
             outcome.before = task_metric(metric, before)
     with clock.stage("fine-tune"):
         tuned, outcome.finetuning = tune(dense, student, layers, calibration, held_out, recipe, progress)

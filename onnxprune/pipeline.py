@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune import runtime
 from onnxprune.calibration.collect import find_stages
 from onnxprune.calibration.data import CalibrationData, from_iterable, load_data
 from onnxprune.calibration.inputs import input_specs
@@ -22,6 +21,7 @@ from onnxprune.clock import Clock
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.evaluate import agreement, load_function, task_metric
 from onnxprune.finetune.stage import check_labels, check_options, merged, share_of, tune
+from onnxprune.inmemory import session_of
 from onnxprune.io import atomic_write_text, load, save, total_bytes
 from onnxprune.kernels.select import Selection, select
 from onnxprune.layers import Layer, Skip, find_layers
@@ -89,7 +89,7 @@ def prune(
         calibration, held_out = read_data(dense, recipe, data)
     with clock.stage("dense model"):
         progress.stage("running the dense model")
-        dense_session = runtime.session(source_of(original), threads=recipe.threads, name=dense.name)
+        dense_session = session_of(original, threads=recipe.threads)
         specs = input_specs(dense)
         calibration, held_out = (unpad(data, specs, dense_session) for data in (calibration, held_out))
         check_labels(dense, dense_session, calibration, held_out, recipe)
@@ -303,11 +303,6 @@ def _options(options: dict[str, Any]) -> dict[str, Any]:
     }
     checked = Recipe.from_dict(values)  # a wrong type is an error here, not deep inside
     return {key: getattr(checked, key) for key in options}
-
-
-def source_of(model: Model) -> Any:
-    """What a session is created from: the file when there is one, since models may exceed 2 GiB."""
-    return model.path if model.path is not None and model.external else model.to_bytes()
 
 
 def _check_finite(pruned: Model, layers: tuple[Layer, ...]) -> None:

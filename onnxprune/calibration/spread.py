@@ -42,16 +42,18 @@ class Spread:
             raise ValueError(f"samples of {int(sizes.sum())} rows in all, there are {rows.shape[1]}")
         self.rows += rows.shape[1]
         self.squared_rows += int((sizes.astype(np.int64) ** 2).sum())
+        y = rows - self.centre
         if (sizes == sizes[0]).all():
-            self._add(rows.reshape(rows.shape[0], len(sizes), sizes[0], -1))
+            self._add(y.reshape(rows.shape[0], len(sizes), sizes[0], -1))
             return
-        ends = np.cumsum(sizes)
-        for end, size in zip(ends, sizes, strict=True):
-            self._add(rows[:, None, end - size : end])
+        first = 0
+        for alike in np.split(sizes, np.flatnonzero(np.diff(sizes)) + 1):  # samples come bucketed by length
+            end = first + int(alike.sum())
+            self._add(y[:, first:end].reshape(rows.shape[0], len(alike), alike[0], -1))
+            first = end
 
-    def _add(self, samples: Floats) -> None:
-        """Add (groups, samples, rows of each, features)."""
-        y = samples - self.centre[:, None]
+    def _add(self, y: Floats) -> None:
+        """Add centred samples (groups, samples, rows of each, features)."""
         products = np.matmul(y.swapaxes(2, 3), y @ self.probes)  # (groups, samples, features, probes)
         self.total += products.sum(1, dtype=np.float64)
         self.squares += np.einsum("gspv,gspv->gv", products, products, dtype=np.float64)

@@ -61,23 +61,23 @@ def _mirror(A: NDArray[np.floating], block: int = 256) -> None:
 
 
 def solve_damped(
-    H: NDArray[np.floating], damping: float, right: Callable[[float], NDArray[np.float64]]
+    H: NDArray[np.floating], damping: float, right: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float]:
     """Return ``X`` with ``X (H + damping I) = right`` and the damping that made it possible.
 
     Args:
         H: (groups, n, n).
         damping: as in :func:`inverse_hessian`.
-        right: gives (groups, rows, n) for the damping used.
+        right: (groups, rows, n).
 
     Raises:
         ModelError: as :func:`inverse_hessian`.
     """
     if H.shape[0] > 1:  # many small matrices
         inverse, used = inverse_hessian(H, damping)
-        return right(used) @ inverse, used
+        return right @ inverse, used
     (factor, used) = _first(lambda used: _cholesky(damped(H, used)[0]), damping)
-    wanted = np.array(right(used)[0], order="C")
+    wanted = np.array(right[0], order="C")
     map_threads(lambda rows: lapack.solve(factor, wanted[rows]), split(wanted.shape[0]))
     return wanted[None], used
 

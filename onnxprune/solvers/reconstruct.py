@@ -27,15 +27,10 @@ def target_weight(
         R: (groups, out, in) cross moments of the residual difference, or None.
         damping: l as a share of the mean diagonal of H.
     """
-    wide = W.astype(np.float64)
-    mean = np.einsum("gii->gi", H).mean(1)[:, None, None]
-
-    def right(used: float) -> NDArray[np.float64]:
-        wanted: NDArray[np.float64] = multiply(wide, G) + np.where(mean > 0, used * mean, 1.0) * wide
-        return wanted if R is None else wanted + R
-
-    found, used = solve_damped(H, damping, right)
-    return found.astype(np.float32), used
+    # As W + (W (G - H) + R) (H + l I)^-1: what differs is small, so float32 is enough for the product.
+    missing = multiply(W, (G - H).astype(np.float32)).astype(np.float64)
+    change, used = solve_damped(H, damping, missing if R is None else missing + R)
+    return (W + change).astype(np.float32), used
 
 
 def restore_variance(W: Floats, pruned: Floats, dense: NDArray[np.float64], H: NDArray[np.float64]) -> Floats:
