@@ -18,6 +18,7 @@ import click
 from click.shell_completion import shell_complete
 
 import onnxprune
+from onnxprune.allocator import reuse_memory
 from onnxprune.options import (
     DATA_FIELDS,
     TUNING_FIELDS,
@@ -121,6 +122,7 @@ def prune(
         return
     if model is None:
         raise click.UsageError("no model given", ctx)
+    reuse_memory()
     from onnxprune.pipeline import prune as run
 
     with working(quiet) as progress:

@@ -112,13 +112,20 @@ def prune_sequential(
                 for layer in stage.layers
             ]
         else:
+            weights = {layer.name: dense_matrix(dense, layer) for layer in stage.layers}
             moments = collect(
-                streams, stage, masks, batches=range(streams.size), seed=seed, residuals=bool(skips)
+                streams,
+                stage,
+                masks,
+                batches=range(streams.size),
+                seed=seed,
+                residuals=bool(skips),
+                weights=weights if repair else None,
             )
             jobs = [
                 Job(
                     layer,
-                    dense_matrix(dense, layer),
+                    weights[layer.name],
                     moments + tied[layer.name] if tied and layer.name in tied else moments,
                     zeros[layer.name],
                     kinds[layer.name],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from onnxprune.calibration.streams import DENSE, PRUNED, Streams
 from onnxprune.errors import ModelError
 from onnxprune.layers import Layer
 from onnxprune.model import Model
-from onnxprune.parallel import available, batched, map_threads
+from onnxprune.parallel import available, batched, map_threads, multiply
 
 # Rows per input feature that the second moments are estimated from, and rows at least. A map of 112 x 112
 # pixels would give millions; four times as many rows left EfficientNet-Lite0's top-1 where it was.
@@ -23,6 +23,7 @@ ROWS_PER_FEATURE = 64
 MIN_ROWS = 4096
 SIDE_BY_SIDE = 2**25  # bytes of an activation up to which several batches are taken apart at once
 MIN_PRODUCT = 1024  # rows that are collected before they are multiplied
+NARROW = 2  # products at the outputs: one for the difference, one with the inputs
 
 Floats = NDArray[np.float32]
 
@@ -90,8 +91,12 @@ def collect(
     batches: Sequence[int],
     seed: int,
     residuals: bool = False,
+    weights: Mapping[str, Floats] | None = None,
 ) -> Moments:
     """Sum the statistics of a stage over ``batches`` (numbers into the streams).
+
+    Where the layers have few outputs, what the streams differ by is summed at the outputs (as residual
+    differences, with ``x_p`` in place of ``x_d``): G would take most of the time and of the memory.
 
     Args:
         streams: already advanced to the stage's value (and its residual values).
@@ -100,14 +105,15 @@ def collect(
         batches: which batches to use.
         seed: of the choice of rows.
         residuals: also collect what the residual branches have to make up for.
+        weights: layer name -> dense weight (groups, out_features, in_features), where they will be repaired.
 
     Raises:
         ModelError: when the input holds values whose squares are not finite.
     """
     first = stage.layers[0]
-    moments = Moments.zeros(first.groups, first.view.matrix[2], dense=first.window is not None)
+    moments = Moments.zeros(first.groups, first.view.matrix[2])
     limit = max(MIN_ROWS, ROWS_PER_FEATURE * first.view.matrix[2]) // max(len(batches), 1)
-    sums = _Sums(moments, max(MIN_PRODUCT, 2 * first.view.matrix[2]))
+    sums = _Sums(moments, stage, max(MIN_PRODUCT, 2 * first.view.matrix[2]), weights or {})
 
     def rows(number: int) -> _Rows:
         return _rows(streams, stage, number, masks[number], max(limit, 1), seed + number, residuals)
@@ -117,7 +123,7 @@ def collect(
         for found in map_threads(rows, numbers):
             sums.add(found)
     sums.flush()
-    if not (np.isfinite(moments.H).all() and np.isfinite(moments.G).all()):
+    if not moments.finite():
         raise ModelError(
             f"the input {stage.value!r} of weight {first.name!r} holds NaN or infinite values "
             "on the calibration data",
@@ -190,8 +196,11 @@ class _Rows:
 class _Sums:
     """Adds rows to moments in large pieces: each addition touches every element of the matrices."""
 
-    def __init__(self, moments: Moments, least: int) -> None:
-        self.moments, self.least = moments, least
+    def __init__(self, moments: Moments, stage: Stage, least: int, weights: Mapping[str, Floats]) -> None:
+        self.moments, self.stage, self.least, self.weights = moments, stage, least, weights
+        _, _, features = stage.layers[0].view.matrix
+        outputs = sum(layer.view.matrix[1] for layer in stage.layers)
+        self.narrow = bool(weights) and NARROW * outputs <= features
         self._held: list[_Rows] = []
 
     def add(self, rows: _Rows) -> None:
@@ -209,10 +218,28 @@ class _Sums:
         held, self._held = self._held, []
         pruned = _joined([item.pruned for item in held])
         same = held[0].dense is held[0].pruned
+        dense = pruned if same else _joined([item.dense for item in held])
         counts = [count for item in held for count in item.counts]
-        self.moments.add(pruned if same else _joined([item.dense for item in held]), pruned, counts)
-        for name in held[0].differences:
-            self.moments.add_residual(name, _joined([item.differences[name] for item in held]), pruned)
+        differences = {
+            name: _joined([item.differences[name] for item in held]) for name in held[0].differences
+        }
+        if self.narrow and not same:
+            with np.errstate(over="ignore", invalid="ignore"):  # seen by whoever reads the sums
+                moved = dense - pruned
+                for layer in self.stage.layers:
+                    difference = multiply(moved, self.weights[layer.name].swapaxes(1, 2))
+                    differences[layer.name] = difference + differences.get(layer.name, np.float32(0))
+        self.moments.add(pruned if self.narrow else dense, pruned, counts)
+        for name, difference in differences.items():
+            self.moments.add_residual(name, difference, pruned)
+        for layer in self.stage.layers:
+            if self._varies(layer, same):
+                self.moments.add_outputs(layer.name, dense, self.weights[layer.name])
+
+    def _varies(self, layer: Layer, same: bool) -> bool:
+        """Whether the variance of a layer's outputs will be asked for."""
+        conv = layer.window is not None and layer.bias is not None and not layer.sites[0].residual
+        return conv and layer.name in self.weights and not (same and self.stage.site == 0)
 
 
 def _alike(a: _Rows, b: _Rows) -> bool:

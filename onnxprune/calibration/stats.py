@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration.spread import Spread
-from onnxprune.parallel import LEAST, map_threads, split
+from onnxprune.parallel import LEAST, map_threads, multiply, split
 
 Floats = NDArray[np.float32]
 Sums = NDArray[np.float64]
@@ -23,6 +23,41 @@ Sums = NDArray[np.float64]
 _FAR = 100
 MOST_NOISE = 0.9
 _ROUNDING = 1e-12  # variance that float32 activations have from rounding alone, relative to their mean square
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Sums over rows y of a layer's outputs.
+
+    Attributes:
+        n: rows seen.
+        sum: (groups, out_features), of y.
+        squares: (groups, out_features), of y^2.
+    """
+
+    n: int
+    sum: Sums
+    squares: Sums
+
+    @classmethod
+    def of(cls, deviations: Floats, mean: NDArray[np.floating]) -> Outputs:
+        """Sum ``y = deviations + mean``, (groups, rows, out_features) and (groups, out_features).
+
+        Apart because float32 would lose the variance of outputs that are far from zero.
+        """
+        n, far = deviations.shape[1], mean.astype(np.float64)
+        sums = deviations.sum(1, dtype=np.float64)
+        squares = np.square(deviations).sum(1, dtype=np.float64)
+        return cls(n, sums + n * far, squares + 2 * far * sums + n * far**2)
+
+    def __add__(self, other: Outputs) -> Outputs:
+        """Merge two shards."""
+        return Outputs(self.n + other.n, self.sum + other.sum, self.squares + other.squares)
+
+    def variance(self) -> Sums:
+        """Return the variance of each output: (groups, out_features)."""
+        n = max(self.n, 1)
+        return np.asarray(np.maximum(self.squares / n - (self.sum / n) ** 2, 0.0))
 
 
 @dataclass
@@ -34,11 +69,10 @@ class Moments:
         sum_p: (groups, in_features), of x_p.
         sum_d: (groups, in_features), of x_d.
         H: (groups, in_features, in_features), of x_p x_p^T.
-        G: (groups, in_features, in_features), of x_d x_p^T.
-        D: (groups, in_features, in_features), of x_d x_d^T; None where nobody needs it.
+        G: (groups, in_features, in_features), of x_d x_p^T; None while the streams are equal: then it is H.
         sum_r: layer name -> (groups, out_features), of r.
-        moved: True once the streams differed; until then G and D are H.
         R: layer name -> (groups, out_features, in_features), of r x_p^T.
+        outputs: layer name -> what is known of its outputs in the dense model.
         spreads: how much H varies from sample to sample.
     """
 
@@ -46,11 +80,10 @@ class Moments:
     sum_p: Sums
     sum_d: Sums
     H: Sums
-    G: Sums
-    D: Sums | None = None
-    moved: bool = False
+    G: Sums | None = None
     sum_r: dict[str, Sums] = field(default_factory=dict)
     R: dict[str, Sums] = field(default_factory=dict)
+    outputs: dict[str, Outputs] = field(default_factory=dict)
     spreads: list[Spread] = field(default_factory=list)
     # Whether centred -> rows seen then, H and G per row: layers that share the sums share these too
     _per_row: dict[bool, tuple[int, Sums, Sums]] = field(default_factory=dict, repr=False, compare=False)
@@ -58,15 +91,15 @@ class Moments:
     _far: bool = field(default=False, repr=False, compare=False)  # the last rows were far from zero
 
     @classmethod
-    def zeros(cls, groups: int, features: int, *, dense: bool = False) -> Moments:
-        """Return empty sums; ``dense`` asks for D too."""
-        vector, square = np.zeros((groups, features)), np.zeros((groups, features, features))
-        return cls(0, vector, vector.copy(), square, square.copy(), square.copy() if dense else None)
+    def zeros(cls, groups: int, features: int) -> Moments:
+        """Return empty sums."""
+        vector = np.zeros((groups, features))
+        return cls(0, vector, vector.copy(), np.zeros((groups, features, features)))
 
     @classmethod
     def like(cls, other: Moments) -> Moments:
         """Return empty sums for the same kind of rows as ``other``."""
-        return cls.zeros(*other.sum_p.shape, dense=other.D is not None)
+        return cls.zeros(*other.sum_p.shape)
 
     def add(self, dense: Floats, pruned: Floats, counts: Sequence[int] = ()) -> None:
         """Add rows (groups, rows, in_features); pass the same array twice when the streams are equal.
@@ -94,36 +127,51 @@ class Moments:
             self._far = bool((varies * _FAR < means.max(1) * means.shape[1]).any())
             if self._far:
                 H = _exact_product(pruned, pruned)
-            G = D = H
-            if dense is not pruned:
-                self.moved = True
+            if dense is not pruned and self.G is None:
+                self.G = self.H.copy()
+            if self.G is not None:
                 product = _exact_product if self._far else _product
-                G = product(dense, pruned)
-                D = product(dense, dense) if self.D is not None else H
+                self.G += H if dense is pruned else product(dense, pruned)
             self.H += H
-            self.G += G
-            if self.D is not None:
-                self.D += D
 
     def add_residual(self, name: str, difference: Floats, pruned: Floats) -> None:
         """Add ``r`` (groups, rows, out_features) of layer ``name`` for the rows given to :meth:`add`."""
         self.sum_r[name] = self.sum_r.get(name, 0.0) + difference.sum(1, dtype=np.float64)
-        R = (_exact_product if self._far else _product)(difference, pruned)
+        with np.errstate(over="ignore", invalid="ignore"):
+            R = (_exact_product if self._far else _product)(difference, pruned)
         self.R[name] = self.R.get(name, 0.0) + R
+
+    def add_outputs(self, name: str, dense: Floats, W: Floats) -> None:
+        """Add what layer ``name`` with weight ``W`` (groups, out_features, in_features) makes of x_d."""
+        sums: Sums = dense.sum(1, keepdims=True, dtype=np.float64)
+        mean = (sums / max(dense.shape[1], 1)).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            seen = Outputs.of(multiply(dense - mean, W.swapaxes(1, 2)), (W @ mean.swapaxes(1, 2))[:, :, 0])
+        self.outputs[name] = self.outputs[name] + seen if name in self.outputs else seen
+
+    def finite(self) -> bool:
+        """Whether no sum of products is infinite or NaN."""
+        products = [self.H, *self.R.values()] + ([] if self.G is None else [self.G])
+        return all(bool(np.isfinite(product).all()) for product in products)
 
     def __add__(self, other: Moments) -> Moments:
         """Merge two shards."""
         names = sorted(self.R.keys() | other.R.keys())
+        moved = self.G is not None or other.G is not None
         return Moments(
             self.n + other.n,
             self.sum_p + other.sum_p,
             self.sum_d + other.sum_d,
             self.H + other.H,
-            self.G + other.G,
-            None if self.D is None or other.D is None else self.D + other.D,
-            self.moved or other.moved,
+            _or(self.G, self.H) + _or(other.G, other.H) if moved else None,
             {name: _plus(self.sum_r.get(name), other.sum_r.get(name)) for name in names},
             {name: _plus(self.R.get(name), other.R.get(name)) for name in names},
+            # of one part only, it would be held against the variance of other rows
+            {
+                name: seen + other.outputs[name]
+                for name, seen in self.outputs.items()
+                if name in other.outputs
+            },
             [*self.spreads, *other.spreads],
         )
 
@@ -156,13 +204,6 @@ class Moments:
             shares = np.nan_to_num(noise / square, nan=0.0, posinf=0.0, neginf=0.0)
         return float(np.median(np.clip(shares, 0.0, MOST_NOISE)))
 
-    def dense_covariance(self) -> Sums:
-        """Return the covariance of x_d: (groups, in_features, in_features); only with D."""
-        assert self.D is not None
-        n = max(self.n, 1)
-        mean = self.sum_d / n
-        return self.D / n - mean[:, :, None] * mean[:, None, :]
-
     def centred(self, name: str, centre: bool) -> tuple[Sums, Sums, Sums | None]:
         """Return H, G and R of layer ``name`` per row, without the means when ``centre``.
 
@@ -191,11 +232,15 @@ class Moments:
             np.einsum("gii->gi", sums)[:] += ridge
             return sums
 
-        if not self.moved:
+        if self.G is None:
             H = centred(H, mean_p) if centre else H
             return H, H
         G = self.G / n
         return (centred(H, mean_p), centred(G, mean_d)) if centre else (H, G)
+
+
+def _or(a: Sums | None, b: Sums) -> Sums:
+    return b if a is None else a
 
 
 def _plus(a: Sums | None, b: Sums | None) -> Sums:

@@ -119,6 +119,11 @@ def _solve_layers(jobs: Sequence[Job], method: Method, repair: bool) -> list[Sol
     tasks: list[Callable[[], None]] = [partial(take_aim, number) for number in range(len(jobs))]
     tasks += [inversion for prepared in shared.values() for inversion in prepared.inversions()]
     map_threads(lambda task: task(), tasks)
+    for number in range(1, len(jobs)):
+        weight, key = aims[number].weight, keys[number]
+        # Blocks of any rows reorder the weight: there is nothing to share
+        if weight is aims[number - 1].weight and key in shared and not jobs[number].pattern.free:
+            shared[key].share(weight)
 
     def solve(number: int) -> Solution:
         return solve_layer(jobs[number], aims[number], method, shared.get(keys[number]), repair=repair)
@@ -150,7 +155,7 @@ def aim(job: Job, method: Method, *, repair: bool) -> Aim:
     centre = _centred(job, repair) and method.criterion == "obs"
     H, G, R = job.moments.centred(job.layer.name, centre)
     wanted = ridge(job.moments, H, method.damping)
-    if not repair or not (job.moments.moved or R is not None):
+    if not repair or (G is H and R is None):
         return Aim(H, job.W, wanted, wanted)
     weight, used = target_weight(job.W, H, G, R, wanted)
     return Aim(H, weight, wanted, used)
@@ -181,8 +186,8 @@ def solve_layer(
     error = relative_error(target, pruned, H)
     # Least squares shrinks what it cannot predict, and a stack of convolutions has nothing that undoes it.
     # Not where a residual branch is added: there the sum matters, and r has already been aimed at.
-    if centre and moments.moved and moments.D is not None and not layer.sites[0].residual:
-        pruned = restore_variance(job.W, pruned, moments.dense_covariance(), H)
+    if centre and layer.name in moments.outputs:
+        pruned = restore_variance(pruned, moments.outputs[layer.name].variance(), H)
     if method.pattern.kind == "block" and job.zeros:
         pruned = fill_kept(pruned, mask, layer.dtype)
     shift = bias_shift(moments, layer.name, job.W, pruned).ravel() if centre else None

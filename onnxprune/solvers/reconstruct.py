@@ -23,26 +23,26 @@ def target_weight(
     Args:
         W: (groups, out_features, in_features) dense weight.
         H: (groups, in, in) moments of the pruned inputs.
-        G: (groups, in, in) cross moments, dense by pruned.
+        G: (groups, in, in) cross moments, dense by pruned; H itself where the inputs are equal.
         R: (groups, out, in) cross moments of the residual difference, or None.
         damping: l as a share of the mean diagonal of H.
     """
     # As W + (W (G - H) + R) (H + l I)^-1: what differs is small, so float32 is enough for the product.
-    missing = multiply(W, (G - H).astype(np.float32)).astype(np.float64)
-    change, used = solve_damped(H, damping, missing if R is None else missing + R)
+    missing = np.zeros(W.shape) if R is None else R
+    if G is not H:
+        missing = missing + multiply(W, (G - H).astype(np.float32))
+    change, used = solve_damped(H, damping, missing)
     return (W + change).astype(np.float32), used
 
 
-def restore_variance(W: Floats, pruned: Floats, dense: NDArray[np.float64], H: NDArray[np.float64]) -> Floats:
+def restore_variance(pruned: Floats, wanted: NDArray[np.float64], H: NDArray[np.float64]) -> Floats:
     """Scale each output row of ``pruned`` so that the output varies as much as the dense model's.
 
     Args:
-        W: (groups, out_features, in_features) dense weight.
-        pruned: same shape, the weight to scale.
-        dense: (groups, in, in) covariance of the dense inputs.
+        pruned: (groups, out_features, in_features) the weight to scale.
+        wanted: (groups, out_features) variance of the dense model's outputs.
         H: (groups, in, in) covariance of the pruned inputs.
     """
-    wanted = np.einsum("goi,goi->go", W @ dense, W)
     found = np.einsum("goi,goi->go", pruned @ H, pruned)
     tiny = 1e-12 * max(float(wanted.max(initial=0.0)), 1e-30)
     scale = np.sqrt(np.maximum(wanted, 0.0) / np.maximum(found, tiny))

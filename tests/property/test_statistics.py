@@ -23,16 +23,24 @@ def rows(shape: tuple[int, int, int, int], seed: int, offset: float = 0.0) -> tu
 
 
 def collected(dense: np.ndarray, pruned: np.ndarray, residual: np.ndarray) -> Moments:
-    moments = Moments.zeros(dense.shape[0], dense.shape[2], dense=True)
+    moments = Moments.zeros(dense.shape[0], dense.shape[2])
     moments.add(dense, pruned)
     moments.add_residual("w", residual, pruned)
+    moments.add_outputs("w", dense, weight(dense.shape[2]))
     return moments
 
 
+def weight(features: int) -> np.ndarray:
+    """A weight with two outputs, the same for all groups."""
+    return np.random.default_rng(features).normal(size=(1, 2, features)).astype(np.float32)
+
+
 def arrays(moments: Moments) -> list[np.ndarray]:
-    return [getattr(moments, name) for name in ("sum_p", "sum_d", "H", "G", "D")] + [
+    return [getattr(moments, name) for name in ("sum_p", "sum_d", "H", "G")] + [
         moments.sum_r["w"],
         moments.R["w"],
+        moments.outputs["w"].sum,
+        moments.outputs["w"].squares,
     ]
 
 
@@ -47,6 +55,7 @@ def test_shards_add_to_the_whole(shape: tuple[int, int, int, int], seed: int, cu
     for start, stop in pairwise(edges):
         one_by_one.add(data[0][:, start:stop], data[1][:, start:stop])
         one_by_one.add_residual("w", data[2][:, start:stop], data[1][:, start:stop])
+        one_by_one.add_outputs("w", data[0][:, start:stop], weight(shape[2]))
     for found in (merged, one_by_one):
         assert found.n == whole.n == shape[1]
         for a, b in zip(arrays(found), arrays(whole), strict=True):
@@ -69,15 +78,17 @@ def test_centred_is_the_covariance(shape: tuple[int, int, int, int], seed: int, 
     dense, pruned, residual = rows(shape, seed, offset)
     moments = collected(dense, pruned, residual)
     H, G, R = moments.centred("w", True)
-    D = moments.dense_covariance()
+    variance = moments.outputs["w"].variance()
     assert R is not None
     for group in range(shape[0]):
         stacked = np.concatenate([dense[group], pruned[group], residual[group]], axis=1).T
         joint = np.cov(stacked.astype(np.float64), bias=True)
         n = shape[2]
         d, p, r = slice(0, n), slice(n, 2 * n), slice(2 * n, None)
-        for found, wanted in ((H, joint[p, p]), (G, joint[d, p]), (D, joint[d, d]), (R, joint[r, p])):
+        for found, wanted in ((H, joint[p, p]), (G, joint[d, p]), (R, joint[r, p])):
             np.testing.assert_allclose(found[group], wanted, rtol=1e-3, atol=1e-3)
+        W = weight(n)[0]
+        np.testing.assert_allclose(variance[group], np.diag(W @ joint[d, d] @ W.T), rtol=2e-3, atol=1e-3)
 
 
 @given(SHAPES, st.integers(0, 2**31))

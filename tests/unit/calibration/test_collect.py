@@ -14,6 +14,8 @@ from onnxprune.calibration.streams import DENSE, PRUNED, Streams
 from onnxprune.errors import ModelError
 from onnxprune.layers import Layer, find_layers
 from onnxprune.model import Model
+from onnxprune.solvers.layer import dense_matrix
+from onnxprune.solvers.reconstruct import bias_shift, target_weight
 
 Build = Callable[..., onnx.ModelProto]
 RNG = np.random.default_rng(0)
@@ -190,6 +192,7 @@ def test_moments_of_both_streams(build_model: Build, store: ArrayStore) -> None:
     rows_d, rows_p = (np.concatenate([relu(b["x"], m) for b in batches]) for m in (dense, pruned))
     assert moments.n == 11
     np.testing.assert_allclose(moments.H[0], rows_p.T @ rows_p, rtol=1e-4, atol=1e-4)
+    assert moments.G is not None
     np.testing.assert_allclose(moments.G[0], rows_d.T @ rows_p, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(moments.sum_d[0], rows_d.sum(0), rtol=1e-4)
     np.testing.assert_allclose(moments.sum_p[0], rows_p.sum(0), rtol=1e-4)
@@ -221,6 +224,7 @@ def test_rows_are_limited_over_all_batches(
     moments = collect(streams, stage, [None] * 4, batches=range(4), seed=0)
     assert moments.n == 40
     again = collect(streams, stage, [None] * 4, batches=range(4), seed=0)
+    assert moments.G is not None and again.G is not None
     assert moments.H.tobytes() == again.H.tobytes() and moments.G.tobytes() == again.G.tobytes()
 
 
@@ -237,9 +241,65 @@ def test_the_same_bytes_from_memory_and_from_disk(build_model: Build) -> None:
                     for stage in find_stages(dense, layers_of(dense))
                 ]
     for a, b in zip(found[:4], found[4:], strict=True):
-        for field in ("H", "G", "sum_d", "sum_p"):
+        for field in ("H", "sum_d", "sum_p"):
             assert getattr(a, field).tobytes() == getattr(b, field).tobytes()
-    assert (found[0].H == found[0].G).all()  # equal streams
+        assert (a.G is None) == (b.G is None) and (a.G is None or a.G.tobytes() == b.G.tobytes())
+    assert found[0].G is None  # equal streams
+    assert found[3].G is not None
+
+
+NARROW = {
+    "matmul": """g (float[N, 10, 8] x) => (float[N, 10, 3] y) {
+        h = MatMul(x, w)  r = Relu(h)  m = MatMul(r, v)  s = MatMul(h, u)  b = Add(m, bias)
+        y = Add(b, s) }""",
+    "conv": """g (float[N, 8, 5, 5] x) => (float[N, 4, 5, 5] y) {
+        h = Conv(x, w)  r = Relu(h)  m = Conv<pads = [1, 1, 1, 1]>(r, v)  s = Conv(h, u)  b = Add(m, bias)
+        y = Add(b, s) }""",
+    "grouped": """g (float[N, 8, 5, 5] x) => (float[N, 4, 5, 5] y) {
+        h = Conv(x, w)  r = Relu(h)  y = Conv<group = 2, pads = [1, 1, 1, 1]>(r, v, bias) }""",
+}
+SHAPES = {
+    "matmul": {"w": (8, 8), "v": (8, 3), "u": (8, 3), "bias": (3,)},
+    "conv": {"w": (8, 8, 1, 1), "v": (4, 8, 3, 3), "u": (4, 8, 1, 1), "bias": (1, 4, 1, 1)},
+    "grouped": {"w": (8, 8, 1, 1), "v": (4, 4, 3, 3), "bias": (4,)},
+}
+
+
+@pytest.mark.parametrize("kind", NARROW)
+@pytest.mark.parametrize("open_branch", [False, True])
+def test_few_outputs_give_the_same_target_without_the_cross_product(
+    build_model: Build, store: ArrayStore, kind: str, open_branch: bool
+) -> None:
+    """The residual may be known or not; the target and the bias are what G would give."""
+    dense = Model(build_model(NARROW[kind], {name: noise(*shape) for name, shape in SHAPES[kind].items()}))
+    pruned = dense.copy()
+    pruned.set_array("w", noise(*SHAPES[kind]["w"]))
+    shape = (6, 10, 8) if kind == "matmul" else (6, 8, 5, 5)
+    wanted = ["r", "s"] if open_branch and kind != "grouped" else ["r"]
+    streams = walk(dense, pruned, [{"x": noise(*shape)} for _ in range(2)], wanted, store)
+    stage = next(s for s in find_stages(dense, layers_of(dense)) if s.value == "r")
+    weights = {layer.name: dense_matrix(dense, layer) for layer in stage.layers}
+    options = {"batches": range(2), "seed": 0, "residuals": open_branch and kind != "grouped"}
+    by_cross = collect(streams, stage, [None] * 2, **options)
+    by_output = collect(streams, stage, [None] * 2, **options, weights=weights)
+    assert by_cross.G is not None and by_output.G is None
+    W = weights["v"]
+    for centre in (False, True):
+        a, b = (target_weight(W, *m.centred("v", centre), 0.01)[0] for m in (by_cross, by_output))
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+        assert np.abs(a - W).max() > 0.1  # there is something to make up for
+    a, b = (bias_shift(m, "v", W, W * np.float32(0.7)) for m in (by_cross, by_output))
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+    # The variance of the outputs is for convolutions that no residual makes up for
+    assert set(by_output.outputs) == ({"v"} if kind == "grouped" else set()) and not by_cross.outputs
+
+
+def test_many_outputs_keep_the_cross_product(build_model: Build, store: ArrayStore) -> None:
+    dense, pruned = two_layers(build_model)  # 6 outputs of 8 inputs
+    streams = walk(dense, pruned, [{"x": noise(2, 3, 8)}], ["r"], store)
+    stage = find_stages(dense, layers_of(dense))[1]
+    weights = {layer.name: dense_matrix(dense, layer) for layer in stage.layers}
+    assert collect(streams, stage, [None], batches=[0], seed=0, weights=weights).G is not None
 
 
 RESIDUAL = """g (float[N, 4, 6, 6] x) => (float[N, 4, 6, 6] y) {

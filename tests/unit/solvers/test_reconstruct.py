@@ -134,12 +134,13 @@ def test_lost_variance_comes_back() -> None:
     rng = np.random.default_rng(1)
     dense = rng.normal(size=(1, 5000, 6)).astype(np.float32)
     pruned = dense * np.linspace(0.6, 1.1, 6, dtype=np.float32)
-    moments = Moments.zeros(1, 6, dense=True)
+    moments = Moments.zeros(1, 6)
     moments.add(dense, pruned)
     W = rng.normal(size=(1, 4, 6)).astype(np.float32)
+    moments.add_outputs("w", dense, W)
     small = W * np.array([0.9, 0.7, 0.2, 1.5], np.float32)[:, None]
     H, _, _ = moments.centred("w", True)
-    found = restore_variance(W, small, moments.dense_covariance(), H)
+    found = restore_variance(small, moments.outputs["w"].variance(), H)
     wanted, before, after = (
         (x @ w.swapaxes(1, 2)).var(1)[0] for x, w in ((dense, W), (pruned, small), (pruned, found))
     )
@@ -152,6 +153,6 @@ def test_lost_variance_comes_back() -> None:
 def test_a_row_without_any_weight_stays_so() -> None:
     W = np.ones((1, 2, 3), np.float32)
     pruned = W * np.array([0, 0.8], np.float32)[:, None]
-    found = restore_variance(W, pruned, np.eye(3)[None], np.eye(3)[None])
+    found = restore_variance(pruned, np.full((1, 2), 3.0), np.eye(3)[None])
     np.testing.assert_allclose(found, np.array([[[0] * 3, [1] * 3]]), rtol=1e-6)
-    np.testing.assert_array_equal(restore_variance(W, W * 0, np.zeros((1, 3, 3)), np.zeros((1, 3, 3))), W * 0)
+    np.testing.assert_array_equal(restore_variance(W * 0, np.zeros((1, 2)), np.zeros((1, 3, 3))), W * 0)
