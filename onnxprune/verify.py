@@ -133,31 +133,28 @@ def _check_outputs(
     And with the kernels what it gives without, if they are in use.
     """
     wide = 0.05 if expected.cast else RELATIVE_TOLERANCE
-    batches, names = data.head(_SAMPLES).batches, list(expected.dense.index.outputs)
-    for batch in batches:
+    names = list(expected.dense.index.outputs)
+
+    def differences(a: list[Any], b: list[Any]) -> list[float]:
+        return [_difference(name, x, y) for name, x, y in zip(names, a, b, strict=True)]
+
+    shaken: Any = None
+    for batch in data.head(_SAMPLES).batches:
         wanted, found = run(reference, batch), run(stock, batch)
-        for name, a, b in zip(names, wanted, found, strict=True):
-            error = _difference(name, a, b)
+        for name, error in zip(names, differences(wanted, found), strict=True):
             if error > wide:
                 raise VerificationError(
                     f"output {name!r} of the written model is off by {error:.3g} of its largest value, "
                     f"wanted at most {wide:g}"
                 )
-    if session is stock:
-        return
-    shaken: Any = None
-    for batch in batches:
-        wanted, found = run(stock, batch), run(session, batch)
-        errors = [_difference(name, a, b) for name, a, b in zip(names, wanted, found, strict=True)]
+        if session is stock:
+            continue
+        errors = differences(found, run(session, batch))
         if max(errors, default=0.0) <= KERNEL_TOLERANCE:
             continue
         if shaken is None:
             shaken = session_of(_shaken(expected), threads=threads, name="the pruned model")
-        noises = [
-            _difference(name, a, b)
-            for name, a, b in zip(names, run(reference, batch), run(shaken, batch), strict=True)
-        ]
-        for name, error, noise in zip(names, errors, noises, strict=True):
+        for name, error, noise in zip(names, errors, differences(wanted, run(shaken, batch)), strict=True):
             limit = min(max(KERNEL_TOLERANCE, _NOISE * noise), wide)
             if error > limit:
                 raise VerificationError(

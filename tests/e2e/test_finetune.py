@@ -191,7 +191,7 @@ def test_labels_teach(tmp_path: Path, digits_cnn: Path, labelled: Path) -> None:
     for name in ("right", "wrong"):
         done = run(
             digits_cnn, "--sparsity", "0.8", "--data", labelled / f"{name}.npz", "--labels", "label",
-            "--finetune", "--steps", "30", "--lr", "0.003", "--eval", f"{labelled}/judge.py:likelihood",
+            "--finetune", "--steps", "15", "--lr", "0.003", "--eval", f"{labelled}/judge.py:likelihood",
             "-o", tmp_path / f"{name}.onnx", "--json", *COMMON,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr

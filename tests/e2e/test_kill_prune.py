@@ -51,7 +51,7 @@ def folder(tmp_path: Path, digits_transformer: Path, calibration_tokens_npz: Pat
     return tmp_path
 
 
-@pytest.mark.parametrize("rounds", [5, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(60, marks=pytest.mark.slow)])
 def test_killed_while_pruning(rounds: int, folder: Path) -> None:
     digest, data = io.file_digest(folder / "m.onnx"), (folder / "x.npz").read_bytes()
     started = time.perf_counter()
