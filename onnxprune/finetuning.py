@@ -15,7 +15,7 @@ from onnxprune.clock import Clock
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.evaluate import load_function, task_metric
 from onnxprune.finetune.stage import check_labels, check_options, tune
-from onnxprune.inmemory import session_of
+from onnxprune.inmemory import session_of, session_of_file
 from onnxprune.interface import interface_differences
 from onnxprune.io import load
 from onnxprune.layers import Layer, find_layers
@@ -90,7 +90,7 @@ def distill(
         recipe = dataclasses.replace(
             recipe, sparsity=zeros / max(weights, 1)
         )  # what is there is what is wanted
-    session = session_of(dense, threads=recipe.threads)
+    session = session_of_file(dense, threads=recipe.threads)
     calibration, held_out = (unpad(part, input_specs(dense), session) for part in (calibration, held_out))
     check_labels(dense, session, calibration, held_out, recipe)
     outcome = Outcome(student, recipe, layers, skips, calibration, target, clock=clock)

@@ -30,6 +30,16 @@ def without_values(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return empty
 
 
+def session_of_file(model: Model, *, threads: int | None = None) -> Any:
+    """Create a session of a model that is as it was loaded.
+
+    External data is left to ONNX Runtime: of weights given as arrays it keeps its own form beside them.
+    """
+    if model.path is not None and model.external:
+        return runtime.session(model.path, threads=threads, name=model.name)
+    return session_of(model, threads=threads)
+
+
 def session_of(model: Model, *, threads: int | None = None, name: str = "") -> Any:
     """Create a session of ``model``; its large initializers are not copied into the message.
 

@@ -21,7 +21,7 @@ from onnxprune.clock import Clock
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.evaluate import agreement, load_function, task_metric
 from onnxprune.finetune.stage import check_labels, check_options, merged, share_of, tune
-from onnxprune.inmemory import session_of
+from onnxprune.inmemory import session_of_file
 from onnxprune.io import atomic_write_text, load, save, total_bytes
 from onnxprune.kernels.select import Selection, select
 from onnxprune.layers import Layer, Skip, find_layers
@@ -89,7 +89,7 @@ def prune(
         calibration, held_out = read_data(dense, recipe, data)
     with clock.stage("dense model"):
         progress.stage("running the dense model")
-        dense_session = session_of(original, threads=recipe.threads)
+        dense_session = session_of_file(original, threads=recipe.threads)
         specs = input_specs(dense)
         calibration, held_out = (unpad(data, specs, dense_session) for data in (calibration, held_out))
         check_labels(dense, dense_session, calibration, held_out, recipe)

@@ -7,7 +7,8 @@ serves every candidate of every layer there. It runs beside the work on the laye
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from threading import Event
 from types import TracebackType
 from typing import Any
 
@@ -58,6 +59,7 @@ class Effects:
         self._kinds: list[OutputKind] = []
         self._thread = ThreadPoolExecutor(1)
         self._running: Future[dict[str, tuple[float, ...]]] | None = None
+        self._stopped = Event()
 
     def __enter__(self) -> Effects:
         return self
@@ -69,11 +71,12 @@ class Effects:
             if kind is None:
                 self._settle()
         finally:
+            self._stopped.set()  # a caller that failed waits for one run of the model at most
             self._thread.shutdown(cancel_futures=True)
 
     def rest_of(self, stage: Stage) -> Future[Rest]:
         """Start to make the session of the rest of the graph, which takes one thread."""
-        return self._thread.submit(Rest, self.dense, self.streams, stage, self.probes, self._threads)
+        return self._thread.submit(Rest, self.dense, self.streams, stage, self._threads)
 
     def measure(
         self,
@@ -95,8 +98,9 @@ class Effects:
         rest = making.result()
         if not self._reference:
             self._take_reference(rest)
+        held = rest.hold(self.probes[: len(self._reference)], MAX_HELD)  # before anybody reads them
         self._running = self._thread.submit(self._measure, rest, layers, candidates)
-        if not rest.hold(MAX_HELD):
+        if not held:
             self._settle()
 
     def _settle(self) -> None:
@@ -135,6 +139,8 @@ class Effects:
     def _divergence(self, rest: Rest, changed: Mapping[str, NDArray[np.generic]]) -> float:
         def moved(place: int) -> tuple[float, int]:
             """Return how far the outputs of one batch are, and its rows; the outputs are not kept."""
+            if self._stopped.is_set():
+                raise CancelledError
             number, outputs = self.probes[place], self._reference[place]
             distance = total_divergence(self._kinds, outputs, rest.run(number, changed), self.masks[number])
             return distance, len(outputs[0]) if outputs[0].ndim else 1
@@ -146,22 +152,20 @@ class Effects:
 class Rest:
     """The graph from one stage to the outputs, with the weights and biases of its layers as inputs."""
 
-    def __init__(
-        self, dense: Model, streams: Streams, stage: Stage, probes: Sequence[int], threads: int | None
-    ) -> None:
+    def __init__(self, dense: Model, streams: Streams, stage: Stage, threads: int | None) -> None:
         names = [layer.name for layer in stage.layers]
         names += [layer.bias.name for layer in stage.layers if layer.bias]
-        self.dense, self.streams, self.probes = dense, streams, probes
+        self.dense, self.streams = dense, streams
         self.values = {name: dense.array(name) for name in names}
         segment, self.session = streams.tail(list(dense.index.outputs), names, threads)
         self.inputs = [name for name in segment.inputs if name not in self.values]
         self.read = set(names) & set(segment.inputs)
         self._held: dict[int, dict[str, NDArray[np.generic]]] = {}
 
-    def hold(self, limit: int) -> bool:
-        """Take the inputs out of the streams, so that they may advance; False when over ``limit`` bytes."""
+    def hold(self, batches: Sequence[int], limit: int) -> bool:
+        """Take inputs out of the streams, so that these may advance; False when over ``limit`` bytes."""
         taken = 0
-        for number in self.probes:
+        for number in batches:
             values = self._values(number)
             taken += sum(value.nbytes for value in values.values())
             if taken > limit:
@@ -171,9 +175,9 @@ class Rest:
         return True
 
     def _values(self, number: int) -> dict[str, NDArray[np.generic]]:
-        return self._held.get(number) or {
-            name: self.streams.value(name, number, DENSE) for name in self.inputs
-        }
+        if number in self._held:
+            return self._held[number]
+        return {name: self.streams.value(name, number, DENSE) for name in self.inputs}
 
     def run(self, number: int, changed: Mapping[str, NDArray[np.generic]]) -> list[Any]:
         """Return the model's outputs on batch ``number`` with some of the constants replaced."""

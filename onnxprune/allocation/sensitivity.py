@@ -90,8 +90,7 @@ def measure(
                 counts = token_counts(streams, stage, masks)
                 solve = _table_candidates(dense, counts, method)
             else:
-                weights = {layer.name: dense_matrix(dense, layer) for layer in stage.layers if stage.site > 0}
-                moments = collect(streams, stage, masks, batches=fit, seed=seed, weights=weights)
+                moments = collect(streams, stage, masks, batches=fit, seed=seed)
                 if stage.site > 0:
                     for layer in stage.layers:
                         found.tied[layer.name] = found.tied.get(layer.name, Moments.like(moments)) + moments
@@ -108,6 +107,7 @@ def measure(
             for name, solutions in candidates.items():
                 found.error[name] = tuple(solution.error or 0.0 for solution in solutions)
             effects.measure(making, stage.layers, candidates)
+            del making, solved, solutions, candidates  # as large as the layers
             for pattern in others if stage.layers[0].kind != "embedding" else ():
                 again = _matrix_candidates(dense, moments, replace(method, pattern=pattern), repair)
                 errors = [solution.error or 0.0 for solution in again(stage.layers, levels)]

@@ -123,11 +123,13 @@ def collect(
         for found in map_threads(rows, numbers):
             sums.add(found)
     sums.flush()
-    if not moments.finite():
+    where = moments.not_finite()
+    if where is not None:
+        what = f"the input {stage.value!r} of" if where == "" else "what is added to the outputs of"
+        name = where or first.name
         raise ModelError(
-            f"the input {stage.value!r} of weight {first.name!r} holds NaN or infinite values "
-            "on the calibration data",
-            f"check the data, or leave the weight alone with --exclude '{first.name}'",
+            f"{what} weight {name!r} holds NaN or infinite values on the calibration data",
+            f"check the data, or leave the weight alone with --exclude '{name}'",
         )
     return moments
 
@@ -239,7 +241,7 @@ class _Sums:
     def _varies(self, layer: Layer, same: bool) -> bool:
         """Whether the variance of a layer's outputs will be asked for."""
         conv = layer.window is not None and layer.bias is not None and not layer.sites[0].residual
-        return conv and layer.name in self.weights and not (same and self.stage.site == 0)
+        return conv and layer.name in self.weights and not same
 
 
 def _alike(a: _Rows, b: _Rows) -> bool:

@@ -47,7 +47,7 @@ class Outputs:
         """
         n, far = deviations.shape[1], mean.astype(np.float64)
         sums = deviations.sum(1, dtype=np.float64)
-        squares = np.square(deviations).sum(1, dtype=np.float64)
+        squares = np.square(deviations, dtype=np.float64).sum(1)
         return cls(n, sums + n * far, squares + 2 * far * sums + n * far**2)
 
     def __add__(self, other: Outputs) -> Outputs:
@@ -69,7 +69,9 @@ class Moments:
         sum_p: (groups, in_features), of x_p.
         sum_d: (groups, in_features), of x_d.
         H: (groups, in_features, in_features), of x_p x_p^T.
-        G: (groups, in_features, in_features), of x_d x_p^T; None while the streams are equal: then it is H.
+        G: (groups, in_features, in_features), of x_d x_p^T; None while all x_d that were added were x_p: then
+            it is H. Who adds x_p for x_d, and ``W (x_d - x_p) + r`` for r, gets the same targets and biases
+            without it.
         sum_r: layer name -> (groups, out_features), of r.
         R: layer name -> (groups, out_features, in_features), of r x_p^T.
         outputs: layer name -> what is known of its outputs in the dense model.
@@ -149,10 +151,11 @@ class Moments:
             seen = Outputs.of(multiply(dense - mean, W.swapaxes(1, 2)), (W @ mean.swapaxes(1, 2))[:, :, 0])
         self.outputs[name] = self.outputs[name] + seen if name in self.outputs else seen
 
-    def finite(self) -> bool:
-        """Whether no sum of products is infinite or NaN."""
-        products = [self.H, *self.R.values()] + ([] if self.G is None else [self.G])
-        return all(bool(np.isfinite(product).all()) for product in products)
+    def not_finite(self) -> str | None:
+        """Return where a sum is infinite or NaN: a layer's name (its outputs), "" (the inputs), or None."""
+        if not (np.isfinite(self.H).all() and (self.G is None or np.isfinite(self.G).all())):
+            return ""
+        return next((name for name, R in self.R.items() if not np.isfinite(R).all()), None)
 
     def __add__(self, other: Moments) -> Moments:
         """Merge two shards."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -119,11 +120,11 @@ def _solve_layers(jobs: Sequence[Job], method: Method, repair: bool) -> list[Sol
     tasks: list[Callable[[], None]] = [partial(take_aim, number) for number in range(len(jobs))]
     tasks += [inversion for prepared in shared.values() for inversion in prepared.inversions()]
     map_threads(lambda task: task(), tasks)
-    for number in range(1, len(jobs)):
-        weight, key = aims[number].weight, keys[number]
+    times = Counter(id(aimed.weight) for aimed in aims.values())
+    for number, key in enumerate(keys):
         # Blocks of any rows reorder the weight: there is nothing to share
-        if weight is aims[number - 1].weight and key in shared and not jobs[number].pattern.free:
-            shared[key].share(weight)
+        if key in shared and times[id(aims[number].weight)] > 1 and not jobs[number].pattern.free:
+            shared[key].share(aims[number].weight)
 
     def solve(number: int) -> Solution:
         return solve_layer(jobs[number], aims[number], method, shared.get(keys[number]), repair=repair)
@@ -187,7 +188,8 @@ def solve_layer(
     # Least squares shrinks what it cannot predict, and a stack of convolutions has nothing that undoes it.
     # Not where a residual branch is added: there the sum matters, and r has already been aimed at.
     if centre and layer.name in moments.outputs:
-        pruned = restore_variance(pruned, moments.outputs[layer.name].variance(), H)
+        covariance, _, _ = moments.centred(layer.name, True)
+        pruned = restore_variance(pruned, moments.outputs[layer.name].variance(), covariance)
     if method.pattern.kind == "block" and job.zeros:
         pruned = fill_kept(pruned, mask, layer.dtype)
     shift = bias_shift(moments, layer.name, job.W, pruned).ravel() if centre else None

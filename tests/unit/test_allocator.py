@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 
@@ -25,7 +26,7 @@ print(faults() - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="sets glibc's malloc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="sets glibc's malloc")
 def test_large_arrays_get_the_same_pages_again() -> None:
     found = {}
     for mode in ("default", "reuse"):
@@ -37,8 +38,9 @@ def test_large_arrays_get_the_same_pages_again() -> None:
     assert found["reuse"] * 5 < found["default"]
 
 
-def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000")
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "1000")
     assert not allocator.reuse_memory()
 
 
@@ -50,3 +52,20 @@ def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_c_library_without_mallopt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: object())
     assert not allocator.reuse_memory()
+
+
+def test_an_older_c_library_takes_smaller_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    given: list[tuple[int, int]] = []
+
+    class Old:
+        @staticmethod
+        def mallopt(parameter: int, value: int) -> int:
+            given.append((parameter, value))
+            return int(parameter != -3 or value <= 2**25)
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: Old)
+    assert allocator.reuse_memory()
+    assert given == [(-3, 2**26), (-3, 2**25), (-1, 2**28)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -145,6 +147,43 @@ def test_what_fails_beside_fails_here(
         measured(model, streams)
 
 
-def test_a_failing_caller_is_not_kept_waiting(model: Model, streams: Streams) -> None:
-    with pytest.raises(KeyError, match="the caller's"), Effects(model, streams, [None] * 3, PROBES):
+def test_a_failing_caller_is_not_kept_waiting(
+    model: Model, streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[int] = []
+    started = threading.Event()
+
+    def slow(*_: Any) -> float:
+        runs.append(1)
+        started.set()
+        time.sleep(0.05)
+        return 0.0
+
+    monkeypatch.setattr(effect, "total_divergence", slow)
+    (stage, *_) = find_stages(model, find_layers(model, min_size=1)[0])
+    candidates = smaller(model, [1.0] * 100)
+    with (
+        pytest.raises(KeyError, match="the caller's"),
+        Effects(model, streams, [None] * 3, PROBES) as effects,
+    ):
+        streams.advance([stage.value])
+        effects.measure(effects.rest_of(stage), stage.layers, candidates)
+        assert started.wait(60)
         raise KeyError("the caller's")
+    assert len(runs) < 200
+
+
+def test_the_streams_may_advance_while_a_slow_layer_is_measured(
+    model: Model, streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it reads was taken out of them before: nothing is looked up in another thread."""
+    readers: set[int] = set()
+    value = Streams.value
+
+    def spy(self: Streams, name: str, number: int, stream: int) -> Any:
+        readers.add(threading.get_ident())
+        return value(self, name, number, stream)
+
+    monkeypatch.setattr(Streams, "value", spy)
+    measured(model, streams)
+    assert readers == {threading.get_ident()}

@@ -97,10 +97,11 @@ def test_what_is_not_finite_is_seen(value: float, where: str) -> None:
     moments = Moments.zeros(1, 2)
     moments.add(bad if where == "G" else good, bad if where == "H" else good.copy())
     moments.add_residual("w", bad if where == "R" else good, good)
-    assert not moments.finite()
+    assert moments.not_finite() == ("w" if where == "R" else "")
     moments = Moments.zeros(1, 2)
     moments.add(good, good.copy())
-    assert moments.finite()
+    moments.add_residual("w", good, good)
+    assert moments.not_finite() is None
 
 
 def test_other_layers_have_no_residual() -> None:
