@@ -157,6 +157,11 @@ def _show(result: Report, report: Path | None, as_json: bool, quiet: bool) -> No
 @click.option("-o", "--output", type=PATH, help="Where to write the model (default: MODEL.finetuned.onnx).")
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
 @click.option("--report", type=PATH, help="Where to write the JSON report (default: beside the output).")
+@click.option(
+    "--config",
+    type=PATH,
+    help="Recipe: a TOML file, or a JSON report, such as MODEL's; pruning options are left out.",
+)
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")
 @recipe_options(TUNING_FIELDS)
 @output_options
@@ -169,13 +174,16 @@ def finetune(
     output: Path | None,
     force: bool,
     report: Path | None,
+    config: Path | None,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
     **_: object,
 ) -> None:
     """Train MODEL, pruned by whatever tool, towards the dense model; its zeros stay where they are."""
-    recipe = Recipe.from_dict({"finetune": True, **given(ctx)})
+    values = read_config(config) if config else {}
+    values = {name: value for name, value in values.items() if name in TUNING_FIELDS}
+    recipe = Recipe.from_dict({**values, "finetune": True, **given(ctx)})
     from onnxprune.finetuning import distill as run
 
     with working(quiet) as progress:

@@ -472,3 +472,26 @@ def test_kill_unwinds(process: None, pipeline: Calls, monkeypatch: pytest.Monkey
     monkeypatch.setattr(cli_module, "prepare_process", terminal.prepare_process)
     monkeypatch.setattr(sys.modules["onnxprune.pipeline"], "prune", run)
     assert main(["m.onnx"]) == terminal.EXIT_TERMINATED
+
+
+class TestFinetune:
+    def test_config_without_what_is_for_pruning(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """The report of the pruned model serves, and the command line wins."""
+        calls = stand_in(monkeypatch, "finetuning", "distill", REPORT)
+        words = ["finetune", "p.onnx", "--teacher", "m.onnx", "--lr", "0.01", "--config"]
+        toml = tmp_path / "r.toml"
+        toml.write_text('sparsity = 0.25\nschedule = "cubic:3"\nsteps = 7\nlr = 0.5\n')
+        report = tmp_path / "p.json"
+        report.write_text(json.dumps({"recipe": {"sparsity": 0.25, "steps": 7, "schedule": "cubic:3"}}))
+        for config in (toml, report):
+            assert main([*words, str(config)]) == 0
+            assert calls.options is not None
+            assert calls.options["recipe"] == Recipe(finetune=True, steps=7, lr=0.01)
+
+    def test_bad_config(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        config = tmp_path / "r.toml"
+        config.write_text("stepps = 7\n")
+        assert main(["finetune", "p.onnx", "--teacher", "m.onnx", "--config", str(config)]) == 2
+        assert "stepps" in capsys.readouterr().err
