@@ -19,7 +19,7 @@ from onnxprune.calibration.streams import Streams
 from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.solvers import embedding
-from onnxprune.solvers.layer import Job, Solution, dense_matrix, solve_layers
+from onnxprune.solvers.layer import Floats, Job, Solution, dense_matrix, solve_layers
 from onnxprune.solvers.patterns import Pattern
 from onnxprune.solvers.prune import Method
 
@@ -122,16 +122,7 @@ def prune_sequential(
                 residuals=bool(skips),
                 weights=weights if repair else None,
             )
-            jobs = [
-                Job(
-                    layer,
-                    weights[layer.name],
-                    moments + tied[layer.name] if tied and layer.name in tied else moments,
-                    zeros[layer.name],
-                    kinds[layer.name],
-                )
-                for layer in stage.layers
-            ]
+            jobs = _jobs(stage, weights, moments, zeros, kinds, tied or {})
             solutions = solve_layers(jobs, method, repair=repair)
         for layer, solution in zip(stage.layers, solutions, strict=True):
             arrays = solution.arrays(dense, layer)
@@ -146,6 +137,27 @@ def prune_sequential(
             )
             on_layer(results[-1])
     return tuple(results)
+
+
+def _jobs(
+    stage: Stage,
+    weights: Mapping[str, Floats],
+    moments: Moments,
+    zeros: Mapping[str, int],
+    patterns: Mapping[str, Pattern],
+    tied: Mapping[str, Moments],
+) -> list[Job]:
+    """Return what is to be solved at a stage; ``tied`` adds the other uses of a weight."""
+    return [
+        Job(
+            layer,
+            weights[layer.name],
+            moments + tied[layer.name] if layer.name in tied else moments,
+            zeros[layer.name],
+            patterns[layer.name],
+        )
+        for layer in stage.layers
+    ]
 
 
 def solve_table(

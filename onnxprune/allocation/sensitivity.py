@@ -5,7 +5,7 @@ The dense activations are carried along, so that the statistics cost one forward
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -99,23 +99,25 @@ def measure(
             if stage.site > 0:
                 continue
             making = effects.rest_of(stage) if outputs else None
-            solved = solve(stage.layers, levels)
-            candidates = {
-                layer.name: solved[number * len(levels) : (number + 1) * len(levels)]
-                for number, layer in enumerate(stage.layers)
-            }
-            for name, solutions in candidates.items():
-                found.error[name] = tuple(solution.error or 0.0 for solution in solutions)
+            candidates = _by_layer(stage.layers, solve(stage.layers, levels))
+            found.error.update(_errors(candidates))
             effects.measure(making, stage.layers, candidates)
-            del making, solved, solutions, candidates  # as large as the layers
+            del making, candidates  # as large as the layers
             for pattern in others if stage.layers[0].kind != "embedding" else ():
                 again = _matrix_candidates(dense, moments, replace(method, pattern=pattern), repair)
-                errors = [solution.error or 0.0 for solution in again(stage.layers, levels)]
-                for number, layer in enumerate(stage.layers):
-                    part = errors[number * len(levels) : (number + 1) * len(levels)]
-                    found.others[pattern][layer.name] = tuple(part)
+                found.others[pattern].update(_errors(_by_layer(stage.layers, again(stage.layers, levels))))
     found.output.update(effects.found)
     return found
+
+
+def _by_layer(layers: Sequence[Layer], solved: Sequence[Solution]) -> dict[str, Sequence[Solution]]:
+    """Take apart what :data:`Candidates` give: as many solutions for each layer."""
+    each = len(solved) // len(layers)
+    return {layer.name: solved[k * each : (k + 1) * each] for k, layer in enumerate(layers)}
+
+
+def _errors(candidates: Mapping[str, Sequence[Solution]]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(solution.error or 0.0 for solution in found) for name, found in candidates.items()}
 
 
 def _sites(layers: Sequence[Layer]) -> int:

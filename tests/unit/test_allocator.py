@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -9,6 +10,13 @@ import sys
 import pytest
 
 from onnxprune import allocator
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))]:
+        monkeypatch.delenv(name)
+
 
 FAULTS = """
 import resource, sys
@@ -55,8 +63,6 @@ def test_a_c_library_without_mallopt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_older_c_library_takes_smaller_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES"):
-        monkeypatch.delenv(name, raising=False)
     given: list[tuple[int, int]] = []
 
     class Old:
