@@ -8,8 +8,9 @@ other work too, that costs more than it brings (MiniLM's solve: 45 s of processo
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
@@ -43,10 +44,10 @@ def workers(threads: int | None = None) -> Iterator[None]:
     Args:
         threads: at most; default all processors of this process.
     """
-    count = threads or runtime.cpu_count()
+    number = threads or runtime.cpu_count()
     before = getattr(_local, "pool", None)
-    with _controller().limit(limits=1, user_api="blas"), ThreadPoolExecutor(count) as pool:
-        _local.pool = (pool, count)
+    with _controller().limit(limits=1, user_api="blas"), ThreadPoolExecutor(max(1, number - 1)) as pool:
+        _local.pool = (pool, number)
         try:
             yield
         finally:
@@ -62,6 +63,8 @@ def available() -> int:
 def map_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """Return ``[function(item) for item in items]``.
 
+    The calling thread works too: waking another one takes longer than a small product.
+
     Args:
         function: numpy code, which releases the interpreter lock where it matters.
         items: independent of each other.
@@ -69,7 +72,34 @@ def map_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
     work = list(items)
     if available() == 1 or len(work) <= 1:
         return [function(item) for item in work]
-    return list(_local.pool[0].map(function, work))
+    waiting = deque(enumerate(work))
+    results: dict[int, R] = {}
+
+    def take() -> tuple[int, T] | None:
+        try:
+            return waiting.popleft()
+        except IndexError:
+            return None
+
+    def pull() -> None:
+        try:
+            while (found := take()) is not None:
+                results[found[0]] = function(found[1])
+        except BaseException:
+            waiting.clear()  # nobody will see the others' results
+            raise
+
+    before = _local.pool
+    others = [before[0].submit(pull) for _ in range(min(before[1], len(work)) - 1)]
+    _local.pool = None
+    try:
+        pull()
+    finally:
+        wait(others)
+        _local.pool = before
+    for other in others:
+        other.result()
+    return [results[number] for number in range(len(work))]
 
 
 def split(size: int) -> list[slice]:

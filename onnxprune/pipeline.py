@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,12 @@ def prune(
         original, dense = dense, _for_kernels(dense) if recipe.target == "cpu" else dense
         layers, skips = _layers(dense, recipe)
         metric = load_function(recipe.eval) if recipe.eval else None
-        calibration, held_out = read_data(dense, recipe, data)
+        with ThreadPoolExecutor(1) as beside:
+            making = beside.submit(session_of_file, original, threads=recipe.threads)
+            calibration, held_out = read_data(dense, recipe, data)
     with clock.stage("dense model"):
         progress.stage("running the dense model")
-        dense_session = session_of_file(original, threads=recipe.threads)
+        dense_session = making.result()
         specs = input_specs(dense)
         calibration, held_out = (unpad(data, specs, dense_session) for data in (calibration, held_out))
         check_labels(dense, dense_session, calibration, held_out, recipe)

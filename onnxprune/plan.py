@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-import onnxprune
+from onnxprune.allocation import cached
 from onnxprune.allocation.auto import CANDIDATES, Choice, Choices, fastest, least_damage
 from onnxprune.allocation.budget import GRID, Curve, allocate, uniform
 from onnxprune.allocation.sensitivity import LEVELS, Sensitivity, measure
@@ -24,7 +21,6 @@ from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams, sample_count
 from onnxprune.kernels.select import typical_feeds
 from onnxprune.layers import Layer
-from onnxprune.machine import cache_dir
 from onnxprune.model import Model
 from onnxprune.parallel import workers
 from onnxprune.progress import Progress
@@ -34,7 +30,6 @@ from onnxprune.solvers.prune import Method
 
 # Rows of output that the divergence of one layer is averaged over: 64 images, or the tokens of a few texts.
 PROBE_ROWS = 64
-CACHE_FORMAT = 2  # raise it when the same measurement gives other numbers
 
 
 @dataclass(frozen=True)
@@ -73,18 +68,45 @@ def total_zeros(layers: Sequence[Layer], recipe: Recipe) -> int:
     return round(recipe.target_sparsity * sum(layer.size for layer in layers))
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What is known of the layers before any sparsity is chosen.
+
+    Attributes:
+        sensitivity: error curves; None when the allocation needs none.
+        cached: True when they came from the cache.
+    """
+
+    sensitivity: Sensitivity | None = None
+    cached: bool = False
+
+
 def make_plan(
     model: Model, layers: Sequence[Layer], data: CalibrationData, recipe: Recipe, progress: Progress
 ) -> Plan:
     """Share the zeros among the layers by the recipe's allocation."""
-    sizes = {layer.name: layer.size for layer in layers}
-    zeros = total_zeros(layers, recipe)
+    return share_out(model, layers, data, recipe, measure_layers(model, layers, data, recipe, progress))
+
+
+def measure_layers(
+    model: Model, layers: Sequence[Layer], data: CalibrationData, recipe: Recipe, progress: Progress
+) -> Measured:
+    """Measure what the recipe's allocation has to know; any number of plans can be made from it."""
     tied = any(len(layer.sites) > 1 for layer in layers)
     if recipe.allocation == "uniform" and not tied:
-        return Plan(_fit_pattern(uniform(sizes, zeros), layers, recipe), {}, {})
-    found, cached = _measured(model, layers, data, recipe, progress, tied)
-    if recipe.allocation == "uniform":
-        return Plan(_fit_pattern(uniform(sizes, zeros), layers, recipe), {}, found.tied)
+        return Measured()
+    return Measured(*_measured(model, layers, data, recipe, progress, tied))
+
+
+def share_out(
+    model: Model, layers: Sequence[Layer], data: CalibrationData, recipe: Recipe, measured: Measured
+) -> Plan:
+    """Share as many zeros as the recipe asks for among the layers, by what was measured of them."""
+    sizes = {layer.name: layer.size for layer in layers}
+    zeros, found = total_zeros(layers, recipe), measured.sensitivity
+    if found is None or recipe.allocation == "uniform":
+        tied = found.tied if found is not None else {}
+        return Plan(_fit_pattern(uniform(sizes, zeros), layers, recipe), {}, tied)
     by = found.output if recipe.allocation == "sensitivity" else found.error
     curves = {
         layer.name: Curve(layer.size, found.levels, by[layer.name], _highest(layer, recipe))
@@ -96,8 +118,8 @@ def make_plan(
         chosen = _choose(_choices(model, layers, data, found, curves), curves, counts, recipe.speedup)
         zeros_of = counts | {name: choice.zeros for name, choice in chosen.items()}
         patterns = {name: choice.pattern for name, choice in chosen.items()}
-        return Plan(zeros_of, sensitivity, found.tied, cached, patterns)
-    return Plan(_fit_pattern(counts, layers, recipe, by), sensitivity, found.tied, cached)
+        return Plan(zeros_of, sensitivity, found.tied, measured.cached, patterns)
+    return Plan(_fit_pattern(counts, layers, recipe, by), sensitivity, found.tied, measured.cached)
 
 
 def _choose(
@@ -174,8 +196,8 @@ def _measured(
     levels = LEVELS if Pattern.parse(recipe.base_pattern).kind != "nm" else (recipe.target_sparsity,)
     outputs = recipe.allocation == "sensitivity"
     others = CANDIDATES[1:] if recipe.pattern == "auto" else ()
-    path = _cache_path(model, layers, data, recipe, levels)
-    if recipe.cache and not tied and (found := _read_cache(path, layers, levels, outputs, others)):
+    path = cached.cache_path(model, layers, data, recipe, levels)
+    if recipe.cache and not tied and (found := cached.read(path, layers, levels, outputs, others)):
         return found, True
     batches = data.batches
     masks = [row_mask(batch) for batch in batches]
@@ -200,7 +222,7 @@ def _measured(
             on_layer=lambda _: progress.advance(),
         )
     if recipe.cache and not tied:
-        _write_cache(path, found)
+        cached.write(path, found)
     return found, False
 
 
@@ -217,63 +239,3 @@ def probe_batches(data: CalibrationData, masks: Sequence[NDArray | None]) -> lis
     count = len(rows)
     wanted = max(1, min(count // 2, round(PROBE_ROWS / max(1.0, sum(rows) / count))))
     return sorted({(2 * k + 1) * count // (2 * wanted) for k in range(wanted)})
-
-
-def _cache_path(
-    model: Model, layers: Sequence[Layer], data: CalibrationData, recipe: Recipe, levels: tuple[float, ...]
-) -> Path:
-    state = hashlib.sha256(f"{onnxprune.__version__} {CACHE_FORMAT}".encode())
-    for part in (*model.proto.opset_import, *model.proto.functions, *model.graph.node):
-        state.update(part.SerializeToString(deterministic=True))
-    for name in sorted(model.index.tensors):
-        state.update(model.index.tensors[name].SerializeToString(deterministic=True))
-    settings = (
-        [layer.name for layer in layers],
-        recipe.criterion,
-        recipe.solver,
-        recipe.pattern,
-        recipe.allocation,
-        recipe.damping,
-        recipe.refit,
-        recipe.seed,
-        levels,
-    )
-    state.update(repr(settings).encode())
-    state.update(data.digest().encode())
-    return cache_dir() / "sensitivity" / f"{state.hexdigest()[:32]}.json"
-
-
-def _read_cache(
-    path: Path, layers: Sequence[Layer], levels: tuple[float, ...], outputs: bool, others: Sequence[Pattern]
-) -> Sensitivity | None:
-    try:
-        document = json.loads(path.read_text(encoding="utf8"))
-        output = {name: tuple(map(float, values)) for name, values in document["output"].items()}
-        error = {name: tuple(map(float, values)) for name, values in document["error"].items()}
-        more = {
-            pattern: {
-                name: tuple(map(float, values)) for name, values in document["others"][str(pattern)].items()
-            }
-            for pattern in others
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # absent or damaged: measure again
-    costs = (error, output) if outputs else (error,)
-    matrices = [layer for layer in layers if layer.kind != "embedding"]
-    if any(len(table.get(layer.name, ())) != len(levels) for table in more.values() for layer in matrices):
-        return None
-    if any(len(table.get(layer.name, ())) != len(levels) for table in costs for layer in layers):
-        return None
-    return Sensitivity(output, error, levels, {}, more)
-
-
-def _write_cache(path: Path, found: Sensitivity) -> None:
-    from onnxprune.io import atomic_write_text
-
-    others = {str(pattern): errors for pattern, errors in found.others.items()}
-    document = {"output": found.output, "error": found.error, "others": others}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_text(path, json.dumps(document), force=True)
-    except (OSError, onnxprune.errors.OnnxPruneError):
-        return  # a cache that cannot be written costs time next run, nothing else

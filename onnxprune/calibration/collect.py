@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ from onnxprune.parallel import available, batched, map_threads, multiply
 ROWS_PER_FEATURE = 64
 MIN_ROWS = 4096
 SIDE_BY_SIDE = 2**25  # bytes of an activation up to which several batches are taken apart at once
+MAX_SHARD = 2**22  # elements of a sum up to which each thread has one of its own
 MIN_PRODUCT = 1024  # rows that are collected before they are multiplied
 NARROW = 2  # products at the outputs: one for the difference, one with the inputs
 
@@ -111,18 +114,24 @@ def collect(
         ModelError: when the input holds values whose squares are not finite.
     """
     first = stage.layers[0]
-    moments = Moments.zeros(first.groups, first.view.matrix[2])
-    limit = max(MIN_ROWS, ROWS_PER_FEATURE * first.view.matrix[2]) // max(len(batches), 1)
-    sums = _Sums(moments, stage, max(MIN_PRODUCT, 2 * first.view.matrix[2]), weights or {})
+    groups, _, features = first.view.matrix
+    limit = max(MIN_ROWS, ROWS_PER_FEATURE * features) // max(len(batches), 1)
 
     def rows(number: int) -> _Rows:
         return _rows(streams, stage, number, masks[number], max(limit, 1), seed + number, residuals)
 
+    def shard(part: Sequence[int]) -> Moments:
+        moments = Moments.zeros(groups, features)
+        sums = _Sums(moments, stage, max(MIN_PRODUCT, 2 * features), weights or {})
+        for numbers in batched(part, 1 if large else available()):
+            for found in map_threads(rows, numbers):
+                sums.add(found)
+        sums.flush()
+        return moments
+
     large = len(batches) and streams.value(stage.value, batches[0], DENSE).nbytes > SIDE_BY_SIDE
-    for numbers in batched(batches, 1 if large else available()):
-        for found in map_threads(rows, numbers):
-            sums.add(found)
-    sums.flush()
+    shards = 1 if large or groups * features**2 > MAX_SHARD else max(1, min(available(), len(batches)))
+    moments = reduce(add, map_threads(shard, [batches[k::shards] for k in range(shards)]))
     where = moments.not_finite()
     if where is not None:
         what = f"the input {stage.value!r} of" if where == "" else "what is added to the outputs of"
