@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from onnxprune.report.report import Report as Report
     from onnxprune.runtime import register as register
     from onnxprune.runtime import session as session
+    from onnxprune.sensitivity import SensitivityReport as SensitivityReport
+    from onnxprune.sensitivity import sensitivity as sensitivity
 
 __version__ = "0.1.0"
 
@@ -35,6 +37,7 @@ _HOMES = {
     "Model": "onnxprune.model",
     "Recipe": "onnxprune.recipe",
     "Report": "onnxprune.report.report",
+    "SensitivityReport": "onnxprune.sensitivity",
     "bench": "onnxprune.bench",
     "compare": "onnxprune.compare",
     "export": "onnxprune.export",
@@ -44,6 +47,7 @@ _HOMES = {
     "prune": "onnxprune.pipeline",
     "register": "onnxprune.runtime",
     "save": "onnxprune.io",
+    "sensitivity": "onnxprune.sensitivity",
     "session": "onnxprune.runtime",
 }
 
@@ -51,6 +55,7 @@ __all__ = [
     "Model",
     "Recipe",
     "Report",
+    "SensitivityReport",
     "__version__",
     "bench",
     "compare",
@@ -62,6 +67,7 @@ __all__ = [
     "prune",
     "register",
     "save",
+    "sensitivity",
     "session",
 ]
 

@@ -22,8 +22,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "What is pruned": (
-        "sparsity", "pattern", "speedup", "criterion", "allocation", "solve", "solver", "refit", "damping",
-        "include", "exclude", "min_size",
+        "sparsity", "target_size", "target_speedup", "plan", "pattern", "criterion", "allocation", "budget",
+        "solve", "solver", "refit", "damping", "include", "exclude", "min_size",
     ),
     "Fine-tuning": ("finetune", "steps", "minutes", "lr", "loss", "labels", "augment", "scope", "schedule"),
     "Calibration data": (
@@ -36,6 +36,11 @@ DATA_FIELDS = ("data", "samples", "batch_size", "mean", "std", "resize", "layout
 TUNING_FIELDS = (
     "steps", "minutes", "lr", "loss", "labels", "augment", "scope", *DATA_FIELDS, "eval", "format", "values",
     "target_runtime", "seed", "threads", "max_memory", "allow_external", "cache",
+)  # fmt: skip
+PLANNING_FIELDS = (
+    "sparsity", "target_size", "target_speedup", "pattern", "criterion", "allocation", "budget", "solver",
+    "refit", "damping", "include", "exclude", "min_size", *DATA_FIELDS, "seed", "threads", "max_memory",
+    "allow_external", "cache",
 )  # fmt: skip
 _FIELDS = {item.name: item for item in dataclasses.fields(Recipe)}
 _DEFAULTS = Recipe()

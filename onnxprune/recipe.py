@@ -16,11 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnxprune import amounts
 from onnxprune.errors import UsageError
 
 SCHEMA_VERSION = 1
 CRITERIA = ("obs", "wanda", "magnitude")
-ALLOCATIONS = ("sensitivity", "error", "uniform")
+ALLOCATIONS = ("sensitivity", "error", "uniform", "global", "erk", "owl")
+CURVES = ALLOCATIONS[:2]  # those that measure what pruning a layer does
+BUDGETS = ("weights", "flops")
 FORMATS = ("packed", "dense", "sparse-initializer")
 VALUES = ("same", "fp16")
 TARGETS = ("cpu", "stock", "cuda")
@@ -70,13 +73,25 @@ class Recipe:
         "unstructured",
         "unstructured, N:M (such as 2:4), block:RxC (such as block:4x1: any 4 rows x 1 column; "
         "block:4x1,adjacent: neighbouring rows) or auto (per layer: as fast as can be at the damage that "
-        "unstructured does at --sparsity, or as --speedup says).",
-    )
-    speedup: float | None = _option(
-        None, "pattern auto only: how many times faster the pruned layers are to be, as predicted."
+        "unstructured does at --sparsity, or as --target-speedup says).",
     )
     criterion: str = _option("obs", "How weights are chosen and repaired.", CRITERIA)
     allocation: str = _option("sensitivity", "How the sparsity is shared among the layers.", ALLOCATIONS)
+    budget: str = _option(
+        "weights", "What --sparsity is a share of: of the weights, or of their multiplications.", BUDGETS
+    )
+    target_size: str | None = _option(
+        None, "In place of --sparsity: prune until the file is no larger than this, such as 5MB."
+    )
+    target_speedup: str | None = _option(
+        None,
+        "Prune until the model is this many times faster with the kernels, such as 2x, as predicted; layers "
+        "that no kernel speeds up stay dense unless --sparsity is given too.",
+    )
+    plan: str | None = _option(
+        None,
+        "In place of --sparsity: a file with the sparsity of each layer; onnxprune sensitivity writes one.",
+    )
     solve: str = _option(
         "sequential", "obs only: walk the layers on the already pruned prefix, or all at once.", SOLVES
     )
@@ -179,6 +194,7 @@ class Recipe:
                 )
         self._check_pattern()
         self._check_target()
+        self._check_budget()
         self._check_training()
         for name in ("samples", "min_size", "max_length", "batch_size", "threads", "resize", "steps"):
             value = getattr(self, name)
@@ -202,15 +218,6 @@ class Recipe:
             raise UsageError(
                 f"--pattern is {self.pattern!r}, wanted unstructured, N:M, block:RxC[,adjacent] or auto"
             )
-        if self.speedup is not None and self.pattern != "auto":
-            raise UsageError("--speedup needs --pattern auto", "with another pattern say --sparsity")
-        if self.speedup is not None and not 1.0 <= self.speedup < math.inf:
-            raise UsageError(f"--speedup is {self.speedup:g}, wanted a number from 1 up", "try 2")
-        if self.pattern == "auto" and self.allocation == "uniform":
-            raise UsageError(
-                "--pattern auto measures the layers, --allocation uniform does not",
-                "leave --allocation out",
-            )
         if match["n"] and not 0 < int(match["n"]) < int(match["m"]):
             raise UsageError(f"--pattern {self.pattern} keeps N of every M weights and needs 0 < N < M")
         if (
@@ -225,6 +232,45 @@ class Recipe:
             )
         if match["r"] and int(match["r"]) * int(match["c"]) < 1:
             raise UsageError(f"--pattern {self.pattern} needs blocks of at least 1x1")
+
+    def _check_budget(self) -> None:
+        if self.pattern == "auto" and self.allocation not in CURVES:
+            raise UsageError(
+                f"--pattern auto measures the layers, --allocation {self.allocation} does not",
+                "leave --allocation out",
+            )
+        given = [
+            name for name in ("target_size", "target_speedup", "plan") if getattr(self, name) is not None
+        ]
+        if self.sparsity is not None and given not in ([], ["target_speedup"]):
+            given.append("sparsity")
+        if len(given) > 1:
+            names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise UsageError(f"{names} each say how much is pruned", "leave one of the two out")
+        kind = _PATTERN.fullmatch(self.pattern)
+        if given and kind is not None and kind["n"]:
+            raise UsageError(
+                f"--{given[0].replace('_', '-')} needs any number of zeros, pattern {self.pattern} has one",
+                "leave one of the two out",
+            )
+        if self.target_size is not None and (self.size_limit, self.format)[1] == "dense":
+            raise UsageError(
+                "--target-size needs packed weights, with --format dense zeros take as much room as before",
+                "leave one of the two out",
+            )
+        if self.budget == "flops" and self.allocation not in CURVES:
+            raise UsageError(
+                f"--budget flops weighs damage against multiplications, --allocation {self.allocation} knows "
+                "no damage",
+                f"--allocation {' or '.join(CURVES)}",
+            )
+        if self.budget == "flops" and (given or (kind is not None and kind["n"])):
+            raise UsageError("--budget says what --sparsity is a share of", "give --sparsity")
+        if self.speedup is not None and self.target == "stock":
+            raise UsageError(
+                "--target-speedup is what kernels gain, --target-runtime stock has none",
+                "leave one of the two out",
+            )
 
     def _check_target(self) -> None:
         if self.target_runtime == "cuda":
@@ -305,6 +351,24 @@ class Recipe:
     def target(self) -> str:
         """The runtime that the model is written for: ``cpu`` or ``stock``."""
         return self.target_runtime or ("cpu" if self.format == "packed" else "stock")
+
+    @property
+    def asks_for_weights(self) -> bool:
+        """Whether the number of zeros is what is asked for, and not what comes of something else."""
+        other = self.target_size or self.target_speedup or self.plan or self.budget != "weights"
+        return not other and self.pattern != "auto"
+
+    @property
+    def size_limit(self) -> int | None:
+        """``target_size`` in bytes."""
+        return None if self.target_size is None else amounts.size(self.target_size, "--target-size")
+
+    @property
+    def speedup(self) -> float | None:
+        """``target_speedup`` as a number."""
+        if self.target_speedup is None:
+            return None
+        return amounts.factor(self.target_speedup, "--target-speedup")
 
     @property
     def base_pattern(self) -> str:
