@@ -22,9 +22,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "What is pruned": (
-        "sparsity", "pattern", "speedup", "criterion", "allocation", "solve", "solver", "refit", "damping",
-        "include", "exclude", "min_size",
+        "sparsity", "pattern", "speedup", "allocation", "solve", "solver", "refit", "damping", "include",
+        "exclude", "min_size",
     ),
+    "How weights are chosen": ("criterion", "alpha", "threshold", "removal", "selection", "granularity"),
     "Fine-tuning": ("finetune", "steps", "minutes", "lr", "loss", "labels", "augment", "scope", "schedule"),
     "Calibration data": (
         "data", "samples", "batch_size", "mean", "std", "resize", "layout", "tokenizer", "max_length", "eval",

@@ -122,10 +122,11 @@ def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
         found.append(
             "NO CALIBRATION DATA: inputs were made up, so the agreement and the accuracy mean little."
         )
-    if recipe.pattern != "auto" and abs(sparsity - recipe.target_sparsity) > 0.005:
+    fixed = recipe.pattern != "auto" and recipe.threshold is None
+    if fixed and abs(sparsity - recipe.target_sparsity) > 0.005:
         found.append(
             f"sparsity is {sparsity:.1%}, {recipe.target_sparsity:.1%} was wanted: "
-            f"pattern {recipe.pattern} or the layers' limits allow no more"
+            f"pattern {recipe.structure} or the layers' limits allow no more"
         )
     tuned = outcome.finetuning
     if tuned is not None and tuned["best"] == 0:

@@ -13,20 +13,24 @@ from onnxprune.allocation.auto import CANDIDATES, Choice, Choices, fastest, leas
 from onnxprune.allocation.budget import GRID, Curve, allocate, uniform
 from onnxprune.allocation.sensitivity import LEVELS, Sensitivity, measure
 from onnxprune.allocation.speed import dense_costs, relative_times
+from onnxprune.allocation.threshold import count_below
 from onnxprune.calibration.collect import find_stages
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.mask import row_mask
 from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams, sample_count
+from onnxprune.evidence import collect_slopes
 from onnxprune.kernels.select import typical_feeds
 from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.parallel import workers
 from onnxprune.progress import Progress
 from onnxprune.recipe import Recipe
+from onnxprune.scoring.evidence import Slopes
 from onnxprune.solvers.patterns import Pattern
 from onnxprune.solvers.prune import Method
+from onnxprune.threshold import Threshold
 
 # Rows of output that the divergence of one layer is averaged over: 64 images, or the tokens of a few texts.
 PROBE_ROWS = 64
@@ -42,6 +46,7 @@ class Plan:
         sensitivity: weight name -> divergence of the model's output, this layer alone at the lowest level.
         tied: statistics of the later uses of tied weights.
         cached: True when the measurements came from the cache.
+        slopes: weight name -> its gradients in the dense model, where the criterion needs them.
     """
 
     zeros: dict[str, int]
@@ -49,17 +54,23 @@ class Plan:
     tied: dict[str, Moments]
     cached: bool = False
     patterns: dict[str, Pattern] = field(default_factory=dict)
+    slopes: Mapping[str, Slopes] = field(default_factory=dict)
 
 
-def method_of(recipe: Recipe, *, quick: bool = False) -> Method:
-    """Return the part of the recipe that a single layer needs."""
+def method_of(recipe: Recipe, *, quick: bool = False, slopes: Mapping[str, Slopes] | None = None) -> Method:
+    """Return the part of the recipe that a single layer needs, and its gradients by weight name."""
+    threshold = None if recipe.threshold is None else Threshold.parse(recipe.threshold)
     return Method(
         recipe.criterion,
         recipe.solver,
-        Pattern.parse(recipe.base_pattern),
+        Pattern.parse(recipe.structure),
         recipe.damping,
         recipe.refit,
         quick,
+        recipe.alpha,
+        recipe.seed if recipe.selection == "sample" else None,
+        threshold.value if threshold is not None and threshold.kind == "attention" else None,
+        slopes or {},
     )
 
 
@@ -75,10 +86,16 @@ class Measured:
     Attributes:
         sensitivity: error curves; None when the allocation needs none.
         cached: True when they came from the cache.
+        slopes: weight name -> its gradients, where the criterion needs them.
+        below: weight name -> zeros, with a threshold.
+        tied: statistics of the later uses of tied weights, with a threshold.
     """
 
     sensitivity: Sensitivity | None = None
     cached: bool = False
+    slopes: Mapping[str, Slopes] = field(default_factory=dict)
+    below: dict[str, int] | None = None
+    tied: dict[str, Moments] = field(default_factory=dict)
 
 
 def make_plan(
@@ -91,17 +108,57 @@ def make_plan(
 def measure_layers(
     model: Model, layers: Sequence[Layer], data: CalibrationData, recipe: Recipe, progress: Progress
 ) -> Measured:
-    """Measure what the recipe's allocation has to know; any number of plans can be made from it."""
+    """Measure what criterion and allocation have to know; any number of plans can be made from it."""
+    slopes = collect_slopes(model, layers, data, recipe, progress)
+    if recipe.threshold is not None:
+        return _count_below(model, layers, data, recipe, slopes, progress)
     tied = any(len(layer.sites) > 1 for layer in layers)
     if recipe.allocation == "uniform" and not tied:
-        return Measured()
-    return Measured(*_measured(model, layers, data, recipe, progress, tied))
+        return Measured(slopes=slopes)
+    return Measured(*_measured(model, layers, data, recipe, slopes, progress, tied), slopes)
+
+
+def _count_below(
+    model: Model,
+    layers: Sequence[Layer],
+    data: CalibrationData,
+    recipe: Recipe,
+    slopes: Mapping[str, Slopes],
+    progress: Progress,
+) -> Measured:
+    """Count what lies below the recipe's threshold."""
+    assert recipe.threshold is not None
+    sites = range(_sites(layers))
+    targets = {stage.value for site in sites for stage in find_stages(model, layers, site)}
+    progress.stage("comparing with the threshold", len(layers))
+    with ArrayStore(int(recipe.max_memory * 2**30)) as store, workers(recipe.threads):
+        streams = Streams(model, None, data.batches, targets, store, recipe.threads, data.batched)
+        below, tied = count_below(
+            model,
+            layers,
+            streams,
+            [row_mask(batch) for batch in data.batches],
+            method_of(recipe, slopes=slopes),
+            Threshold.parse(recipe.threshold),
+            recipe.removal,
+            seed=recipe.seed,
+            on_layer=lambda _: progress.advance(),
+        )
+    return Measured(slopes=slopes, below=below, tied=tied)
 
 
 def share_out(
     model: Model, layers: Sequence[Layer], data: CalibrationData, recipe: Recipe, measured: Measured
 ) -> Plan:
     """Share as many zeros as the recipe asks for among the layers, by what was measured of them."""
+    if measured.below is not None:
+        return Plan(measured.below, {}, measured.tied, slopes=measured.slopes)
+    return replace(_share_out(model, layers, data, recipe, measured), slopes=measured.slopes)
+
+
+def _share_out(
+    model: Model, layers: Sequence[Layer], data: CalibrationData, recipe: Recipe, measured: Measured
+) -> Plan:
     sizes = {layer.name: layer.size for layer in layers}
     zeros, found = total_zeros(layers, recipe), measured.sensitivity
     if found is None or recipe.allocation == "uniform":
@@ -172,7 +229,7 @@ def _fit_pattern(
     costs: dict[str, tuple[float, ...]] | None = None,
 ) -> dict[str, int]:
     """Make the counts ones that the pattern can have. N:M is all or nothing: the cheapest layers get it."""
-    pattern = Pattern.parse(recipe.base_pattern)
+    pattern = Pattern.parse(recipe.structure)
     if pattern.kind != "nm":
         return counts
     full = {layer.name: pattern.zeros(layer.view.matrix, 1.0) for layer in layers}
@@ -190,10 +247,11 @@ def _measured(
     layers: Sequence[Layer],
     data: CalibrationData,
     recipe: Recipe,
+    slopes: Mapping[str, Slopes],
     progress: Progress,
     tied: bool,
 ) -> tuple[Sensitivity, bool]:
-    levels = LEVELS if Pattern.parse(recipe.base_pattern).kind != "nm" else (recipe.target_sparsity,)
+    levels = LEVELS if Pattern.parse(recipe.structure).kind != "nm" else (recipe.target_sparsity,)
     outputs = recipe.allocation == "sensitivity"
     others = CANDIDATES[1:] if recipe.pattern == "auto" else ()
     path = cached.cache_path(model, layers, data, recipe, levels)
@@ -213,7 +271,7 @@ def _measured(
             streams,
             masks,
             probe_batches(data, masks),
-            method_of(recipe, quick=True),
+            method_of(recipe, quick=True, slopes=slopes),
             seed=recipe.seed,
             repair=recipe.refit,
             outputs=outputs,
