@@ -22,9 +22,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "What is pruned": (
-        "sparsity", "target_size", "target_speedup", "plan", "pattern", "criterion", "allocation", "budget",
+        "sparsity", "target_size", "target_speedup", "plan", "pattern", "allocation", "budget",
         "solve", "solver", "refit", "damping", "include", "exclude", "min_size",
     ),
+    "How weights are chosen": ("criterion", "alpha", "threshold", "removal", "selection", "granularity"),
     "Fine-tuning": ("finetune", "steps", "minutes", "lr", "loss", "labels", "augment", "scope", "schedule"),
     "Calibration data": (
         "data", "samples", "batch_size", "mean", "std", "resize", "layout", "tokenizer", "max_length", "eval",
@@ -38,9 +39,9 @@ TUNING_FIELDS = (
     "target_runtime", "seed", "threads", "max_memory", "allow_external", "cache",
 )  # fmt: skip
 PLANNING_FIELDS = (
-    "sparsity", "target_size", "target_speedup", "pattern", "criterion", "allocation", "budget", "solver",
-    "refit", "damping", "include", "exclude", "min_size", *DATA_FIELDS, "seed", "threads", "max_memory",
-    "allow_external", "cache",
+    "sparsity", "target_size", "target_speedup", "pattern", "criterion", "alpha", "selection", "granularity",
+    "allocation", "budget", "solver", "refit", "damping", "include", "exclude", "min_size", "labels",
+    *DATA_FIELDS, "seed", "threads", "max_memory", "allow_external", "cache",
 )  # fmt: skip
 _FIELDS = {item.name: item for item in dataclasses.fields(Recipe)}
 _DEFAULTS = Recipe()

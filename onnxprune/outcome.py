@@ -126,7 +126,7 @@ def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
     if recipe.asks_for_weights and abs(sparsity - recipe.target_sparsity) > 0.005:
         found.append(
             f"sparsity is {sparsity:.1%}, {recipe.target_sparsity:.1%} was wanted: "
-            f"pattern {recipe.pattern} or the layers' limits allow no more"
+            f"pattern {recipe.structure} or the layers' limits allow no more"
         )
     if recipe.size_limit is not None and outcome.file_bytes > recipe.size_limit:
         found.append(

@@ -21,6 +21,7 @@ from onnxprune.calibration.unpad import unpad
 from onnxprune.clock import Clock
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.evaluate import agreement, load_function, task_metric
+from onnxprune.evidence import check_torch
 from onnxprune.finetune.stage import check_labels, check_options, merged, share_of, tune
 from onnxprune.inmemory import session_of_file
 from onnxprune.io import atomic_write_text, load, save, total_bytes
@@ -79,6 +80,7 @@ def prune(
     recipe, data = recipe_with(recipe, options, data)
     if recipe.finetune:
         check_options(recipe)
+    check_torch(recipe)
     progress, clock = progress or NullProgress(), Clock()
     with clock.stage("read"):
         progress.stage("reading")
@@ -211,7 +213,7 @@ def solve(
             plan.zeros,
             streams,
             masks,
-            method_of(recipe),
+            method_of(recipe, slopes=plan.slopes),
             seed=recipe.seed,
             patterns=plan.patterns,
             tied=plan.tied,

@@ -18,9 +18,10 @@ from typing import Any
 
 from onnxprune import amounts
 from onnxprune.errors import UsageError
+from onnxprune.mixture import CRITERIA, GRADIENT_CRITERIA, Mixture
+from onnxprune.threshold import Threshold
 
 SCHEMA_VERSION = 1
-CRITERIA = ("obs", "wanda", "magnitude")
 ALLOCATIONS = ("sensitivity", "error", "uniform", "global", "erk", "owl")
 CURVES = ALLOCATIONS[:2]  # those that measure what pruning a layer does
 BUDGETS = ("weights", "flops")
@@ -33,6 +34,7 @@ LAYOUTS = ("auto", "nchw", "nhwc")
 LOSSES = ("auto", "kl", "mse")
 AUGMENTATIONS = ("auto", "none", "flip", "shift", "stretch", "tone", "crop", "mix")
 SCOPES = ("model", "block")
+SELECTIONS = ("rank", "sample")
 TRAINING = (
     "steps",
     "minutes",
@@ -43,6 +45,7 @@ TRAINING = (
     "schedule",
 )  # fields that mean nothing without ``finetune``
 _SCHEDULE = re.compile(r"oneshot|cubic:(?P<n>[0-9]{1,3})")
+_GRANULARITY = re.compile(r"weight|neuron|hybrid(:(?P<share>0?\.[0-9]+))?")
 _PATTERN = re.compile(
     r"unstructured|auto|(?P<n>[0-9]+):(?P<m>[0-9]+)|block:(?P<r>[0-9]+)x(?P<c>[0-9]+)(,adjacent)?"
 )
@@ -75,7 +78,29 @@ class Recipe:
         "block:4x1,adjacent: neighbouring rows) or auto (per layer: as fast as can be at the damage that "
         "unstructured does at --sparsity, or as --target-speedup says).",
     )
-    criterion: str = _option("obs", "How weights are chosen and repaired.", CRITERIA)
+    criterion: str = _option(
+        "obs",
+        f"How weights are chosen: {', '.join(CRITERIA)}; or several, such as obs+fisher or "
+        f"0.7*wanda+0.3*fisher. obs repairs too. {', '.join(GRADIENT_CRITERIA)} need torch; "
+        "their gradients are those of the loss on your --labels, if there are any.",
+    )
+    alpha: float = _option(1.0, "adaptive only: how much activations count beside gradients.")
+    threshold: str | None = _option(
+        None,
+        "Instead of --sparsity: remove weights whose saliency is below abs:X, rel:X (X times the layer's "
+        "mean) or mean; attention:X: those of output features below X times the mean sample attention.",
+    )
+    removal: float = _option(1.0, "Share of what is below --threshold that is removed, the lowest first.")
+    selection: str = _option(
+        "rank",
+        "rank: the least important weights go; sample: by chance, the more important the likelier they stay.",
+        SELECTIONS,
+    )
+    granularity: str = _option(
+        "weight",
+        "weight, neuron (whole output features become zero) or hybrid:S (those for a share S of the zeros, "
+        "single weights for the rest; hybrid: a half).",
+    )
     allocation: str = _option("sensitivity", "How the sparsity is shared among the layers.", ALLOCATIONS)
     budget: str = _option(
         "weights", "What --sparsity is a share of: of the weights, or of their multiplications.", BUDGETS
@@ -138,9 +163,9 @@ class Recipe:
     )
     labels: str | None = _option(
         None,
-        "Fine-tuning: array beside the inputs in --data with one label per sample (class numbers, or values "
-        "shaped like an output): the loss on them is added. A function given to --loss finds them among the "
-        "inputs.",
+        "Fine-tuning, and criteria that need gradients: array beside the inputs in --data with one label per "
+        "sample (class numbers, or values shaped like an output): the loss on them is added. A function "
+        "given to --loss finds them among the inputs.",
     )
     augment: tuple[str, ...] = _option(
         ("auto",),
@@ -193,6 +218,7 @@ class Recipe:
                     f"--{item.name.replace('_', '-')} is {value!r}, wanted one of {', '.join(choices)}"
                 )
         self._check_pattern()
+        self._check_choice()
         self._check_target()
         self._check_budget()
         self._check_training()
@@ -239,9 +265,8 @@ class Recipe:
                 f"--pattern auto measures the layers, --allocation {self.allocation} does not",
                 "leave --allocation out",
             )
-        given = [
-            name for name in ("target_size", "target_speedup", "plan") if getattr(self, name) is not None
-        ]
+        amounts_of = ("target_size", "target_speedup", "plan", "threshold")
+        given = [name for name in amounts_of if getattr(self, name) is not None]
         if self.sparsity is not None and given not in ([], ["target_speedup"]):
             given.append("sparsity")
         if len(given) > 1:
@@ -270,6 +295,68 @@ class Recipe:
             raise UsageError(
                 "--target-speedup is what kernels gain, --target-runtime stock has none",
                 "leave one of the two out",
+            )
+
+    def _check_choice(self) -> None:
+        """Check how weights are chosen: criterion, threshold, selection, granularity."""
+        mixture = Mixture.parse(self.criterion)
+        if not 0.0 <= self.alpha < math.inf:
+            raise UsageError(f"--alpha is {self.alpha:g}, wanted a number from 0 up")
+        if self.alpha != 1.0 and not mixture.weight("adaptive"):
+            raise UsageError("--alpha is for --criterion adaptive", "leave one of the two out")
+        match = _GRANULARITY.fullmatch(self.granularity)
+        if not match or (match["share"] and not float(match["share"])):
+            raise UsageError(
+                f"--granularity is {self.granularity!r}, wanted weight, neuron, hybrid or hybrid:S, 0 < S < 1"
+            )
+        if self.granularity != "weight" and self.pattern != "unstructured":
+            raise UsageError(
+                f"--granularity {self.granularity} and --pattern {self.pattern} both say what goes together",
+                "leave one of the two out",
+            )
+        hybrid = self.granularity.startswith("hybrid")
+        if hybrid and self.solver == "sweep" and mixture.solves:
+            raise UsageError(
+                f"--granularity {self.granularity} needs all columns at once, --solver sweep walks them"
+            )
+        if hybrid and self.selection == "sample":
+            raise UsageError(
+                f"--selection sample draws weights or neurons, --granularity {self.granularity} mixes them"
+            )
+        if self.threshold is None:
+            if self.removal != 1.0:
+                raise UsageError("--removal is for --threshold", "with --sparsity the share is known already")
+            return
+        self._check_threshold(mixture)
+
+    def _check_threshold(self, mixture: Mixture) -> None:
+        assert self.threshold is not None
+        threshold = Threshold.parse(self.threshold)
+        if not 0.0 < self.removal <= 1.0:
+            raise UsageError(f"--removal is {self.removal:g}, wanted a share above 0 and up to 1")
+        if self.sparsity is not None:
+            raise UsageError(
+                "--sparsity and --threshold both say how much is removed", "leave one of the two out"
+            )
+        if self.pattern != "unstructured":
+            raise UsageError(
+                f"--threshold judges each weight by itself, --pattern {self.pattern} does not",
+                "with a pattern say --sparsity",
+            )
+        if self.granularity.startswith("hybrid"):
+            raise UsageError(
+                f"--threshold judges weights or neurons, --granularity {self.granularity} mixes them"
+            )
+        if self.allocation != "sensitivity":
+            raise UsageError(
+                f"--threshold says how much each layer loses, and so does --allocation {self.allocation}",
+                "leave one of the two out",
+            )
+        if threshold.kind == "attention" and (mixture.solves or self.selection == "sample"):
+            what = f"--criterion {self.criterion}" if mixture.solves else "--selection sample"
+            raise UsageError(
+                f"--threshold {self.threshold} says which features go, {what} chooses for itself",
+                "--criterion attention goes with it",
             )
 
     def _check_target(self) -> None:
@@ -321,6 +408,8 @@ class Recipe:
             raise UsageError(f"--schedule {self.schedule} needs a step a round, --steps is {self.steps}")
         fields = [item for item in dataclasses.fields(self) if item.name in TRAINING]
         asked = [item.name for item in fields if getattr(self, item.name) != _default(item)]
+        if Mixture.parse(self.criterion).gradients:
+            asked = [name for name in asked if name != "labels"]
         if asked and not self.finetune:
             raise UsageError(f"--{asked[0]} is for fine-tuning", "add --finetune")
 
@@ -355,8 +444,8 @@ class Recipe:
     @property
     def asks_for_weights(self) -> bool:
         """Whether the number of zeros is what is asked for, and not what comes of something else."""
-        other = self.target_size or self.target_speedup or self.plan or self.budget != "weights"
-        return not other and self.pattern != "auto"
+        others = (self.target_size, self.target_speedup, self.plan, self.threshold)
+        return not any(others) and self.budget == "weights" and self.pattern != "auto"
 
     @property
     def size_limit(self) -> int | None:
@@ -374,6 +463,11 @@ class Recipe:
     def base_pattern(self) -> str:
         """The pattern that layers without one of their own get."""
         return "unstructured" if self.pattern == "auto" else self.pattern
+
+    @property
+    def structure(self) -> str:
+        """What becomes zero together, as :meth:`onnxprune.solvers.patterns.Pattern.parse` reads it."""
+        return self.base_pattern if self.granularity == "weight" else self.granularity
 
     @property
     def target_sparsity(self) -> float:

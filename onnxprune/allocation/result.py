@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from onnxprune.allocation.rules.facts import Facts
 from onnxprune.allocation.sensitivity import Sensitivity
 from onnxprune.calibration.stats import Moments
+from onnxprune.scoring.evidence import Slopes
 from onnxprune.solvers.patterns import Pattern
 
 
@@ -19,12 +21,16 @@ class Measured:
         facts: layer name -> what rules go by; empty when the allocation is none.
         tied: statistics of the later uses of tied weights.
         cached: True when they came from the cache.
+        slopes: weight name -> its gradients, where the criterion needs them.
+        below: weight name -> zeros, with a threshold.
     """
 
     sensitivity: Sensitivity | None = None
     facts: dict[str, Facts] = field(default_factory=dict)
     tied: dict[str, Moments] = field(default_factory=dict)
     cached: bool = False
+    slopes: Mapping[str, Slopes] = field(default_factory=dict)
+    below: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Plan:
         tied: statistics of the later uses of tied weights.
         cached: True when the measurements came from the cache.
         speedup: how many times faster the model is predicted to be; None unless a speed was asked for.
+        slopes: weight name -> its gradients in the dense model, where the criterion needs them.
     """
 
     zeros: dict[str, int]
@@ -46,3 +53,4 @@ class Plan:
     cached: bool = False
     patterns: dict[str, Pattern] = field(default_factory=dict)
     speedup: float | None = None
+    slopes: Mapping[str, Slopes] = field(default_factory=dict)

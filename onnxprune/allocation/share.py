@@ -38,8 +38,16 @@ def share_out(
     Raises:
         ModelError: when no sparsity gives the size or the speed that is asked for.
     """
+    if measured.below is not None:
+        return Plan(measured.below, {}, measured.tied, slopes=measured.slopes)
+    return replace(_shared(model, layers, data, recipe, measured), slopes=measured.slopes)
+
+
+def _shared(
+    model: Model, layers: Sequence[Layer], data: CalibrationData, recipe: Recipe, measured: Measured
+) -> Plan:
     if recipe.plan is not None:
-        zeros, patterns = planfile.read(recipe.plan, layers, Pattern.parse(recipe.base_pattern))
+        zeros, patterns = planfile.read(recipe.plan, layers, Pattern.parse(recipe.structure))
         return Plan(zeros, {}, measured.tied, patterns=patterns)
     times = None
     if recipe.pattern == "auto" or recipe.target_speedup or recipe.budget == "flops":
@@ -161,7 +169,7 @@ def _unreachable(recipe: Recipe, best: float) -> tuple[str, str]:
 def _time(layers: Sequence[Layer], recipe: Recipe, times: Times | None, plan: Plan) -> float:
     """Return the predicted time of the model as a share of the dense one."""
     assert times is not None
-    pattern = Pattern.parse(recipe.base_pattern)
+    pattern = Pattern.parse(recipe.structure)
     spent = {}
     for layer in layers:
         at = np.array([plan.zeros[layer.name] / layer.size])
@@ -204,7 +212,7 @@ def _choices(
     """
     found = measured.sensitivity
     assert found is not None
-    patterns = CANDIDATES if recipe.pattern == "auto" else (Pattern.parse(recipe.base_pattern),)
+    patterns = CANDIDATES if recipe.pattern == "auto" else (Pattern.parse(recipe.structure),)
     choices = {}
     for layer in layers:
         relative = np.array([relative_times(layer, pattern, GRID) for pattern in patterns])
@@ -229,7 +237,7 @@ def _fit_pattern(
     costs: Mapping[str, float] | None = None,
 ) -> dict[str, int]:
     """Make the counts ones that the pattern can have. N:M is all or nothing: the cheapest layers get it."""
-    pattern = Pattern.parse(recipe.base_pattern)
+    pattern = Pattern.parse(recipe.structure)
     if pattern.kind != "nm":
         return zeros
     full = {layer.name: pattern.zeros(layer.view.matrix, 1.0) for layer in layers}

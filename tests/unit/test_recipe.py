@@ -20,6 +20,7 @@ from onnxprune.recipe import (
     FORMATS,
     LAYOUTS,
     SCOPES,
+    SELECTIONS,
     SOLVERS,
     SOLVES,
     TARGETS,
@@ -47,6 +48,26 @@ def test_is_frozen() -> None:
         ({"sparsity": 70.0}, "--sparsity"),
         ({"sparsity": math.nan}, "--sparsity"),
         ({"criterion": "best"}, "obs, wanda, magnitude"),
+        ({"criterion": "obs+best"}, "joined by +"),
+        ({"criterion": "fisher+fisher"}, "names fisher twice"),
+        ({"alpha": -1.0, "criterion": "adaptive"}, "--alpha is -1"),
+        ({"alpha": 2.0}, "--alpha is for --criterion adaptive"),
+        ({"selection": "luck"}, "rank, sample"),
+        ({"granularity": "head"}, "weight, neuron, hybrid"),
+        ({"granularity": "hybrid:0.0"}, "0 < S < 1"),
+        ({"granularity": "hybrid:1.5"}, "0 < S < 1"),
+        ({"granularity": "neuron", "pattern": "2:4"}, "--granularity neuron and --pattern 2:4"),
+        ({"granularity": "hybrid", "solver": "sweep"}, "--solver sweep walks them"),
+        ({"granularity": "hybrid", "selection": "sample"}, "--selection sample"),
+        ({"threshold": "0.5"}, "abs:X, rel:X, attention:X"),
+        ({"threshold": "mean", "sparsity": 0.5}, "--sparsity and --threshold"),
+        ({"threshold": "mean", "pattern": "2:4"}, "--pattern 2:4 does not"),
+        ({"threshold": "mean", "granularity": "hybrid"}, "weights or neurons"),
+        ({"threshold": "mean", "allocation": "uniform"}, "--allocation uniform"),
+        ({"threshold": "mean", "removal": 0.0}, "--removal is 0"),
+        ({"removal": 0.5}, "--removal is for --threshold"),
+        ({"threshold": "attention:1"}, "--criterion obs chooses for itself"),
+        ({"threshold": "attention:1", "criterion": "attention", "selection": "sample"}, "--selection sample"),
         ({"allocation": "even"}, "sensitivity"),
         ({"solve": "fast"}, "one-shot"),
         ({"format": "zip"}, "packed"),
@@ -103,16 +124,28 @@ def test_refuses_values_out_of_range_and_names_the_option(changes: dict[str, Any
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["criterion", "allocation", "solve", "solver", "format", "values", "layout"])
+@pytest.mark.parametrize("name", ["selection", "allocation", "solve", "solver", "format", "values", "layout"])
 def test_every_choice_is_accepted(name: str) -> None:
     for choice in FIELDS[name].metadata["choices"]:
         assert getattr(Recipe(**{name: choice}), name) == choice
 
 
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_is_accepted_and_named_in_the_help(criterion: str) -> None:
+    assert Recipe(criterion=criterion).criterion == criterion
+    assert criterion in FIELDS["criterion"].metadata["help"]
+
+
+def test_labels_serve_gradients_without_fine_tuning() -> None:
+    assert Recipe(criterion="obs+fisher", labels="label").labels == "label"
+    with pytest.raises(UsageError, match="--labels is for fine-tuning"):
+        Recipe(criterion="wanda", labels="label")
+
+
 def test_choices_are_the_public_tuples() -> None:
     found = {name: item.metadata["choices"] for name, item in FIELDS.items() if item.metadata["choices"]}
     assert found == {
-        "criterion": CRITERIA,
+        "selection": SELECTIONS,
         "allocation": ALLOCATIONS,
         "budget": BUDGETS,
         "solve": SOLVES,
@@ -336,6 +369,10 @@ class TestCommandLine:
         (["--budget", "flops"], {"budget": "flops"}),
         (["--plan", "p.json"], {"plan": "p.json"}),
         (["--criterion", "wanda"], {"criterion": "wanda"}),
+        (["--criterion", "adaptive", "--alpha", "2"], {"criterion": "adaptive", "alpha": 2.0}),
+        (["--threshold", "rel:0.5", "--removal", "0.8"], {"threshold": "rel:0.5", "removal": 0.8}),
+        (["--selection", "sample"], {"selection": "sample"}),
+        (["--granularity", "hybrid:0.3"], {"granularity": "hybrid:0.3"}),
         (["--allocation", "uniform"], {"allocation": "uniform"}),
         (["--solve", "one-shot"], {"solve": "one-shot"}),
         (["--solver", "sweep"], {"solver": "sweep"}),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.allocation.budget import Curve, exact_counts
-from onnxprune.allocation.rules import erk, owl, threshold, uniform
+from onnxprune.allocation.rules import erk, global_threshold, owl, uniform
 from onnxprune.allocation.rules.facts import Facts
 
 Shares = Callable[[Mapping[str, Facts], float], NDArray[np.float64]]
@@ -36,7 +36,7 @@ class Rule:
 RULES = {
     "uniform": Rule(uniform.shares, scored=False),
     "erk": Rule(erk.shares, scored=False),
-    "global": Rule(threshold.shares, scored=True),
+    "global": Rule(global_threshold.shares, scored=True),
     "owl": Rule(owl.shares, scored=True),
 }
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxprune.allocation.budget import GRID
-from onnxprune.allocation.rules import RULES, counts, threshold
+from onnxprune.allocation.rules import RULES, counts, global_threshold
 from onnxprune.allocation.rules.facts import Facts
 
 
@@ -42,5 +42,5 @@ def test_equal_saliencies_are_shared_out_exactly() -> None:
 
 def test_grows_with_the_sparsity() -> None:
     table = {"a": facts(np.linspace(0.0, 1, 50)), "b": facts(np.full(20, 0.5))}
-    rows = np.array([threshold.shares(table, s) for s in np.linspace(0, 1, 60)])
+    rows = np.array([global_threshold.shares(table, s) for s in np.linspace(0, 1, 60)])
     assert (np.diff(rows, axis=0) >= 0).all() and (rows[-1] == 1).all()
