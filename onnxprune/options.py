@@ -25,17 +25,20 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "sparsity", "pattern", "speedup", "criterion", "allocation", "solve", "solver", "refit", "damping",
         "include", "exclude", "min_size",
     ),
-    "Fine-tuning": ("finetune", "steps", "minutes", "lr", "loss", "labels", "augment", "scope", "schedule"),
+    "Prune to an accuracy": (
+        "max_drop", "min_agreement", "metric", "eval", "labels", "patience", "time_limit",
+    ),
+    "Fine-tuning": ("finetune", "steps", "minutes", "lr", "loss", "augment", "scope", "schedule"),
     "Calibration data": (
-        "data", "samples", "batch_size", "mean", "std", "resize", "layout", "tokenizer", "max_length", "eval",
+        "data", "samples", "batch_size", "mean", "std", "resize", "layout", "tokenizer", "max_length",
     ),
     "How it is stored": ("format", "values", "target_runtime"),
     "Machine": ("seed", "threads", "max_memory", "allow_external", "cache"),
 }  # fmt: skip
 DATA_FIELDS = ("data", "samples", "batch_size", "mean", "std", "resize", "layout", "tokenizer", "max_length")
 TUNING_FIELDS = (
-    "steps", "minutes", "lr", "loss", "labels", "augment", "scope", *DATA_FIELDS, "eval", "format", "values",
-    "target_runtime", "seed", "threads", "max_memory", "allow_external", "cache",
+    "steps", "minutes", "lr", "loss", "labels", "augment", "scope", *DATA_FIELDS, "eval", "metric",
+    "format", "values", "target_runtime", "seed", "threads", "max_memory", "allow_external", "cache",
 )  # fmt: skip
 _FIELDS = {item.name: item for item in dataclasses.fields(Recipe)}
 _DEFAULTS = Recipe()
