@@ -90,7 +90,7 @@ def prune(
         dense = model if isinstance(model, Model) else load(model, allow_external=recipe.allow_external)
         target, report_path = find_targets(dense, output, report, recipe, dry_run, force)
         original, dense = dense, _for_kernels(dense) if recipe.target == "cpu" else dense
-        layers, skips = _layers(dense, recipe)
+        layers, skips = find_prunable(dense, recipe)
         if recipe.eval:
             load_function(recipe.eval)  # what is wrong with it shows before the long work
         with ThreadPoolExecutor(1) as beside:
@@ -298,7 +298,12 @@ def _for_kernels(dense: Model) -> Model:
     return changed
 
 
-def _layers(dense: Model, recipe: Recipe) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:
+def find_prunable(dense: Model, recipe: Recipe) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:
+    """Return the layers that the recipe prunes, and what is left alone.
+
+    Raises:
+        ModelError: when there is none, or the model is packed already.
+    """
     _refuse_packed(dense)
     layers, skips = find_layers(
         dense, include=recipe.include, exclude=recipe.exclude, min_size=recipe.min_size
