@@ -151,7 +151,15 @@ class Automatic:
         session = session_of(stored, threads=outcome.recipe.threads, name="the pruned model")
         metric, agreed = selection(session)
         why = selection.floor.why_not(metric, agreed)
-        point = dataclasses.replace(tried.point, metric=metric, agreement=agreed, why=why)
+        point = dataclasses.replace(
+            tried.point,
+            metric=metric,
+            agreement=agreed,
+            final_metric=None,  # it may have been judged before it was trained
+            final_agreement=None,
+            holds=False,
+            why=why,
+        )
         if not why:
             own = final.measure is not None and final.measure.own_data
             metric, agreed = final(session, metric if own else None)

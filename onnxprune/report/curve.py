@@ -15,7 +15,8 @@ def render_search(console: Console, search: Mapping[str, Any]) -> None:
     """Print the curve; ``search`` as in :class:`onnxprune.report.report.Report`."""
     rows = [_row(point, search) for point in search["points"]]
     columns = (">sparsity", ">file", ">metric", ">agreement", ">final metric", ">final", ">trained", "")
-    table(console, columns, rows, f"{len(rows)} models were tried for {_floor(search)}")
+    tried = "1 model was" if len(rows) == 1 else f"{len(rows)} models were"
+    table(console, columns, rows, f"{tried} tried for {_floor(search)}")
     paragraph(console, judged_on(search), "dim")
     console.print()
 
