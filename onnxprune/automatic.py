@@ -8,6 +8,7 @@ samples as well, which have no part in the search: they can only turn a candidat
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -105,8 +106,8 @@ class Automatic:
         limit = self.outcome.recipe.time_limit
         return limit is not None and time.monotonic() - self.start + self.longest > 60 * limit
 
-    def _try(self, sparsity: float, measured: Measured) -> bool:
-        """Prune to ``sparsity`` and say whether the selection samples are content."""
+    def _try(self, sparsity: float, measured: Measured) -> float:
+        """Prune to ``sparsity``; return how much of what may be lost is lost on the selection samples."""
         outcome, start = self.outcome, time.monotonic()
         recipe = dataclasses.replace(
             outcome.recipe,
@@ -121,21 +122,17 @@ class Automatic:
             model, solved = self.solve(plan, recipe)
         except ModelError as error:  # nothing left of some layer: so far it cannot be pruned
             self._keep(Point(sparsity, why=str(error)), start)
-            return False
+            return math.inf
         zeros = sum(item.zeros for item in solved)
         point = Point(sparsity, zeros, self._estimate(model, solved))
         best = self._judged(_Best(point, model, plan, solved))
-        selection = self.search.selection
-        if (
-            recipe.finetune
-            and selection.floor.why_not(best.point.metric, best.point.agreement)
-            and selection.floor.near(best.point.metric, best.point.agreement, NEAR)
-        ):
+        floor = self.search.selection.floor
+        if recipe.finetune and 1 < floor.used(best.point.metric, best.point.agreement) <= NEAR:
             best = self._judged(self._tuned(best, share_of(outcome.recipe, SHORT)))
         self._keep(best.point, start)
         if best.point.holds and (self.best is None or zeros >= self.best.point.zeros):
             self.best = best
-        return not selection.floor.why_not(best.point.metric, best.point.agreement)
+        return floor.used(best.point.metric, best.point.agreement)
 
     def _keep(self, point: Point, start: float) -> None:
         seconds = time.monotonic() - start

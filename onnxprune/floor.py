@@ -13,6 +13,7 @@ from onnxprune.errors import DataError, UsageError
 
 RELATIVE, POINTS, ABSOLUTE = "%", "pp", ""
 _DROP = re.compile(r"(?P<amount>[0-9]+(\.[0-9]*)?|\.[0-9]+)\s*(?P<unit>%|pp|)")
+_MISSED = 1.000001  # the least that counts as more than allowed
 _ROUNDING = 1e-9  # a metric may be a sum of floats: as good as the bound is good enough
 
 
@@ -104,15 +105,19 @@ class Floor:
             missed.append(f"agreement {_shown(agreement)}, wanted at least {_shown(self.agreement)}")
         return "; ".join(missed)
 
-    def near(self, metric: float | None, agreement: float | None, times: float) -> bool:
-        """Whether no more is lost than ``times`` what is allowed."""
-        wide = Floor(
-            self.dense,
-            times * self.drop,
-            self.lower,
-            None if self.agreement is None else 1 - times * (1 - self.agreement),
-        )
-        return not wide.why_not(metric, agreement)
+    def used(self, metric: float | None, agreement: float | None) -> float:
+        """Return how much of what may be lost is lost: up to 1 where the floor holds, infinity for NaN.
+
+        Below 0 where the model is better than the dense one; of several bounds the worst.
+        """
+        shares = []
+        if self.dense is not None:
+            lost = math.nan if metric is None else (metric - self.dense) * (1 if self.lower else -1)
+            shares.append(_share(lost, self.drop))
+        if self.agreement is not None:
+            shares.append(_share(math.nan if agreement is None else 1 - agreement, 1 - self.agreement))
+        share = max(shares, default=0.0)
+        return max(share, _MISSED) if self.why_not(metric, agreement) else min(share, 1.0)
 
     def _good(self, metric: float | None) -> bool:
         assert self.bound is not None and self.dense is not None
@@ -120,6 +125,12 @@ class Floor:
             return False
         slack = _ROUNDING * max(1.0, abs(self.dense))
         return metric <= self.bound + slack if self.lower else metric >= self.bound - slack
+
+
+def _share(lost: float, allowed: float) -> float:
+    if math.isnan(lost):
+        return math.inf
+    return lost / allowed if allowed > 0 else math.inf if lost > 0 else 0.0
 
 
 def _shown(value: float | None) -> str:

@@ -149,7 +149,7 @@ def test_never_holds_leaves_nothing(run: Callable[..., Report], tmp_path: Path) 
 
 
 def test_patience(run: Callable[..., Report]) -> None:
-    report = run("falling", max_drop="5", patience=2)
+    report = run("cliff", max_drop="5", patience=2)
     assert report.search is not None and report.search["stopped"] == PATIENCE
     assert [p["sparsity"] for p in curve(report)] == [0.49, 0.61, 0.74]
 

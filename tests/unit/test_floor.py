@@ -82,11 +82,31 @@ def test_both_bounds_have_to_hold() -> None:
     assert "metric" in (both := floor.why_not(70.0, None)) and "agreement unknown" in both
 
 
-def test_near_is_a_multiple_of_what_is_allowed() -> None:
+def test_used_by_hand() -> None:
     floor = Floor(80.0, 1.0, agreement=0.98)
-    assert floor.near(77.5, 0.95, 3.0)
-    assert not floor.near(76.5, 0.95, 3.0) and not floor.near(77.5, 0.93, 3.0)
-    assert not Floor(80.0, 0.0).near(79.9, None, 3.0)
+    assert floor.used(79.5, 0.99) == pytest.approx(0.5)
+    assert floor.used(79.5, 0.94) == pytest.approx(3.0)  # the worse one counts
+    assert floor.used(78.0, 1.0) == pytest.approx(2.0)
+    assert floor.used(math.nan, 1.0) == floor.used(None, 1.0) == floor.used(80.0, None) == math.inf
+    assert Floor(80.0, 1.0).used(81.0, None) == -1.0
+    assert Floor(3.0, 0.5, lower=True).used(3.25, None) == pytest.approx(0.5)
+    assert Floor(80.0, 0.0).used(80.0, None) == 0.0
+    assert Floor(80.0, 0.0).used(79.9, None) == math.inf
+
+
+@given(
+    metric=st.floats(-1000, 1000),
+    agreement=st.floats(0, 1),
+    dense=st.floats(-100, 100),
+    drop=st.floats(0, 10),
+    least=st.floats(0.01, 1),
+    lower=st.booleans(),
+)
+def test_used_is_up_to_1_exactly_where_it_holds(
+    metric: float, agreement: float, dense: float, drop: float, least: float, lower: bool
+) -> None:
+    floor = Floor(dense, drop, lower, least)
+    assert (floor.used(metric, agreement) <= 1) == (not floor.why_not(metric, agreement))
 
 
 @given(
