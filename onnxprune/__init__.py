@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from onnxprune.io import load as load
     from onnxprune.io import save as save
     from onnxprune.model import Model as Model
+    from onnxprune.online import Pruner as Pruner
     from onnxprune.pipeline import prune as prune
     from onnxprune.recipe import Recipe as Recipe
     from onnxprune.report.report import Report as Report
@@ -35,6 +36,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Model": "onnxprune.model",
+    "Pruner": "onnxprune.online",
     "Recipe": "onnxprune.recipe",
     "Report": "onnxprune.report.report",
     "SensitivityReport": "onnxprune.sensitivity",
@@ -53,6 +55,7 @@ _HOMES = {
 
 __all__ = [
     "Model",
+    "Pruner",
     "Recipe",
     "Report",
     "SensitivityReport",

@@ -19,6 +19,7 @@ from click.shell_completion import shell_complete
 
 import onnxprune
 from onnxprune.allocator import reuse_memory
+from onnxprune.errors import FloorError
 from onnxprune.options import (
     DATA_FIELDS,
     PLANNING_FIELDS,
@@ -127,12 +128,26 @@ def prune(
     reuse_memory()
     from onnxprune.pipeline import prune as run
 
-    with working(quiet) as progress:
-        result = run(
-            model, output, recipe=recipe, force=force, report=report, progress=progress, dry_run=dry_run
-        )
-
+    try:
+        with working(quiet) as progress:
+            result = run(
+                model, output, recipe=recipe, force=force, report=report, progress=progress, dry_run=dry_run
+            )
+    except FloorError as error:
+        _show_search(error.search, as_json)
+        raise
     _show(result, report, as_json, quiet)
+
+
+def _show_search(search: dict[str, Any], as_json: bool) -> None:
+    """Print what was tried in vain."""
+
+    def render(console: Console) -> None:
+        from onnxprune.report.curve import render_search
+
+        render_search(console, search)
+
+    emit(lambda: {"search": search}, render, as_json)
 
 
 def _show(result: Report, report: Path | None, as_json: bool, quiet: bool) -> None:

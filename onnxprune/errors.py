@@ -6,6 +6,8 @@ The library raises; only ``cli.py`` prints. Each class carries the exit code of 
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class OnnxPruneError(Exception):
     """Base class. ``str(error)`` is one line; ``hint`` says the way out and may be empty."""
@@ -21,6 +23,20 @@ class VerificationError(OnnxPruneError):
     """The result does not agree with the plan or the dense model; nothing was written."""
 
     exit_code = 1
+
+
+class FloorError(OnnxPruneError):
+    """No pruned model holds the floor that was asked for; nothing was written.
+
+    Attributes:
+        search: the models that were tried, see ``onnxprune.report.report.Report``.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "", search: dict[str, Any] | None = None) -> None:
+        super().__init__(message, hint)
+        self.search = search or {}
 
 
 class UsageError(OnnxPruneError):

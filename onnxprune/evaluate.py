@@ -303,13 +303,14 @@ def run(
     return values
 
 
-def task_metric(function: Callable[[Any], Any], session: Any) -> float:
+def task_metric(function: Callable[[Any], Any], session: Any, *, finite: bool = True) -> float:
     """Call the user's measure on a session and return its number.
 
     Args:
         function: gets the session (``run``, ``get_inputs``, ``get_outputs`` as in ONNX Runtime); see
             :func:`onnxprune.userfunction.load_function`.
         session: of the model to measure.
+        finite: refuse NaN and infinity; else these are returned, as what a broken model may well give.
 
     Raises:
         DataError: when the function raises, or returns something else than one finite number.
@@ -318,10 +319,12 @@ def task_metric(function: Callable[[Any], Any], session: Any) -> float:
     value = guarded(session)
     try:
         item = value.item() if isinstance(value, np.ndarray | np.generic) else value
-        number = math.nan if isinstance(item, bool | str | bytes) else float(item)
+        if isinstance(item, bool | str | bytes):
+            raise TypeError
+        number = float(item)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
+        number, finite = math.nan, True
+    if finite and not math.isfinite(number):
         shown = " ".join(repr(value).split())
         raise DataError(
             f"{guarded.file}: {guarded.name} returned {shown if len(shown) <= 80 else shown[:77] + '...'}, "

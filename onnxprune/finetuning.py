@@ -13,12 +13,13 @@ from onnxprune.calibration.inputs import input_specs
 from onnxprune.calibration.unpad import unpad
 from onnxprune.clock import Clock
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.evaluate import load_function, task_metric
+from onnxprune.evaluate import load_function
 from onnxprune.finetune.stage import check_labels, check_options, tune
 from onnxprune.inmemory import session_of, session_of_file
 from onnxprune.interface import interface_differences
 from onnxprune.io import load
 from onnxprune.layers import Layer, find_layers
+from onnxprune.measure import find_measure
 from onnxprune.model import Model
 from onnxprune.outcome import Outcome
 from onnxprune.passes.unpack import unpack
@@ -64,6 +65,8 @@ def distill(
     """
     recipe, data = recipe_with(recipe, {"finetune": True, **options}, data)
     check_options(recipe)
+    if recipe.searches:
+        raise UsageError("a floor is for pruning, finetune does not prune", "onnxprune prune does both")
     if recipe.rounds > 1:
         raise UsageError(
             f"--schedule {recipe.schedule} prunes, finetune does not", "onnxprune prune does both"
@@ -82,7 +85,8 @@ def distill(
         _check_pair(student, dense)
         layers, skips = find_layers(student, include=recipe.include, exclude=recipe.exclude, min_size=1)
         layers = tuple(layer for layer in layers if layer.size >= recipe.min_size or _zeros(student, layer))
-        metric = load_function(recipe.eval) if recipe.eval else None
+        if recipe.eval:
+            load_function(recipe.eval)  # what is wrong with it shows before the long work
         calibration, held_out = read_data(student, recipe, data)
     solved = tuple(Solved(layer.name, _zeros(student, layer), None, 0.0) for layer in layers)
     zeros, weights = sum(item.zeros for item in solved), sum(layer.size for layer in layers)
@@ -96,11 +100,12 @@ def distill(
     outcome = Outcome(student, recipe, layers, skips, calibration, target, clock=clock)
     outcome.solved = solved
     outcome.plan = Plan({item.name: item.zeros for item in outcome.solved}, {}, {})
-    if metric:
+    measure = find_measure(recipe, dense, session, held_out, held_out)
+    if measure:
         with clock.stage("pruned model"):
             progress.stage("running the pruned model")
             before = session_of(student, threads=recipe.threads)
-            outcome.before = task_metric(metric, before)
+            outcome.before = measure(before, held_out)
     with clock.stage("fine-tune"):
         tuned, outcome.finetuning = tune(dense, student, layers, calibration, held_out, recipe, progress)
     return write(outcome, tuned, session, held_out, progress, force=force, report=report_path)

@@ -25,18 +25,21 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "sparsity", "target_size", "target_speedup", "plan", "pattern", "allocation", "budget",
         "solve", "solver", "refit", "damping", "include", "exclude", "min_size",
     ),
+    "Prune to an accuracy": (
+        "max_drop", "min_agreement", "metric", "eval", "labels", "patience", "time_limit",
+    ),
     "How weights are chosen": ("criterion", "alpha", "threshold", "removal", "selection", "granularity"),
-    "Fine-tuning": ("finetune", "steps", "minutes", "lr", "loss", "labels", "augment", "scope", "schedule"),
+    "Fine-tuning": ("finetune", "steps", "minutes", "lr", "loss", "augment", "scope", "schedule"),
     "Calibration data": (
-        "data", "samples", "batch_size", "mean", "std", "resize", "layout", "tokenizer", "max_length", "eval",
+        "data", "samples", "batch_size", "mean", "std", "resize", "layout", "tokenizer", "max_length",
     ),
     "How it is stored": ("format", "values", "target_runtime"),
     "Machine": ("seed", "threads", "max_memory", "allow_external", "cache"),
 }  # fmt: skip
 DATA_FIELDS = ("data", "samples", "batch_size", "mean", "std", "resize", "layout", "tokenizer", "max_length")
 TUNING_FIELDS = (
-    "steps", "minutes", "lr", "loss", "labels", "augment", "scope", *DATA_FIELDS, "eval", "format", "values",
-    "target_runtime", "seed", "threads", "max_memory", "allow_external", "cache",
+    "steps", "minutes", "lr", "loss", "labels", "augment", "scope", *DATA_FIELDS, "eval", "metric",
+    "format", "values", "target_runtime", "seed", "threads", "max_memory", "allow_external", "cache",
 )  # fmt: skip
 PLANNING_FIELDS = (
     "sparsity", "target_size", "target_speedup", "pattern", "criterion", "alpha", "selection", "granularity",

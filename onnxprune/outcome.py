@@ -6,7 +6,7 @@ import dataclasses
 import resource
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.clock import Clock
@@ -23,6 +23,9 @@ from onnxprune.report.report import LayerReport, Report, SkippedWeight, Speed, T
 from onnxprune.sequential import Solved
 from onnxprune.storage.report import PackReport
 from onnxprune.tensors import estimated_bytes
+
+if TYPE_CHECKING:
+    from onnxprune.trials import Search
 
 
 @dataclass
@@ -46,6 +49,7 @@ class Outcome:
         data_files: what was written beside it: external data.
         before: the user's measure of the dense model.
         after: the same of the written one.
+        search: what a search tried, None without one.
     """
 
     dense: Model
@@ -64,6 +68,7 @@ class Outcome:
     data_files: list[Path] = field(default_factory=list)
     before: float | None = None
     after: float | None = None
+    search: Search | None = None
     clock: Clock = field(default_factory=Clock)
 
     @property
@@ -103,10 +108,11 @@ def make_report(outcome: Outcome) -> Report:
         agreements=tuple(dataclasses.asdict(item) for item in outcome.agreements),
         verdict=judgement.level,
         verdict_text=judgement.sentence,
-        metric=recipe.eval or "",
+        metric=recipe.eval or recipe.metric or "",
         metric_before=outcome.before,
         metric_after=outcome.after,
         finetuning=outcome.finetuning,
+        search=outcome.search.report() if outcome.search is not None else None,
         warnings=_warnings(outcome, zeros / max(weights, 1)),
         kernels=selection.method,
         kernels_note=selection.note,
@@ -123,7 +129,9 @@ def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
         found.append(
             "NO CALIBRATION DATA: inputs were made up, so the agreement and the accuracy mean little."
         )
-    if recipe.asks_for_weights and abs(sparsity - recipe.target_sparsity) > 0.005:
+    if outcome.search is not None:
+        found += outcome.search.notes
+    elif recipe.asks_for_weights and abs(sparsity - recipe.target_sparsity) > 0.005:
         found.append(
             f"sparsity is {sparsity:.1%}, {recipe.target_sparsity:.1%} was wanted: "
             f"pattern {recipe.structure} or the layers' limits allow no more"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from onnxprune.automatic import Automatic
 from onnxprune.calibration.collect import find_stages
 from onnxprune.calibration.data import CalibrationData, from_iterable, load_data
 from onnxprune.calibration.inputs import input_specs
@@ -20,13 +21,15 @@ from onnxprune.calibration.streams import Streams
 from onnxprune.calibration.unpad import unpad
 from onnxprune.clock import Clock
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.evaluate import agreement, load_function, task_metric
+from onnxprune.evaluate import agreement, load_function
 from onnxprune.evidence import check_torch
 from onnxprune.finetune.stage import check_labels, check_options, merged, share_of, tune
 from onnxprune.inmemory import session_of_file
 from onnxprune.io import atomic_write_text, load, save, total_bytes
+from onnxprune.judge import Judge, split_held_out
 from onnxprune.kernels.select import Selection, select
 from onnxprune.layers import Layer, Skip, find_layers
+from onnxprune.measure import find_measure
 from onnxprune.model import Model
 from onnxprune.outcome import Outcome, make_report
 from onnxprune.parallel import workers
@@ -46,6 +49,8 @@ from onnxprune.verify import Expected, verify_file
 # Samples for the final comparison: on top of --samples when the source has them, else this share of them.
 EXTRA_SAMPLES = 64
 HELD_OUT = 1 / 8
+# A search has two sets of them, one that chooses: on top --samples for each, else this share for both.
+SEARCH_HELD_OUT = 1 / 2
 
 
 def prune(
@@ -87,8 +92,9 @@ def prune(
         dense = model if isinstance(model, Model) else load(model, allow_external=recipe.allow_external)
         target, report_path = find_targets(dense, output, report, recipe, dry_run, force)
         original, dense = dense, _for_kernels(dense) if recipe.target == "cpu" else dense
-        layers, skips = _layers(dense, recipe)
-        metric = load_function(recipe.eval) if recipe.eval else None
+        layers, skips = find_prunable(dense, recipe)
+        if recipe.eval:
+            load_function(recipe.eval)  # what is wrong with it shows before the long work
         with ThreadPoolExecutor(1) as beside:
             making = beside.submit(session_of_file, original, threads=recipe.threads)
             calibration, held_out = read_data(dense, recipe, data)
@@ -97,12 +103,28 @@ def prune(
         dense_session = making.result()
         specs = input_specs(dense)
         calibration, held_out = (unpad(data, specs, dense_session) for data in (calibration, held_out))
-        check_labels(dense, dense_session, calibration, held_out, recipe)
+        if recipe.finetune:
+            check_labels(dense, dense_session, calibration, held_out, recipe)
         outcome = Outcome(dense, recipe, layers, skips, calibration, target, clock=clock)
-        outcome.before = task_metric(metric, dense_session) if metric else None
-    with clock.stage("measure"):
-        outcome.plan = make_plan(dense, layers, calibration, recipe, progress)
-    pruned = _pruned(outcome, held_out, progress)
+        selection = held_out
+        if recipe.searches:
+            selection, held_out = split_held_out(held_out, calibration, recipe.seed)
+        measure = find_measure(recipe, dense, dense_session, selection, held_out)
+        outcome.before = measure(dense_session, held_out) if measure else None
+        final = Judge.make(recipe, dense, dense_session, held_out, measure, outcome.before)
+    if recipe.searches:
+        own = outcome.before if measure is not None and measure.own_data else None
+        chooser = Judge.make(recipe, dense, dense_session, selection, measure, own)
+        pruned = Automatic(
+            outcome,
+            (chooser, final),
+            lambda plan, part: _solved(dense, layers, plan, calibration, part, progress),
+            progress,
+        ).run()
+    else:
+        with clock.stage("measure"):
+            outcome.plan = make_plan(dense, layers, calibration, recipe, progress)
+        pruned = _pruned(outcome, held_out, progress)
     return write(outcome, pruned, dense_session, held_out, progress, force=force, report=report_path)
 
 
@@ -131,7 +153,7 @@ def write(
         VerificationError: when what was written is not what was planned; nothing is left then.
     """
     recipe, clock = outcome.recipe, outcome.clock
-    metric = load_function(recipe.eval) if recipe.eval else None
+    measure = find_measure(recipe, outcome.dense, dense_session, held_out, held_out)
     with clock.stage("rewrite"):
         progress.stage("packing")
         final, outcome.stored = store(pruned, outcome.layers, outcome.solved, recipe)
@@ -146,9 +168,11 @@ def write(
             session = verify_file(path, expected, held_out, recipe.threads)
             outcome.agreements = tuple(agreement(dense_session, session, held_out.batches, outcome.dense))
             outcome.file_bytes = total_bytes(path)
-        if metric:
+        if measure:
             with clock.stage("task metric"):
-                outcome.after = task_metric(metric, session)
+                outcome.after = measure(session, held_out)
+        if outcome.search is not None:
+            outcome.search.check(outcome.after, outcome.agreements)
 
     if outcome.target is None:
         _check_without_writing(final, check)
@@ -175,8 +199,7 @@ def _pruned(outcome: Outcome, held_out: CalibrationData, progress: Progress) -> 
             zeros = {name: round(share * count) for name, count in zeros.items()}
         with clock.stage("solve"):
             step = dataclasses.replace(plan, zeros=zeros)
-            model, outcome.solved = solve(model, layers, step, outcome.calibration, recipe, progress)
-            _check_finite(model, layers)
+            model, outcome.solved = _solved(model, layers, step, outcome.calibration, recipe, progress)
         if recipe.finetune:
             with clock.stage("fine-tune"):
                 part = share_of(recipe, rounds)
@@ -186,6 +209,24 @@ def _pruned(outcome: Outcome, held_out: CalibrationData, progress: Progress) -> 
                 tuned.append(found)
                 outcome.finetuning = merged(tuned)
     return model
+
+
+def _solved(
+    dense: Model,
+    layers: tuple[Layer, ...],
+    plan: Plan,
+    data: CalibrationData,
+    recipe: Recipe,
+    progress: Progress,
+) -> tuple[Model, tuple[Solved, ...]]:
+    """Return what :func:`solve` does.
+
+    Raises:
+        ModelError: when some of it is not finite.
+    """
+    model, solved = solve(dense, layers, plan, data, recipe, progress)
+    _check_finite(model, layers)
+    return model, solved
 
 
 def solve(
@@ -259,7 +300,12 @@ def _for_kernels(dense: Model) -> Model:
     return changed
 
 
-def _layers(dense: Model, recipe: Recipe) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:
+def find_prunable(dense: Model, recipe: Recipe) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:
+    """Return the layers that the recipe prunes, and what is left alone.
+
+    Raises:
+        ModelError: when there is none, or the model is packed already.
+    """
     _refuse_packed(dense)
     layers, skips = find_layers(
         dense, include=recipe.include, exclude=recipe.exclude, min_size=recipe.min_size
@@ -337,10 +383,13 @@ def _why_nothing(model: Model, skips: tuple[Skip, ...]) -> str:
 
 def read_data(model: Model, recipe: Recipe, data: Any) -> tuple[CalibrationData, CalibrationData]:
     """Return (calibration, held-out) samples: held-out ones come on top when the source has more."""
-    wide = dataclasses.replace(recipe, samples=recipe.samples + EXTRA_SAMPLES)
+    extra = 2 * recipe.samples if recipe.searches else EXTRA_SAMPLES
+    least = SEARCH_HELD_OUT if recipe.searches else HELD_OUT
+    wide = dataclasses.replace(recipe, samples=recipe.samples + extra)
     found = load_data(model, wide) if data is None else from_iterable(model, data, wide)
     spare = found.samples - recipe.samples
     share = spare / found.samples if spare > 0 else HELD_OUT
+    share = max(share, least) if recipe.searches else share
     rest, held_out = found.split(share, recipe.seed)
     return rest, held_out if held_out.batches else rest  # a single sample has to serve for both
 

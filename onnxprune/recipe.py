@@ -18,6 +18,7 @@ from typing import Any
 
 from onnxprune import amounts
 from onnxprune.errors import UsageError
+from onnxprune.floor import Drop
 from onnxprune.mixture import CRITERIA, GRADIENT_CRITERIA, Mixture
 from onnxprune.threshold import Threshold
 
@@ -35,12 +36,23 @@ LOSSES = ("auto", "kl", "mse")
 AUGMENTATIONS = ("auto", "none", "flip", "shift", "stretch", "tone", "crop", "mix")
 SCOPES = ("model", "block")
 SELECTIONS = ("rank", "sample")
+METRICS = (
+    "accuracy",
+    "top-5",
+    "precision",
+    "recall",
+    "f1",
+    "perplexity",
+    "spearman",
+    "rmse",
+    "cosine",
+    "character-accuracy",
+)
 TRAINING = (
     "steps",
     "minutes",
     "lr",
     "loss",
-    "labels",
     "augment",
     "schedule",
 )  # fields that mean nothing without ``finetune``
@@ -100,6 +112,27 @@ class Recipe:
         "weight",
         "weight, neuron (whole output features become zero) or hybrid:S (those for a share S of the zeros, "
         "single weights for the rest; hybrid: a half).",
+    )
+    max_drop: str | None = _option(
+        None,
+        "In place of --sparsity: find the most compressed model whose metric (--eval or --metric) is at most "
+        "so much worse than the dense one's. 1%: of its value; 1pp: a point of a hundred (0.01 if the dense "
+        "model's is at most 1, else 1); 0.5: in the metric's own unit.",
+    )
+    min_agreement: float | None = _option(
+        None,
+        "The same without labels: least agreement with the dense model on samples that pruning has not seen, "
+        "such as 0.98: rows with the same best class, where there are classes, else the mean cosine.",
+    )
+    patience: int | None = _option(
+        None,
+        "Search: end after so many models in a row that are no improvement, once one is good enough "
+        "(default: when the sparsity is known to 0.01).",
+    )
+    time_limit: float | None = _option(
+        None,
+        "Search: minutes after which no other model is tried; where it ends a search, a slower machine may "
+        "find another model.",
     )
     allocation: str = _option("sensitivity", "How the sparsity is shared among the layers.", ALLOCATIONS)
     budget: str = _option(
@@ -163,9 +196,9 @@ class Recipe:
     )
     labels: str | None = _option(
         None,
-        "Fine-tuning, and criteria that need gradients: array beside the inputs in --data with one label per "
-        "sample (class numbers, or values shaped like an output): the loss on them is added. A function "
-        "given to --loss finds them among the inputs.",
+        "Array beside the inputs in --data with one label per sample (class numbers, or values shaped like "
+        "an output), for --metric, for criteria that need gradients and for training, which adds the loss on "
+        "them; a function given to --loss finds them among the inputs.",
     )
     augment: tuple[str, ...] = _option(
         ("auto",),
@@ -194,7 +227,11 @@ class Recipe:
     tokenizer: str | None = _option(None, "Text: tokenizer.json of the model.")
     max_length: int = _option(128, "Text: longest sequence in tokens.")
     eval: str | None = _option(
-        None, "FILE.py:function that gets an ORT-like session and returns the task metric."
+        None,
+        "FILE.py:function that gets an ORT-like session and returns the task metric, more is better.",
+    )
+    metric: str | None = _option(
+        None, "Task metric on the --labels of samples that pruning has not seen, in place of --eval.", METRICS
     )
     seed: int = _option(0, "Seed of everything random.")
     threads: int | None = _option(None, "Threads of ONNX Runtime and of the solvers (default: all).")
@@ -222,7 +259,17 @@ class Recipe:
         self._check_target()
         self._check_budget()
         self._check_training()
-        for name in ("samples", "min_size", "max_length", "batch_size", "threads", "resize", "steps"):
+        self._check_search()
+        for name in (
+            "samples",
+            "min_size",
+            "max_length",
+            "batch_size",
+            "threads",
+            "resize",
+            "steps",
+            "patience",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} is {value}, wanted at least 1")
@@ -269,6 +316,8 @@ class Recipe:
         given = [name for name in amounts_of if getattr(self, name) is not None]
         if self.sparsity is not None and given not in ([], ["target_speedup"]):
             given.append("sparsity")
+        if self.searches and given:
+            given.append("max_drop" if self.max_drop is not None else "min_agreement")
         if len(given) > 1:
             names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
             raise UsageError(f"{names} each say how much is pruned", "leave one of the two out")
@@ -376,6 +425,43 @@ class Recipe:
                 "leave one of the two out",
             )
 
+    def _check_search(self) -> None:
+        if self.max_drop is not None:
+            Drop.parse(self.max_drop)
+        if self.min_agreement is not None and not 0.0 < self.min_agreement <= 1.0:
+            raise UsageError(
+                f"--min-agreement is {self.min_agreement:g}, wanted a share above 0, up to 1", "try 0.98"
+            )
+        if self.time_limit is not None and not 0.0 < self.time_limit < math.inf:
+            raise UsageError(f"--time-limit is {self.time_limit:g} minutes, wanted a number above 0")
+        if self.eval is not None and self.metric is not None:
+            raise UsageError("--eval and --metric both measure the task", "leave one of the two out")
+        if self.metric is not None and self.labels is None:
+            raise UsageError(f"--metric {self.metric} needs labels", "--labels names their array in --data")
+        if not self.searches:
+            asked = [name for name in ("patience", "time_limit") if getattr(self, name) is not None]
+            if asked:
+                raise UsageError(
+                    f"--{asked[0].replace('_', '-')} is for a search", "add --max-drop or --min-agreement"
+                )
+            return
+        floor = "--max-drop" if self.max_drop is not None else "--min-agreement"
+        if self.sparsity is not None:
+            raise UsageError(
+                f"{floor} finds the sparsity, --sparsity {self.sparsity:g} sets it",
+                f"drop --sparsity to search, or {floor} to prune to that sparsity",
+            )
+        if self.rounds > 1:
+            raise UsageError(
+                f"--schedule {self.schedule} needs a sparsity to grow to, {floor} finds it",
+                "leave one of the two out",
+            )
+        if self.max_drop is not None and self.eval is None and self.metric is None:
+            raise UsageError(
+                "--max-drop needs a metric",
+                "add --eval, or --metric and --labels; --min-agreement needs none",
+            )
+
     def _check_training(self) -> None:
         for name, least in (("lr", 0.0), ("minutes", 0.0)):
             value = getattr(self, name)
@@ -408,14 +494,17 @@ class Recipe:
             raise UsageError(f"--schedule {self.schedule} needs a step a round, --steps is {self.steps}")
         fields = [item for item in dataclasses.fields(self) if item.name in TRAINING]
         asked = [item.name for item in fields if getattr(self, item.name) != _default(item)]
-        if Mixture.parse(self.criterion).gradients:
-            asked = [name for name in asked if name != "labels"]
         if asked and not self.finetune:
             raise UsageError(f"--{asked[0]} is for fine-tuning", "add --finetune")
 
     def _check_labels(self) -> None:
         if self.labels is None:
             return
+        if not (self.finetune or self.metric or Mixture.parse(self.criterion).gradients):
+            raise UsageError(
+                "--labels is for fine-tuning, for --metric and for criteria that need gradients",
+                f"add --finetune, --metric, or --criterion {', '.join(GRADIENT_CRITERIA)}",
+            )
         if not self.labels:
             raise UsageError("--labels is empty", "name the array that holds the labels")
         if self.scope == "block":
@@ -435,6 +524,11 @@ class Recipe:
         match = _SCHEDULE.fullmatch(self.schedule)
         assert match is not None  # checked on construction
         return int(match["n"] or 1)
+
+    @property
+    def searches(self) -> bool:
+        """Whether the sparsity is to be found, not given."""
+        return self.max_drop is not None or self.min_agreement is not None
 
     @property
     def target(self) -> str:
@@ -474,9 +568,14 @@ class Recipe:
         """Share of zeros wanted over all prunable weights."""
         if self.sparsity is not None:
             return self.sparsity
+        return self.pattern_limit if self.pattern_limit < 1 else 0.7
+
+    @property
+    def pattern_limit(self) -> float:
+        """Share of zeros that the pattern can give: 1 - N/M, or 1."""
         match = _PATTERN.fullmatch(self.pattern)
         assert match is not None  # checked on construction
-        return 1 - int(match["n"]) / int(match["m"]) if match["n"] else 0.7
+        return 1 - int(match["n"]) / int(match["m"]) if match["n"] else 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON or TOML, with the schema version."""

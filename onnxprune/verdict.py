@@ -61,6 +61,21 @@ def verdict(agreements: Sequence[Agreement]) -> Verdict:
     return Verdict(level, f"Output {worst.name!r}: {_evidence(worst)}{few}: {words}{unseen}")
 
 
+def share_that_agrees(agreements: Sequence[Agreement]) -> float | None:
+    """Return how far two models agree as one number, 0 to 1: that of the worst output.
+
+    Rows with the same best class, where any output has classes; else the share of equal values, or the mean
+    cosine. None when nothing can be compared, 0 for NaN or infinity.
+    """
+    if any(not item.finite for item in agreements):
+        return 0.0
+    shares = [item.top1 for item in agreements if item.top1 is not None]
+    if not shares:
+        both = [item.equal if item.equal is not None else item.cosine for item in agreements]
+        shares = [max(share, 0.0) for share in both if share is not None]
+    return min(shares, default=None)
+
+
 def _score(item: Agreement) -> float | None:
     """The one number an output is judged by; None when it was not compared."""
     if item.kind.family == EXACT:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnxprune.allocation.budget import GRID
 from onnxprune.allocation.rules.facts import OUTLIER, Facts
 from onnxprune.calibration.collect import collect, find_stages, token_counts
+from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.streams import Streams
 from onnxprune.layers import Layer
 from onnxprune.model import Model
@@ -18,6 +19,7 @@ from onnxprune.solvers.embedding import row_weights
 from onnxprune.solvers.layer import dense_matrix
 
 Floats = NDArray[np.float32]
+Seen = Moments | NDArray[np.int64] | None
 
 
 def score_layers(
@@ -41,41 +43,46 @@ def score_layers(
         seed: of the choice of rows.
         on_layer: called after each layer.
     """
-    facts = {layer.name: Facts.of(layer, highest) for layer in layers}
+    facts = {}
     done: list[str] = []
     for stage in find_stages(dense, layers):
-        norms, energy = None, None
+        seen: Seen = None
         if streams is not None:
             streams.advance([stage.value], done)
             done = [stage.value]
             if stage.layers[0].kind == "embedding":
-                counts = token_counts(streams, stage, masks)
-                table = dense_matrix(dense, stage.layers[0])[0]
-                norms = np.sqrt(row_weights(table, counts)).astype(np.float64)[None]
+                seen = token_counts(streams, stage, masks)
             else:
-                moments = collect(streams, stage, masks, batches=range(streams.size), seed=seed)
-                energy = moments.H / max(moments.n, 1)
-                norms = np.sqrt(np.maximum(np.einsum("gii->gi", energy), 0.0))[:, None, :]
+                seen = collect(streams, stage, masks, batches=range(streams.size), seed=seed)
         for layer in stage.layers:
-            facts[layer.name] = _scored(facts[layer.name], dense_matrix(dense, layer), norms, energy)
+            facts[layer.name] = scored(layer, dense_matrix(dense, layer), seen, highest)
             on_layer(layer.name)
-    return facts
+    return {layer.name: facts[layer.name] for layer in layers}
 
 
-def _scored(
-    facts: Facts, W: Floats, norms: NDArray[np.float64] | None, H: NDArray[np.float64] | None
-) -> Facts:
-    """Score ``|W_ij| ||x_j||`` as Wanda does; between layers its square counts as a share of the output.
+def scored(layer: Layer, W: Floats, seen: Seen, highest: float) -> Facts:
+    """Return the facts of a layer.
 
-    Without statistics it is ``|W|``, between layers too.
+    Scores are ``|W_ij| ||x_j||`` as Wanda has them; between layers their squares count, as shares of what the
+    layer puts out in all. Without statistics they are ``|W|``, between layers too.
+
+    Args:
+        layer: what to score.
+        W: (groups, out_features, in_features) its weight.
+        seen: statistics of its inputs; of a table, how often each row was read; or None.
+        highest: largest sparsity that it may get.
     """
-    score = np.abs(W) if norms is None else np.abs(W) * norms.astype(np.float32)
+    facts, score, whole = Facts.of(layer, highest), np.abs(W), 0.0
+    if isinstance(seen, Moments):
+        H = seen.H / max(seen.n, 1)
+        score = score * np.sqrt(np.maximum(np.einsum("gii->gi", H), 0.0))[:, None, :].astype(np.float32)
+        whole = float(np.einsum("goi,gij,goj->", W, H, W, optimize=True))
+    elif seen is not None:
+        score = score * np.sqrt(row_weights(W[0], seen))[None]
+        whole = float(np.square(score, dtype=np.float64).sum())
     mean = float(score.mean(dtype=np.float64))
     outliers = float(np.mean(score > OUTLIER * mean)) if mean > 0 else 0.0
     quantiles = np.quantile(score, GRID).astype(np.float64)
-    if norms is not None:
-        whole = float(np.square(score, dtype=np.float64).sum())
-        if H is not None:  # what the layer puts out in all, inputs that go together included
-            whole = float(np.einsum("goi,gij,goj->", W, H, W, optimize=True))
+    if seen is not None:
         quantiles = quantiles**2 / max(whole, 1e-300)
     return replace(facts, quantiles=quantiles, outliers=outliers)

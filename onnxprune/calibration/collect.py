@@ -95,6 +95,7 @@ def collect(
     seed: int,
     residuals: bool = False,
     weights: Mapping[str, Floats] | None = None,
+    into: Moments | None = None,
 ) -> Moments:
     """Sum the statistics of a stage over ``batches`` (numbers into the streams).
 
@@ -109,6 +110,7 @@ def collect(
         seed: of the choice of rows.
         residuals: also collect what the residual branches have to make up for.
         weights: layer name -> dense weight (groups, out_features, in_features), where they will be repaired.
+        into: sums to add to, which are returned; default new ones.
 
     Raises:
         ModelError: when the input holds values whose squares are not finite.
@@ -121,7 +123,7 @@ def collect(
         return _rows(streams, stage, number, masks[number], max(limit, 1), seed + number, residuals)
 
     def shard(part: Sequence[int]) -> Moments:
-        moments = Moments.zeros(groups, features)
+        moments = Moments.zeros(groups, features) if into is None else into
         sums = _Sums(moments, stage, max(MIN_PRODUCT, 2 * features), weights or {})
         for numbers in batched(part, 1 if large else available()):
             for found in map_threads(rows, numbers):
@@ -130,7 +132,8 @@ def collect(
         return moments
 
     large = len(batches) and streams.value(stage.value, batches[0], DENSE).nbytes > SIDE_BY_SIDE
-    shards = 1 if large or groups * features**2 > MAX_SHARD else max(1, min(available(), len(batches)))
+    whole = large or into is not None or groups * features**2 > MAX_SHARD
+    shards = 1 if whole else max(1, min(available(), len(batches)))
     moments = reduce(add, map_threads(shard, [batches[k::shards] for k in range(shards)]))
     where = moments.not_finite()
     if where is not None:

@@ -9,19 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.labels import IGNORED
 from onnxprune.calibration.mask import row_mask
 from onnxprune.errors import DataError
 from onnxprune.outputs import BY_NAME, FEATURES, LOGITS, PROBABILITIES, OutputKind, is_float
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Shape = tuple[int, ...]
 _TINY = 1e-20  # a probability that has underflowed
@@ -55,6 +55,9 @@ class Task:
         Raises:
             DataError: when the labels do not fit the output's shape.
         """
+        import torch  # metrics find their output here too, and need no torch
+        from torch.nn import functional as F
+
         x = output.float()
         if self.kind.classes:
             x = x.movedim(self.kind.axis, -1)

@@ -134,6 +134,13 @@ class Report:
             several blocks use them), difference (of the written model from the trained one, relative),
             labels (None without: key, count, output and loss; output and loss are None when ``--loss`` is a
             function) and curve (step, training loss, held-out loss).
+        search: what a search for an accuracy tried, None without: dense_metric (of the selection samples),
+            metric_bound and agreement_bound (what must be held; None: nothing), own_data (the metric brings
+            its own samples, so that it chose the model and judges it too), selection_samples, final_samples,
+            chosen (sparsity asked for), stopped (why the search ended), notes, and points: every model that
+            was tried, with sparsity (asked for), zeros, bytes (of the file, estimated), metric and agreement
+            on the selection samples, final_metric and final_agreement on the final ones (None: not looked
+            at), tuned (training steps), holds, why (not), seconds.
         warnings: what the user must know, one sentence each.
         timings: the stages in order.
         peak_rss_bytes: largest resident memory of the process.
@@ -165,6 +172,7 @@ class Report:
     kernels_note: str = ""
     speed: tuple[Speed, ...] = ()
     finetuning: dict[str, Any] | None = None
+    search: dict[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     timings: tuple[Timing, ...] = ()
     peak_rss_bytes: int | None = None
@@ -179,6 +187,7 @@ class Report:
         object.__setattr__(self, "recipe", plain(self.recipe))
         object.__setattr__(self, "environment", plain(self.environment))
         object.__setattr__(self, "finetuning", plain(self.finetuning))
+        object.__setattr__(self, "search", plain(self.search))
         object.__setattr__(self, "warnings", tuple(self.warnings))
         object.__setattr__(self, "data_files", tuple(self.data_files))
         object.__setattr__(self, "speed", tuple(Speed(*item) for item in self.speed))

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from onnxprune.report import units
 from onnxprune.report.console import paragraph, table
+from onnxprune.report.curve import render_search
 from onnxprune.report.report import LayerReport, Report, SkippedWeight
 
 MAX_LAYERS = 16  # rows; more do not fit a screen, the JSON report has them all
@@ -31,6 +32,8 @@ def render_report(console: Console, report: Report, report_path: str = "", quiet
     console.print()
     table(console, ("", ">before", ">after", ""), _before_after(report))
     console.print()
+    if report.search:
+        render_search(console, report.search)
     render_agreements(console, report.agreements, report.synthetic)
     _layers(console, report.layers, report_path)
     if report.kernels_note:

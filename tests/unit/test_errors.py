@@ -7,6 +7,7 @@ import pytest
 from onnxprune import errors
 from onnxprune.errors import (
     DataError,
+    FloorError,
     ModelError,
     OnnxPruneError,
     ResourceError,
@@ -17,6 +18,7 @@ from onnxprune.errors import (
 CODES = {
     OnnxPruneError: 1,
     VerificationError: 1,
+    FloorError: 1,
     UsageError: 2,
     ModelError: 3,
     DataError: 3,

@@ -27,7 +27,7 @@ def test_all_names_are_there() -> None:
 
 def test_all_is_sorted_and_what_we_promise() -> None:
     promised = ["bench", "compare", "export", "inspect", "load", "prune", "register", "save", "session"]
-    promised += ["Model", "Recipe", "Report", "SensitivityReport", "distill", "sensitivity"]
+    promised += ["Model", "Pruner", "Recipe", "Report", "SensitivityReport", "distill", "sensitivity"]
     assert sorted(onnxprune.__all__) == sorted([*promised, "errors", "__version__"])
     assert len(set(onnxprune.__all__)) == len(onnxprune.__all__)
 

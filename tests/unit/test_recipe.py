@@ -19,6 +19,7 @@ from onnxprune.recipe import (
     CRITERIA,
     FORMATS,
     LAYOUTS,
+    METRICS,
     SCOPES,
     SELECTIONS,
     SOLVERS,
@@ -95,6 +96,8 @@ def test_is_frozen() -> None:
         ({"budget": "flops", "allocation": "erk"}, "--allocation erk knows no damage"),
         ({"budget": "flops", "plan": "p.json"}, "--budget says what --sparsity is a share of"),
         ({"budget": "bytes"}, "weights, flops"),
+        ({"min_agreement": 0.9, "target_size": "1MB"}, "--target-size and --min-agreement each say"),
+        ({"min_agreement": 0.9, "threshold": "mean"}, "--threshold and --min-agreement each say"),
         ({"samples": 0}, "--samples"),
         ({"min_size": 0}, "--min-size"),
         ({"max_length": -1}, "--max-length"),
@@ -111,7 +114,24 @@ def test_is_frozen() -> None:
         ({"seed": -1}, "--seed"),
         ({"mean": (0.5, math.nan)}, "--mean"),
         ({"std": (math.inf,)}, "--std"),
-        ({"labels": "label"}, "--labels is for fine-tuning"),
+        ({"labels": "label"}, "--labels is for fine-tuning, for --metric"),
+        ({"max_drop": "much", "eval": "e.py:f"}, "--max-drop is 'much'"),
+        ({"max_drop": "1%", "eval": "e.py:f", "sparsity": 0.5}, "--sparsity 0.5 sets it"),
+        ({"min_agreement": 0.98, "sparsity": 0.5}, "--min-agreement finds the sparsity"),
+        ({"min_agreement": 0.98, "target_speedup": "2x"}, "--target-speedup and --min-agreement each say"),
+        ({"min_agreement": 0.98, "finetune": True, "schedule": "cubic:3"}, "--schedule cubic:3"),
+        ({"max_drop": "1%"}, "--max-drop needs a metric"),
+        ({"min_agreement": 0.0}, "--min-agreement is 0"),
+        ({"min_agreement": 1.5}, "--min-agreement is 1.5"),
+        ({"min_agreement": math.nan}, "--min-agreement is nan"),
+        ({"metric": "accuracy"}, "--metric accuracy needs labels"),
+        ({"metric": "accuracy", "labels": "y", "eval": "e.py:f"}, "--eval and --metric"),
+        ({"metric": "kindness", "labels": "y"}, "--metric is 'kindness'"),
+        ({"patience": 3}, "--patience is for a search"),
+        ({"time_limit": 3.0}, "--time-limit is for a search"),
+        ({"patience": 0, "min_agreement": 0.9}, "--patience is 0"),
+        ({"time_limit": 0.0, "min_agreement": 0.9}, "--time-limit is 0"),
+        ({"time_limit": math.inf, "min_agreement": 0.9}, "--time-limit is inf"),
         ({"labels": "", "finetune": True}, "--labels is empty"),
         ({"labels": "label", "finetune": True, "scope": "block"}, "--scope block"),
         ({"labels": "label", "finetune": True, "augment": ("flip", "mix")}, "--augment mix"),
@@ -142,6 +162,18 @@ def test_labels_serve_gradients_without_fine_tuning() -> None:
         Recipe(criterion="wanda", labels="label")
 
 
+def test_metrics_are_those_that_there_are() -> None:
+    from onnxprune import metrics
+
+    assert tuple(metrics.METRICS) == METRICS
+
+
+def test_sparsity_and_a_floor_say_what_to_drop() -> None:
+    with pytest.raises(UsageError) as caught:
+        Recipe(max_drop="1%", eval="e.py:f", sparsity=0.5)
+    assert caught.value.hint == "drop --sparsity to search, or --max-drop to prune to that sparsity"
+
+
 def test_choices_are_the_public_tuples() -> None:
     found = {name: item.metadata["choices"] for name, item in FIELDS.items() if item.metadata["choices"]}
     assert found == {
@@ -155,6 +187,7 @@ def test_choices_are_the_public_tuples() -> None:
         "target_runtime": TARGETS,
         "layout": LAYOUTS,
         "scope": SCOPES,
+        "metric": METRICS,
     }
 
 
@@ -395,6 +428,11 @@ class TestCommandLine:
         (["--tokenizer", "t.json"], {"tokenizer": "t.json"}),
         (["--max-length", "64"], {"max_length": 64}),
         (["--eval", "e.py:f"], {"eval": "e.py:f"}),
+        (["--max-drop", "1%", "--eval", "e.py:f"], {"max_drop": "1%", "eval": "e.py:f"}),
+        (["--min-agreement", "0.98"], {"min_agreement": 0.98}),
+        (["--metric", "f1", "--labels", "y"], {"metric": "f1", "labels": "y"}),
+        (["--min-agreement", "0.9", "--patience", "3"], {"min_agreement": 0.9, "patience": 3}),
+        (["--min-agreement", "0.9", "--time-limit", "7.5"], {"min_agreement": 0.9, "time_limit": 7.5}),
         (["--seed", "3"], {"seed": 3}),
         (["--threads", "2"], {"threads": 2}),
         (["--max-memory", "0.5"], {"max_memory": 0.5}),

@@ -36,7 +36,7 @@ def collect(feeds: Iterable[Any], request: Request, where: str) -> Loaded:
     cap = None if isinstance(feeds, Sized) else READ_FACTOR * wanted
     kept: list[tuple[int, Feed]] = []  # (position in the source, sample)
     seen = size = 0
-    for piece in _pieces(feeds, inputs, where):
+    for piece in pieces(feeds, inputs, where):
         slot = seen if seen < wanted else int(rng.integers(seen + 1))
         if slot < wanted:
             # A copy, since a view keeps its whole batch alive.
@@ -52,10 +52,10 @@ def collect(feeds: Iterable[Any], request: Request, where: str) -> Loaded:
     return Loaded(samples, seen * inputs.rows, ("reading stopped there",) if stopped else ())
 
 
-def _pieces(feeds: Iterable[Any], inputs: Inputs, where: str) -> Iterator[Feed]:
+def pieces(feeds: Iterable[Any], inputs: Inputs, where: str) -> Iterator[Feed]:
     """Yield the samples of all feeds; single rows are collected until they fill a batch the model fixes."""
     waiting: dict[tuple[object, ...], list[Feed]] = {}
-    samples = pieces = 0
+    samples = found = 0
     for number, feed in enumerate(feeds):
         place = f"{where}, item {number}"
         for piece in split_feed(_as_mapping(feed, inputs, place), inputs, place):
@@ -66,12 +66,12 @@ def _pieces(feeds: Iterable[Any], inputs: Inputs, where: str) -> Iterator[Feed]:
                 full.append(piece)
                 if len(full) < inputs.rows:
                     continue
-            pieces += 1
+            found += 1
             yield join(full, inputs, {}) if len(full) > 1 else piece
             full.clear()
     if not samples:
         raise DataError(f"{where} yields no samples", "it must give at least one dict of arrays")
-    if not pieces:
+    if not found:
         raise DataError(
             f"{where}: the model's batch is fixed at {inputs.fixed}, "
             f"no shape has so many of the {samples} samples",
