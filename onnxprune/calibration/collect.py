@@ -95,6 +95,7 @@ def collect(
     seed: int,
     residuals: bool = False,
     weights: Mapping[str, Floats] | None = None,
+    tokens: Sequence[Floats | None] | None = None,
 ) -> Moments:
     """Sum the statistics of a stage over ``batches`` (numbers into the streams).
 
@@ -109,6 +110,8 @@ def collect(
         seed: of the choice of rows.
         residuals: also collect what the residual branches have to make up for.
         weights: layer name -> dense weight (groups, out_features, in_features), where they will be repaired.
+        tokens: per batch, how often each token counts (B, T), or None; all count alike where the input's rows
+            are not tokens.
 
     Raises:
         ModelError: when the input holds values whose squares are not finite.
@@ -118,7 +121,16 @@ def collect(
     limit = max(MIN_ROWS, ROWS_PER_FEATURE * features) // max(len(batches), 1)
 
     def rows(number: int) -> _Rows:
-        return _rows(streams, stage, number, masks[number], max(limit, 1), seed + number, residuals)
+        return _rows(
+            streams,
+            stage,
+            number,
+            masks[number],
+            max(limit, 1),
+            seed + number,
+            residuals,
+            tokens[number] if tokens else None,
+        )
 
     def shard(part: Sequence[int]) -> Moments:
         moments = Moments.zeros(groups, features)
@@ -151,6 +163,7 @@ def _rows(
     limit: int,
     seed: int,
     residuals: bool,
+    tokens: Floats | None = None,
 ) -> _Rows:
     """Return the rows of one batch."""
     first = stage.layers[0]
@@ -170,7 +183,18 @@ def _rows(
         difference = output_rows(layer, np.broadcast_to(skip_d, shape), positions)
         difference = difference - output_rows(layer, np.broadcast_to(skip_p, shape), positions)
         differences[layer.name] = difference / np.float32(layer.alpha)
-    return _Rows(rows_d, rows_p, differences, _counts(first, pruned, positions, streams.samples[number]))
+    counts = _counts(first, pruned, positions, streams.samples[number])
+    return _Rows(rows_d, rows_p, differences, counts, _row_weights(first, pruned, positions, tokens))
+
+
+def _row_weights(
+    layer: Layer, x: NDArray[np.generic], positions: NDArray[np.int64] | None, tokens: Floats | None
+) -> Floats | None:
+    """Return how often each row counts (rows,), None for once."""
+    if tokens is None or layer.window is not None or layer.transposed_input or layer.groups > 1:
+        return None
+    found = apply_row_mask(x, tokens)
+    return found if found is None or positions is None else found[positions]
 
 
 def _counts(
@@ -196,12 +220,14 @@ class _Rows:
         pruned: x_p.
         differences: layer name -> what its residual branch has to make up for.
         counts: rows of each sample.
+        weights: (rows,) how often each counts; None: once.
     """
 
     dense: Floats
     pruned: Floats
     differences: dict[str, Floats]
     counts: list[int]
+    weights: Floats | None = None
 
 
 class _Sums:
@@ -234,18 +260,20 @@ class _Sums:
         differences = {
             name: _joined([item.differences[name] for item in held]) for name in held[0].differences
         }
+        found = [item.weights for item in held if item.weights is not None]
+        weights = np.concatenate(found) if found else None
         if self.narrow and not same:
             with np.errstate(over="ignore", invalid="ignore"):  # seen by whoever reads the sums
                 moved = dense - pruned
                 for layer in self.stage.layers:
                     difference = multiply(moved, self.weights[layer.name].swapaxes(1, 2))
                     differences[layer.name] = difference + differences.get(layer.name, np.float32(0))
-        self.moments.add(pruned if self.narrow else dense, pruned, counts)
+        self.moments.add(pruned if self.narrow else dense, pruned, counts, weights)
         for name, difference in differences.items():
-            self.moments.add_residual(name, difference, pruned)
+            self.moments.add_residual(name, difference, pruned, weights)
         for layer in self.stage.layers:
             if self._varies(layer, same):
-                self.moments.add_outputs(layer.name, dense, self.weights[layer.name])
+                self.moments.add_outputs(layer.name, dense, self.weights[layer.name], weights)
 
     def _varies(self, layer: Layer, same: bool) -> bool:
         """Whether the variance of a layer's outputs will be asked for."""
@@ -254,7 +282,8 @@ class _Sums:
 
 
 def _alike(a: _Rows, b: _Rows) -> bool:
-    return (a.dense is a.pruned) == (b.dense is b.pruned) and a.differences.keys() == b.differences.keys()
+    same = (a.dense is a.pruned) == (b.dense is b.pruned) and (a.weights is None) == (b.weights is None)
+    return same and a.differences.keys() == b.differences.keys()
 
 
 def _joined(pieces: list[Floats]) -> Floats:
