@@ -20,8 +20,8 @@ from onnxprune.model import Model, label, subgraphs
 from onnxprune.passes.shapes import Shapes, infer
 
 _TO_SCORES = frozenset((
-    "Add", "Sub", "Mul", "Div", "Where", "Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Clip", "Tanh",
-    "Min", "Max", "Dropout", "QuantizeLinear", "DequantizeLinear", "Transpose", "Expand",
+    "Add", "Sub", "Mul", "Div", "Where", "Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Clip",
+    "Tanh", "Min", "Max", "Dropout", "QuantizeLinear", "DequantizeLinear", "Transpose", "Expand",
 ))  # fmt: skip
 _TO_VALUES = frozenset((
     "Cast", "Identity", "Dropout", "Where", "Mul", "Div", "Reshape", "Squeeze", "Unsqueeze", "Transpose",

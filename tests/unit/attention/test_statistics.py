@@ -85,12 +85,13 @@ def test_batches_add(store: ArrayStore) -> None:
 
 def test_an_operator_that_hides_its_probabilities_is_skipped(store: ArrayStore) -> None:
     node = helper.make_node(
-        "Attention", ["x", "w", "", "", "past"], ["y", "present"], domain="com.microsoft", num_heads=2
+        "Attention", ["x", "w", "b", "", "past"], ["y", "present"], domain="com.microsoft", num_heads=2
     )
     feed = {"x": np.ones((2, 5, 8), np.float32), "past": np.ones((2, 2, 2, 3, 4), np.float32)}
     inputs = [helper.make_tensor_value_info(name, 1, array.shape) for name, array in feed.items()]
     graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", 1, None)])
-    graph.initializer.append(numpy_helper.from_array(np.ones((8, 24), np.float32), "w"))
+    for name, shape in (("w", (8, 24)), ("b", (24,))):
+        graph.initializer.append(numpy_helper.from_array(np.ones(shape, np.float32), name))
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     model, said = Model(helper.make_model(graph, opset_imports=opsets, ir_version=10)), list[str]()
     blocks, _ = find_attention(model)
