@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 SECTIONS: dict[str, tuple[str, ...]] = {
     "What is pruned": (
         "sparsity", "pattern", "speedup", "criterion", "allocation", "solve", "solver", "refit", "damping",
-        "include", "exclude", "min_size",
+        "attention", "include", "exclude", "min_size",
     ),
     "Fine-tuning": ("finetune", "steps", "minutes", "lr", "loss", "labels", "augment", "scope", "schedule"),
     "Calibration data": (
@@ -37,6 +37,7 @@ TUNING_FIELDS = (
     "steps", "minutes", "lr", "loss", "labels", "augment", "scope", *DATA_FIELDS, "eval", "format", "values",
     "target_runtime", "seed", "threads", "max_memory", "allow_external", "cache",
 )  # fmt: skip
+GLOBS = ("include", "exclude")
 _FIELDS = {item.name: item for item in dataclasses.fields(Recipe)}
 _DEFAULTS = Recipe()
 
@@ -79,7 +80,7 @@ def _option(name: str) -> click.Option:
     elif kind.startswith("tuple[float"):
         settings.update(type=str, callback=floats, metavar="F,F,F")
     elif kind.startswith("tuple[str"):
-        settings.update(type=str, multiple=True, metavar="NAME" if name == "augment" else "GLOB")
+        settings.update(type=str, multiple=True, metavar="GLOB" if name in GLOBS else "NAME")
     else:
         settings["type"] = {"float": float, "int": int, "str": str}[kind.split(" ")[0]]
     return click.Option([flag(name), name], **settings)

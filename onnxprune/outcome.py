@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnxprune.attention.guide import Guide
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.clock import Clock
 from onnxprune.evaluate import verdict
@@ -106,6 +107,7 @@ def make_report(outcome: Outcome) -> Report:
         metric_before=outcome.before,
         metric_after=outcome.after,
         finetuning=outcome.finetuning,
+        attention=tuple(outcome.plan.guide.table()) if outcome.plan is not None else (),
         warnings=_warnings(outcome, zeros / max(weights, 1)),
         kernels=selection.method,
         kernels_note=selection.note,
@@ -127,6 +129,8 @@ def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
             f"sparsity is {sparsity:.1%}, {recipe.target_sparsity:.1%} was wanted: "
             f"pattern {recipe.pattern} or the layers' limits allow no more"
         )
+    if outcome.plan is not None and recipe.attention != ("off",):
+        found += _attention_warnings(outcome.plan.guide, recipe)
     tuned = outcome.finetuning
     if tuned is not None and tuned["best"] == 0:
         found.append(
@@ -150,6 +154,16 @@ def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
     if raised:
         found.append(f"damping was raised for {', '.join(raised)}: their inputs vary too little")
     return tuple(found)
+
+
+def _attention_warnings(guide: Guide, recipe: Recipe) -> list[str]:
+    found = [f"the attention of {name} could not be read: {reason}" for name, reason in guide.skipped.items()]
+    if not (guide.tokens or guide.rows or guide.costs):
+        found.append(
+            f"--attention {' '.join(recipe.attention)} changed nothing: no attention says anything of the "
+            "layers; onnxprune inspect --attention lists what there is"
+        )
+    return found
 
 
 def _layer_report(layer: Layer, item: Solved, outcome: Outcome) -> LayerReport:

@@ -13,6 +13,7 @@ from onnxprune.allocation.auto import CANDIDATES, Choice, Choices, fastest, leas
 from onnxprune.allocation.budget import GRID, Curve, allocate, uniform
 from onnxprune.allocation.sensitivity import LEVELS, Sensitivity, measure
 from onnxprune.allocation.speed import dense_costs, relative_times
+from onnxprune.attention.guide import NOTHING, Guide, make_guide
 from onnxprune.calibration.collect import find_stages
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.mask import row_mask
@@ -39,6 +40,7 @@ class Plan:
     Attributes:
         zeros: weight name -> number of zeros.
         patterns: weight name -> pattern, where it is not the recipe's.
+        guide: what attention says of the layers.
         sensitivity: weight name -> divergence of the model's output, this layer alone at the lowest level.
         tied: statistics of the later uses of tied weights.
         cached: True when the measurements came from the cache.
@@ -49,6 +51,7 @@ class Plan:
     tied: dict[str, Moments]
     cached: bool = False
     patterns: dict[str, Pattern] = field(default_factory=dict)
+    guide: Guide = NOTHING
 
 
 def method_of(recipe: Recipe, *, quick: bool = False) -> Method:
@@ -75,10 +78,12 @@ class Measured:
     Attributes:
         sensitivity: error curves; None when the allocation needs none.
         cached: True when they came from the cache.
+        guide: what attention says of the layers.
     """
 
     sensitivity: Sensitivity | None = None
     cached: bool = False
+    guide: Guide = NOTHING
 
 
 def make_plan(
@@ -92,22 +97,29 @@ def measure_layers(
     model: Model, layers: Sequence[Layer], data: CalibrationData, recipe: Recipe, progress: Progress
 ) -> Measured:
     """Measure what the recipe's allocation has to know; any number of plans can be made from it."""
+    guide = make_guide(model, layers, data, recipe)
     tied = any(len(layer.sites) > 1 for layer in layers)
     if recipe.allocation == "uniform" and not tied:
-        return Measured()
-    return Measured(*_measured(model, layers, data, recipe, progress, tied))
+        return Measured(guide=guide)
+    return Measured(*_measured(model, layers, data, recipe, progress, tied, guide), guide)
 
 
 def share_out(
     model: Model, layers: Sequence[Layer], data: CalibrationData, recipe: Recipe, measured: Measured
 ) -> Plan:
     """Share as many zeros as the recipe asks for among the layers, by what was measured of them."""
+    return replace(_share_out(model, layers, data, recipe, measured), guide=measured.guide)
+
+
+def _share_out(
+    model: Model, layers: Sequence[Layer], data: CalibrationData, recipe: Recipe, measured: Measured
+) -> Plan:
     sizes = {layer.name: layer.size for layer in layers}
     zeros, found = total_zeros(layers, recipe), measured.sensitivity
     if found is None or recipe.allocation == "uniform":
         tied = found.tied if found is not None else {}
         return Plan(_fit_pattern(uniform(sizes, zeros), layers, recipe), {}, tied)
-    by = found.output if recipe.allocation == "sensitivity" else found.error
+    by = _weighted(found.output if recipe.allocation == "sensitivity" else found.error, measured.guide)
     curves = {
         layer.name: Curve(layer.size, found.levels, by[layer.name], _highest(layer, recipe))
         for layer in layers
@@ -120,6 +132,10 @@ def share_out(
         patterns = {name: choice.pattern for name, choice in chosen.items()}
         return Plan(zeros_of, sensitivity, found.tied, measured.cached, patterns)
     return Plan(_fit_pattern(counts, layers, recipe, by), sensitivity, found.tied, measured.cached)
+
+
+def _weighted(costs: Mapping[str, tuple[float, ...]], guide: Guide) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(guide.costs.get(name, 1.0) * c for c in values) for name, values in costs.items()}
 
 
 def _choose(
@@ -192,6 +208,7 @@ def _measured(
     recipe: Recipe,
     progress: Progress,
     tied: bool,
+    guide: Guide,
 ) -> tuple[Sensitivity, bool]:
     levels = LEVELS if Pattern.parse(recipe.base_pattern).kind != "nm" else (recipe.target_sparsity,)
     outputs = recipe.allocation == "sensitivity"
@@ -219,6 +236,7 @@ def _measured(
             outputs=outputs,
             levels=levels,
             others=others,
+            guide=guide,
             on_layer=lambda _: progress.advance(),
         )
     if recipe.cache and not tied:

@@ -134,6 +134,9 @@ class Report:
             several blocks use them), difference (of the written model from the trained one, relative),
             labels (None without: key, count, output and loss; output and loss are None when ``--loss`` is a
             function) and curve (step, training loss, held-out loss).
+        attention: one dictionary per block that ``--attention`` looked at, see
+            :meth:`onnxprune.attention.guide.Guide.table`: name, form, contribution to the residual stream,
+            and a number per head of mass, entropy, norm, effect.
         warnings: what the user must know, one sentence each.
         timings: the stages in order.
         peak_rss_bytes: largest resident memory of the process.
@@ -165,6 +168,7 @@ class Report:
     kernels_note: str = ""
     speed: tuple[Speed, ...] = ()
     finetuning: dict[str, Any] | None = None
+    attention: tuple[dict[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
     timings: tuple[Timing, ...] = ()
     peak_rss_bytes: int | None = None
@@ -176,6 +180,7 @@ class Report:
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "skipped", tuple(SkippedWeight(*item) for item in self.skipped))
         object.__setattr__(self, "agreements", tuple(plain(item) for item in self.agreements))
+        object.__setattr__(self, "attention", tuple(plain(item) for item in self.attention))
         object.__setattr__(self, "recipe", plain(self.recipe))
         object.__setattr__(self, "environment", plain(self.environment))
         object.__setattr__(self, "finetuning", plain(self.finetuning))

@@ -55,13 +55,17 @@ class Solution:
 
 @dataclass(frozen=True)
 class Job:
-    """One layer to be solved: dense weight (groups, out, in), statistics, the zeros wanted, their pattern."""
+    """One layer to be solved: dense weight (groups, out, in), statistics, the zeros wanted, their pattern.
+
+    ``rows`` (groups, out) says how much the outputs count in the choice of the zeros; None: all alike.
+    """
 
     layer: Layer
     W: Floats
     moments: Moments
     zeros: int
     pattern: Pattern
+    rows: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,9 @@ def _solve_layers(jobs: Sequence[Job], method: Method, repair: bool) -> list[Sol
     times = Counter(id(aimed.weight) for aimed in aims.values())
     for number, key in enumerate(keys):
         # Blocks of any rows reorder the weight: there is nothing to share
-        if key in shared and times[id(aims[number].weight)] > 1 and not jobs[number].pattern.free:
+        job = jobs[number]
+        alone = job.pattern.free or job.rows is not None
+        if key in shared and times[id(aims[number].weight)] > 1 and not alone:
             shared[key].share(aims[number].weight)
 
     def solve(number: int) -> Solution:
@@ -178,12 +184,15 @@ def solve_layer(
     centre, given = _centred(job, repair), method.damping
     method = replace(method, pattern=job.pattern, damping=aimed.used)
     order = column_order(layer, method.pattern)
+    weighted = target if job.rows is None else target * job.rows[:, :, None]
     if order is None:
-        pruned, mask = prune_matrix(target, H, job.zeros, method, prepared)
+        pruned, mask = prune_matrix(weighted, H, job.zeros, method, prepared)
     else:
-        pruned, mask = prune_matrix(target[:, :, order], H[:, order][:, :, order], job.zeros, method)
+        pruned, mask = prune_matrix(weighted[:, :, order], H[:, order][:, :, order], job.zeros, method)
         back = np.argsort(order)
         pruned, mask = pruned[:, :, back], mask[:, :, back]
+    if job.rows is not None:
+        pruned = np.where(mask, pruned / job.rows[:, :, None], np.float32(0))
     error = relative_error(target, pruned, H)
     # Least squares shrinks what it cannot predict, and a stack of convolutions has nothing that undoes it.
     # Not where a residual branch is added: there the sum matters, and r has already been aimed at.
