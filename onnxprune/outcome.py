@@ -158,7 +158,7 @@ def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
 
 def _attention_warnings(guide: Guide, recipe: Recipe) -> list[str]:
     found = [f"the attention of {name} could not be read: {reason}" for name, reason in guide.skipped.items()]
-    if not (guide.tokens or guide.rows or guide.costs):
+    if guide.empty:
         found.append(
             f"--attention {' '.join(recipe.attention)} changed nothing: no attention says anything of the "
             "layers; onnxprune inspect --attention lists what there is"

@@ -88,8 +88,8 @@ class Recipe:
     damping: float = _option(0.01, "Ridge added to the Hessian, as a share of its mean diagonal.")
     attention: tuple[str, ...] = _option(
         ("off",),
-        "Let attention weigh tokens (their rows of the statistics), heads (the outputs of their projections) "
-        "or layers (what pruning them costs): token, head, layer (repeatable), or off.",
+        "Let attention weigh tokens and places (their rows of the statistics), heads (the outputs of their "
+        "projections) or layers (what pruning them costs): token, head, layer (repeatable), or off.",
     )
     include: tuple[str, ...] = _option(
         (), "Only prune weights whose name or node matches this glob (repeatable)."

@@ -125,6 +125,7 @@ def prune_sequential(
                 residuals=bool(skips),
                 weights=weights if repair else None,
                 tokens=guide.tokens.get(stage.layers[0].name),
+                places=stage.layers[0].name in guide.places,
             )
             jobs = _jobs(stage, weights, moments, zeros, kinds, tied or {}, guide)
             solutions = solve_layers(jobs, method, repair=repair)

@@ -100,6 +100,7 @@ def measure(
                     batches=fit,
                     seed=seed,
                     tokens=guide.tokens.get(stage.layers[0].name),
+                    places=stage.layers[0].name in guide.places,
                 )
                 if stage.site > 0:
                     for layer in stage.layers:

@@ -1,7 +1,8 @@
 """What attention says of the layers to be pruned: on three levels, each of which a recipe may ask for.
 
 - token: rows of the statistics count as much as attention pays to their token (Sung et al., "RSQ: Learning
-  from Important Tokens Leads to Better Quantized LLMs", 2025);
+  from Important Tokens Leads to Better Quantized LLMs", 2025); those of a convolution as much as the energy
+  of the activations at their place (Zagoruyko & Komodakis, "Paying More Attention to Attention", 2017);
 - head: the outputs of query, key and value projections count as much as their head does;
 - layer: the cost of pruning a projection is multiplied by what its block adds to the residual stream.
 """
@@ -35,6 +36,7 @@ class Guide:
 
     Attributes:
         tokens: layer name -> per batch, how often each token counts (samples, tokens), mean 1 per sample.
+        places: names of convolutions whose rows count by their energy.
         rows: layer name -> how much each output counts (groups, out_features), mean 1.
         costs: layer name -> factor of the cost of pruning it.
         blocks: the statistics of each block.
@@ -42,10 +44,16 @@ class Guide:
     """
 
     tokens: Mapping[str, Sequence[Floats]] = field(default_factory=dict)
+    places: frozenset[str] = frozenset()
     rows: Mapping[str, Floats] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
     blocks: tuple[Attention, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is weighed."""
+        return not (self.tokens or self.places or self.rows or self.costs)
 
     def table(self) -> list[dict[str, Any]]:
         """Return the statistics of blocks and heads as plain values, for the report."""
@@ -92,8 +100,10 @@ def make_guide(model: Model, layers: Sequence[Layer], data: CalibrationData, rec
             on_skip=lambda block, reason: skipped.update({block.name: reason}),
         )
     levels = recipe.attention if found else ()
+    convolutions = frozenset(layer.name for layer in layers if layer.kind == "conv" and not layer.depthwise)
     return Guide(
         token_weights(layers, found, masks) if "token" in levels else {},
+        convolutions if "token" in recipe.attention else frozenset(),
         head_weights(layers, found) if "head" in levels else {},
         block_costs(found) if "layer" in levels else {},
         found,

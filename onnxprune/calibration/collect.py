@@ -96,6 +96,7 @@ def collect(
     residuals: bool = False,
     weights: Mapping[str, Floats] | None = None,
     tokens: Sequence[Floats | None] | None = None,
+    places: bool = False,
 ) -> Moments:
     """Sum the statistics of a stage over ``batches`` (numbers into the streams).
 
@@ -112,6 +113,7 @@ def collect(
         weights: layer name -> dense weight (groups, out_features, in_features), where they will be repaired.
         tokens: per batch, how often each token counts (B, T), or None; all count alike where the input's rows
             are not tokens.
+        places: of a convolution: places count as much as the energy of what the dense layer sees there.
 
     Raises:
         ModelError: when the input holds values whose squares are not finite.
@@ -130,6 +132,7 @@ def collect(
             seed + number,
             residuals,
             tokens[number] if tokens else None,
+            places,
         )
 
     def shard(part: Sequence[int]) -> Moments:
@@ -164,6 +167,7 @@ def _rows(
     seed: int,
     residuals: bool,
     tokens: Floats | None = None,
+    places: bool = False,
 ) -> _Rows:
     """Return the rows of one batch."""
     first = stage.layers[0]
@@ -184,7 +188,10 @@ def _rows(
         difference = difference - output_rows(layer, np.broadcast_to(skip_p, shape), positions)
         differences[layer.name] = difference / np.float32(layer.alpha)
     counts = _counts(first, pruned, positions, streams.samples[number])
-    return _Rows(rows_d, rows_p, differences, counts, _row_weights(first, pruned, positions, tokens))
+    weights = _row_weights(first, pruned, positions, tokens)
+    if places and first.kind == "conv":
+        weights = energies(rows_d, counts)
+    return _Rows(rows_d, rows_p, differences, counts, weights)
 
 
 def _row_weights(
@@ -195,6 +202,21 @@ def _row_weights(
         return None
     found = apply_row_mask(x, tokens)
     return found if found is None or positions is None else found[positions]
+
+
+def energies(rows: Floats, counts: Sequence[int]) -> Floats:
+    """Return the mean square of each row, relative to the mean over its sample: (rows,).
+
+    Of a 1x1 convolution that is its activation's energy map; larger windows see the mean of a neighbourhood.
+
+    Args:
+        rows: (groups, rows, features).
+        counts: rows of each sample, one after the other.
+    """
+    energy = np.square(rows, dtype=np.float64).mean((0, 2))
+    starts = np.cumsum([0, *counts[:-1]])
+    mean = np.repeat(np.add.reduceat(energy, starts) / counts, counts)
+    return np.where(mean > 0, energy / np.where(mean > 0, mean, 1), 1.0).astype(np.float32)
 
 
 def _counts(

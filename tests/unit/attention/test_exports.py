@@ -82,7 +82,7 @@ def store() -> Iterator[ArrayStore]:
 
 # One module per exporter, and the rest with the quick one; --slow runs all.
 CASES = [
-    pytest.param(name, exporter, marks=() if "plain" == name or not dynamo else pytest.mark.slow)
+    pytest.param(name, exporter, marks=() if name == "plain" or not dynamo else pytest.mark.slow)
     for name in MODULES
     for exporter, (dynamo, _) in EXPORTERS.items()
 ]

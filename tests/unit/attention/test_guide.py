@@ -141,10 +141,27 @@ def test_whole_run(
     assert len(report.attention) == 2 and len(report.attention[0]["effect"]) == 4  # type: ignore[attr-defined]
 
 
-def test_a_model_without_attention_is_told(digits_cnn: Path, calibration_npz: Path, tmp_path: Path) -> None:
-    images = np.load(calibration_npz)["image"][:32]
-    report = prune(
-        digits_cnn, tmp_path / "x.onnx", data=images, attention=("token",), allocation="uniform",
-        target_runtime="stock", cache=False,
-    )  # fmt: skip
-    assert any("--attention token changed nothing" in line for line in report.warnings)
+def test_a_convolutional_model_has_places_only(
+    digits_cnn: Path, calibration_npz: Path, tmp_path: Path
+) -> None:
+    """They change its statistics; for heads and layers there is nothing, which the report says."""
+    images, made = np.load(calibration_npz)["image"][:64], {}
+    for level in ("off", "token", "head"):
+        path = tmp_path / f"{level}.onnx"
+        report = prune(
+            digits_cnn, path, data=images, attention=(level,), allocation="uniform", format="dense",
+            target_runtime="stock", cache=False,
+        )  # fmt: skip
+        made[level] = path.read_bytes()
+        told = any("--attention head changed nothing" in line for line in report.warnings)
+        assert told == (level == "head")
+    assert made["off"] == made["head"] != made["token"]
+
+
+def test_depthwise_convolutions_keep_equal_places(digits_cnn: Path) -> None:
+    model = load(digits_cnn)
+    layers = find_layers(model)[0]
+    data = from_iterable(model, [{"image": np.ones((2, 1, 8, 8), np.float32)}], Recipe())
+    places = make_guide(model, layers, data, Recipe(attention=("token",))).places
+    assert places == {layer.name for layer in layers if layer.kind == "conv" and not layer.depthwise}
+    assert make_guide(model, layers, data, Recipe(attention=("layer",))).empty

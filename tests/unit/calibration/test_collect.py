@@ -6,8 +6,16 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxprune.attention.maps import energy_map
 from onnxprune.calibration import collect as collect_module
-from onnxprune.calibration.collect import Stage, collect, find_stages, row_positions, token_counts
+from onnxprune.calibration.collect import (
+    Stage,
+    collect,
+    energies,
+    find_stages,
+    row_positions,
+    token_counts,
+)
 from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import DENSE, PRUNED, Streams
@@ -526,3 +534,32 @@ def test_rows_that_are_no_tokens_count_alike(build_model: Build, store: ArraySto
     (stage,) = find_stages(model, layers_of(model))
     found = collect(streams, stage, [None], batches=[0], seed=0, tokens=[np.full((2, 2), 7, np.float32)])
     assert found.n == 2 * 9
+
+
+def test_energies_of_a_small_window_are_the_energy_map() -> None:
+    x = noise(3, 4, 5, 2)
+    rows = x.transpose(0, 2, 3, 1).reshape(1, -1, 4)
+    np.testing.assert_allclose(energies(rows, [10, 10, 10]), energy_map(x).ravel(), rtol=1e-5)
+    uneven = energies(rows[:, :12], [10, 2])
+    np.testing.assert_allclose([uneven[:10].mean(), uneven[10:].mean()], 1, rtol=1e-5)
+    np.testing.assert_array_equal(energies(np.zeros((1, 4, 3), np.float32), [4]), np.ones(4))
+
+
+def test_places_weigh_their_rows(build_model: Build, store: ArrayStore) -> None:
+    """The sums are those of the dense rows' energies, mean 1 in each image; other layers know no places."""
+    text = "g (float[N, 3, 4, 4] x) => (float[N, 8, 4, 4] y) { y = Conv(x, w) }"
+    model = Model(build_model(text, {"w": noise(8, 3, 1, 1)}))
+    x = noise(2, 3, 4, 4)
+    streams = walk(model, None, [{"x": x}], ["x"], store)
+    (stage,) = find_stages(model, layers_of(model))
+    found = collect(streams, stage, [None], batches=[0], seed=0, places=True)
+    rows, a = x.transpose(0, 2, 3, 1).reshape(-1, 3), energy_map(x).ravel()
+    assert found.n == pytest.approx(32)
+    np.testing.assert_allclose(found.H[0], (rows * a[:, None]).T @ rows, rtol=1e-4, atol=1e-4)
+    linear, _ = two_layers(build_model)
+    streams = walk(linear, None, [{"x": noise(2, 5, 8)}], ["x"], store)
+    stage = find_stages(linear, layers_of(linear))[0]
+    plain, same = (
+        collect(streams, stage, [None], batches=[0], seed=0, places=places) for places in (False, True)
+    )
+    np.testing.assert_array_equal(plain.H, same.H)
