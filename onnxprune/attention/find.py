@@ -7,7 +7,6 @@ of queries and keys. Scales, masks and clean-up may stand between; Transformer e
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 
 import onnx
@@ -224,12 +223,3 @@ def _features(model: Model, found: Weighted) -> int | None:
     if len(dims) != 2 or found.slot != 0:
         return None
     return int(dims[1] if _flag(node, "transB") else dims[0])
-
-
-def blocks_by_weight(blocks: tuple[AttentionBlock, ...]) -> Mapping[str, AttentionBlock]:
-    """Return the first block of each weight that projects for one."""
-    found: dict[str, AttentionBlock] = {}
-    for block in blocks:
-        for name in block.weights.names:
-            found.setdefault(name, block)
-    return found

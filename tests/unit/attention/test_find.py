@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.attention.find import blocks_by_weight, find_attention
+from onnxprune.attention.find import find_attention
 from onnxprune.io import load
 from onnxprune.layers import find_layers
 from onnxprune.model import Model
@@ -46,7 +46,6 @@ def test_the_sample(digits_transformer: Path) -> None:
         wanted = [f"layer{number}.attention.{part}.weight" for part in ("query", "key", "value", "output")]
         assert list(block.weights.names) == wanted
         assert set(wanted) <= layers
-    assert set(blocks_by_weight(blocks)) == {name for block in blocks for name in block.weights.names}
 
 
 def test_a_convolutional_model_has_none(digits_cnn: Path) -> None:
