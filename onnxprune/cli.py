@@ -219,16 +219,27 @@ def finetune(
 
 @cli.command(cls=SectionedCommand, short_help="List what can be pruned, what cannot and why.")
 @click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=PATH)
+@click.option(
+    "--attention", "show_attention", is_flag=True, help="Also list attention: form, heads, weights."
+)
 @recipe_options(("include", "exclude", "min_size", "allow_external"))
 @output_options
 @click.pass_context
-def inspect(ctx: click.Context, /, models: tuple[Path, ...], as_json: bool, quiet: bool, **_: object) -> None:
+def inspect(
+    ctx: click.Context,
+    /,
+    models: tuple[Path, ...],
+    show_attention: bool,
+    as_json: bool,
+    quiet: bool,
+    **_: object,
+) -> None:
     """List the layers of each MODEL: what can be pruned, what cannot and why."""
     recipe = Recipe.from_dict(given(ctx))
     from onnxprune.inspection import inspect as run
 
     with working(quiet):
-        results = [run(model, recipe) for model in models]
+        results = [run(model, recipe, attention=show_attention) for model in models]
 
     def render(console: Console) -> None:
         from onnxprune.report.listing import render_inspection

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from onnxprune.attention.block import AttentionBlock, Rejected
+from onnxprune.attention.find import find_attention
+from onnxprune.attention.maps import Gate, find_gates
 from onnxprune.interface import type_text
 from onnxprune.io import load
 from onnxprune.layers import Layer, Skip, find_layers
@@ -47,21 +50,37 @@ class LayerInfo:
 
 
 @dataclass(frozen=True)
+class AttentionInfo:
+    """The attention of a model: blocks between tokens, gates of channels, and what is none of both."""
+
+    blocks: tuple[AttentionBlock, ...]
+    gates: tuple[Gate, ...]
+    rejected: tuple[Rejected, ...]
+
+
+@dataclass(frozen=True)
 class Inspection:
-    """The answer of :func:`inspect`; ``inputs`` and ``outputs`` map names to types."""
+    """The answer of :func:`inspect`; ``inputs`` and ``outputs`` map names to types.
+
+    ``attention`` is None unless it was asked for.
+    """
 
     inputs: dict[str, str]
     outputs: dict[str, str]
     layers: tuple[LayerInfo, ...]
     skipped: tuple[Skip, ...]
+    attention: AttentionInfo | None = None
 
 
-def inspect(model: str | Path | Model | onnx.ModelProto, recipe: Recipe | None = None) -> Inspection:
+def inspect(
+    model: str | Path | Model | onnx.ModelProto, recipe: Recipe | None = None, *, attention: bool = False
+) -> Inspection:
     """List the prunable layers of a model, also of one that is packed already.
 
     Args:
         model: a path, or a loaded model (left as it is).
         recipe: its ``include``, ``exclude``, ``min_size`` and ``allow_external`` are used.
+        attention: also look for attention.
 
     Raises:
         ModelError: when the model is broken or unsafe.
@@ -78,7 +97,13 @@ def inspect(model: str | Path | Model | onnx.ModelProto, recipe: Recipe | None =
         {name: type_text(value.type) for name, value in whole.index.outputs.items()},
         tuple(_info(whole, layer, stored.get(layer.name, "dense")) for layer in layers),
         skips,
+        _attention(whole) if attention else None,
     )
+
+
+def _attention(model: Model) -> AttentionInfo:
+    blocks, rejected = find_attention(model)
+    return AttentionInfo(blocks, find_gates(model), rejected)
 
 
 def _info(model: Model, layer: Layer, storage: str) -> LayerInfo:

@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 SECTIONS: dict[str, tuple[str, ...]] = {
     "What is pruned": (
         "sparsity", "target_size", "target_speedup", "plan", "pattern", "allocation", "budget",
-        "solve", "solver", "refit", "damping", "include", "exclude", "min_size",
+        "solve", "solver", "refit", "damping", "attention", "include", "exclude", "min_size",
     ),
     "Prune to an accuracy": (
         "max_drop", "min_agreement", "metric", "eval", "labels", "patience", "time_limit",
@@ -46,6 +46,7 @@ PLANNING_FIELDS = (
     "allocation", "budget", "solver", "refit", "damping", "include", "exclude", "min_size", "labels",
     *DATA_FIELDS, "seed", "threads", "max_memory", "allow_external", "cache",
 )  # fmt: skip
+GLOBS = ("include", "exclude")
 _FIELDS = {item.name: item for item in dataclasses.fields(Recipe)}
 _DEFAULTS = Recipe()
 
@@ -88,7 +89,7 @@ def _option(name: str) -> click.Option:
     elif kind.startswith("tuple[float"):
         settings.update(type=str, callback=floats, metavar="F,F,F")
     elif kind.startswith("tuple[str"):
-        settings.update(type=str, multiple=True, metavar="NAME" if name == "augment" else "GLOB")
+        settings.update(type=str, multiple=True, metavar="GLOB" if name in GLOBS else "NAME")
     else:
         settings["type"] = {"float": float, "int": int, "str": str}[kind.split(" ")[0]]
     return click.Option([flag(name), name], **settings)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnxprune.attention.guide import Guide
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.clock import Clock
 from onnxprune.evaluate import verdict
@@ -113,6 +114,7 @@ def make_report(outcome: Outcome) -> Report:
         metric_after=outcome.after,
         finetuning=outcome.finetuning,
         search=outcome.search.report() if outcome.search is not None else None,
+        attention=tuple(outcome.plan.guide.table()) if outcome.plan is not None else (),
         warnings=_warnings(outcome, zeros / max(weights, 1)),
         kernels=selection.method,
         kernels_note=selection.note,
@@ -142,6 +144,8 @@ def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
             "where they take more room than in the trial; ask for a little less"
         )
     found += _speed_warnings(outcome)
+    if outcome.plan is not None and recipe.attention != ("off",):
+        found += _attention_warnings(outcome.plan.guide, recipe)
     tuned = outcome.finetuning
     if tuned is not None and tuned["best"] == 0:
         found.append(
@@ -181,6 +185,16 @@ def _speed_warnings(outcome: Outcome) -> list[str]:
         f"{selection.speed[threads]:.2f} times faster as measured with {units.plural(threads, 'thread')}, "
         f"{wanted:g} was asked for and predicted; ask for more, or --pattern auto"
     ]
+
+
+def _attention_warnings(guide: Guide, recipe: Recipe) -> list[str]:
+    found = [f"the attention of {name} could not be read: {reason}" for name, reason in guide.skipped.items()]
+    if guide.empty:
+        found.append(
+            f"--attention {' '.join(recipe.attention)} changed nothing: no attention says anything of the "
+            "layers; onnxprune inspect --attention lists what there is"
+        )
+    return found
 
 
 def _layer_report(layer: Layer, item: Solved, outcome: Outcome) -> LayerReport:

@@ -259,6 +259,7 @@ def solve(
             patterns=plan.patterns,
             tied=plan.tied,
             repair=recipe.refit,
+            guide=plan.guide,
             on_layer=lambda _: progress.advance(),
         )
     return pruned, solved

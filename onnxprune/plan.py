@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from numpy.typing import NDArray
 
@@ -15,6 +16,7 @@ from onnxprune.allocation.scores import score_layers
 from onnxprune.allocation.sensitivity import LEVELS, Sensitivity, measure
 from onnxprune.allocation.share import share_out
 from onnxprune.allocation.threshold import count_below
+from onnxprune.attention.guide import Guide, make_guide
 from onnxprune.calibration.collect import find_stages
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.mask import row_mask
@@ -80,21 +82,39 @@ def measure_layers(
         levels: sparsities that each layer is tried at; N:M has only one.
     """
     slopes = collect_slopes(model, layers, data, recipe, progress)
+    guide = make_guide(model, layers, data, recipe)
+    found = _known(model, layers, data, recipe, progress, levels, slopes, guide)
+    return replace(found, slopes=slopes, guide=guide)
+
+
+def _known(
+    model: Model,
+    layers: Sequence[Layer],
+    data: CalibrationData,
+    recipe: Recipe,
+    progress: Progress,
+    levels: tuple[float, ...],
+    slopes: Mapping[str, Slopes],
+    guide: Guide,
+) -> Measured:
+    """Return what the allocation has to know."""
     if recipe.threshold is not None:
         return _count_below(model, layers, data, recipe, slopes, progress)
     tied = any(len(layer.sites) > 1 for layer in layers)
     rule = None if recipe.plan else RULES.get(recipe.allocation)
     if recipe.plan and not tied:
-        return Measured(slopes=slopes)
+        return Measured()
     if rule is None:
-        found, from_cache = _measured(model, layers, data, recipe, slopes, progress, tied, levels)
-        return Measured(found, {}, found.tied, from_cache, slopes)
-    also = _measured(model, layers, data, recipe, slopes, progress, tied, levels)[0].tied if tied else {}
+        found, from_cache = _measured(model, layers, data, recipe, slopes, progress, tied, levels, guide)
+        return Measured(found, {}, found.tied, from_cache)
+    also = (
+        _measured(model, layers, data, recipe, slopes, progress, tied, levels, guide)[0].tied if tied else {}
+    )
     if not rule.scored:
         return Measured(
             facts={layer.name: Facts.of(layer, 1.0) for layer in layers}, tied=also, slopes=slopes
         )
-    return Measured(facts=_scored(model, layers, data, recipe, progress), tied=also, slopes=slopes)
+    return Measured(facts=_scored(model, layers, data, recipe, progress), tied=also)
 
 
 def _count_below(
@@ -123,7 +143,7 @@ def _count_below(
             seed=recipe.seed,
             on_layer=lambda _: progress.advance(),
         )
-    return Measured(slopes=slopes, below=below, tied=tied)
+    return Measured(below=below, tied=tied)
 
 
 def _scored(
@@ -150,6 +170,7 @@ def _measured(
     progress: Progress,
     tied: bool,
     levels: tuple[float, ...],
+    guide: Guide,
 ) -> tuple[Sensitivity, bool]:
     if Pattern.parse(recipe.structure).kind == "nm":
         levels = (recipe.target_sparsity,)
@@ -178,6 +199,7 @@ def _measured(
             outputs=outputs,
             levels=levels,
             others=others,
+            guide=guide,
             on_layer=lambda _: progress.advance(),
         )
     if recipe.cache and not tied:

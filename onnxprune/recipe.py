@@ -29,6 +29,7 @@ BUDGETS = ("weights", "flops")
 FORMATS = ("packed", "dense", "sparse-initializer")
 VALUES = ("same", "fp16")
 TARGETS = ("cpu", "stock", "cuda")
+ATTENTIONS = ("off", "token", "head", "layer")
 SOLVES = ("sequential", "one-shot")
 SOLVERS = ("admm", "sweep")
 LAYOUTS = ("auto", "nchw", "nhwc")
@@ -158,6 +159,11 @@ class Recipe:
     )
     refit: bool = _option(True, "Re-fit weights that stay dense (and biases) to the dense model's outputs.")
     damping: float = _option(0.01, "Ridge added to the Hessian, as a share of its mean diagonal.")
+    attention: tuple[str, ...] = _option(
+        ("off",),
+        "Let attention weigh tokens and places (their rows of the statistics), heads (the outputs of their "
+        "projections) or layers (what pruning them costs): token, head, layer (repeatable), or off.",
+    )
     include: tuple[str, ...] = _option(
         (), "Only prune weights whose name or node matches this glob (repeatable)."
     )
@@ -259,6 +265,11 @@ class Recipe:
         self._check_target()
         self._check_budget()
         self._check_training()
+        for name in self.attention:
+            if name not in ATTENTIONS:
+                raise UsageError(f"--attention is {name!r}, wanted some of {', '.join(ATTENTIONS)}")
+        if not self.attention or ("off" in self.attention and len(self.attention) > 1):
+            raise UsageError("--attention off goes with nothing else", "leave --attention out")
         self._check_search()
         for name in (
             "samples",

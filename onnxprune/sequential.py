@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.attention.guide import NOTHING, Guide
 from onnxprune.calibration.collect import Stage, collect, find_stages, token_counts
 from onnxprune.calibration.cut import Cutter
 from onnxprune.calibration.stats import Moments
@@ -76,6 +77,7 @@ def prune_sequential(
     patterns: Mapping[str, Pattern] | None = None,
     tied: Mapping[str, Moments] | None = None,
     repair: bool = True,
+    guide: Guide = NOTHING,
     on_layer: Callable[[Solved], None] = lambda solved: None,
 ) -> tuple[Solved, ...]:
     """Prune every layer; ``pruned`` is changed in place.
@@ -92,6 +94,7 @@ def prune_sequential(
         patterns: layer name -> pattern, where it is not the method's.
         tied: statistics of the second and later uses of tied weights, from the dense model.
         repair: aim at the dense model's outputs and correct the biases; otherwise only prune.
+        guide: which tokens and outputs count more than others.
         on_layer: called after each layer.
     """
     unsolved = {site.node for layer in layers for site in layer.sites}
@@ -124,8 +127,10 @@ def prune_sequential(
                 seed=seed,
                 residuals=bool(skips),
                 weights=weights if repair else None,
+                tokens=guide.tokens.get(stage.layers[0].name),
+                places=stage.layers[0].name in guide.places,
             )
-            jobs = _jobs(stage, weights, moments, zeros, kinds, tied or {})
+            jobs = _jobs(stage, weights, moments, zeros, kinds, tied or {}, guide)
             solutions = solve_layers(jobs, method, repair=repair)
         for layer, solution in zip(stage.layers, solutions, strict=True):
             arrays = solution.arrays(dense, layer)
@@ -149,6 +154,7 @@ def _jobs(
     zeros: Mapping[str, int],
     patterns: Mapping[str, Pattern],
     tied: Mapping[str, Moments],
+    guide: Guide,
 ) -> list[Job]:
     """Return what is to be solved at a stage; ``tied`` adds the other uses of a weight."""
     return [
@@ -158,6 +164,7 @@ def _jobs(
             moments + tied[layer.name] if layer.name in tied else moments,
             zeros[layer.name],
             patterns[layer.name],
+            guide.rows.get(layer.name),
         )
         for layer in stage.layers
     ]

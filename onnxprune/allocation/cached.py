@@ -36,6 +36,7 @@ def cache_path(
         recipe.allocation,
         recipe.damping,
         recipe.refit,
+        recipe.attention,
         recipe.seed,
         levels,
     )

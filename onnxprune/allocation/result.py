@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from onnxprune.allocation.rules.facts import Facts
 from onnxprune.allocation.sensitivity import Sensitivity
+from onnxprune.attention.guide import NOTHING, Guide
 from onnxprune.calibration.stats import Moments
 from onnxprune.scoring.evidence import Slopes
 from onnxprune.solvers.patterns import Pattern
@@ -23,6 +24,7 @@ class Measured:
         cached: True when they came from the cache.
         slopes: weight name -> its gradients, where the criterion needs them.
         below: weight name -> zeros, with a threshold.
+        guide: what attention says of the layers.
     """
 
     sensitivity: Sensitivity | None = None
@@ -31,6 +33,7 @@ class Measured:
     cached: bool = False
     slopes: Mapping[str, Slopes] = field(default_factory=dict)
     below: dict[str, int] | None = None
+    guide: Guide = NOTHING
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Plan:
         cached: True when the measurements came from the cache.
         speedup: how many times faster the model is predicted to be; None unless a speed was asked for.
         slopes: weight name -> its gradients in the dense model, where the criterion needs them.
+        guide: what attention says of the layers.
     """
 
     zeros: dict[str, int]
@@ -54,3 +58,4 @@ class Plan:
     patterns: dict[str, Pattern] = field(default_factory=dict)
     speedup: float | None = None
     slopes: Mapping[str, Slopes] = field(default_factory=dict)
+    guide: Guide = NOTHING

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.allocation.effect import Effects
+from onnxprune.attention.guide import NOTHING, Guide
 from onnxprune.calibration.collect import collect, find_stages, token_counts
 from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.streams import Streams
@@ -58,6 +59,7 @@ def measure(
     outputs: bool = True,
     levels: tuple[float, ...] = LEVELS,
     others: Sequence[Pattern] = (),
+    guide: Guide = NOTHING,
     on_layer: Callable[[str], None] = lambda name: None,
 ) -> Sensitivity:
     """Prune each layer alone at each level; see how far the layer's and the model's output move.
@@ -75,6 +77,7 @@ def measure(
         outputs: False measures the layers' own errors only.
         levels: sparsities to try.
         others: patterns that the layers' own errors are measured with as well; not of tables.
+        guide: which tokens and outputs count more than others.
         on_layer: called after each layer.
     """
     fit = [number for number in range(streams.size) if number not in set(probes)] or list(range(streams.size))
@@ -90,12 +93,20 @@ def measure(
                 counts = token_counts(streams, stage, masks)
                 solve = _table_candidates(dense, counts, method)
             else:
-                moments = collect(streams, stage, masks, batches=fit, seed=seed)
+                moments = collect(
+                    streams,
+                    stage,
+                    masks,
+                    batches=fit,
+                    seed=seed,
+                    tokens=guide.tokens.get(stage.layers[0].name),
+                    places=stage.layers[0].name in guide.places,
+                )
                 if stage.site > 0:
                     for layer in stage.layers:
                         found.tied[layer.name] = found.tied.get(layer.name, Moments.like(moments)) + moments
                     continue
-                solve = _matrix_candidates(dense, moments, method, repair)
+                solve = _matrix_candidates(dense, moments, method, repair, guide)
             if stage.site > 0:
                 continue
             making = effects.rest_of(stage) if outputs else None
@@ -104,7 +115,7 @@ def measure(
             effects.measure(making, stage.layers, candidates)
             del making, candidates  # as large as the layers
             for pattern in others if stage.layers[0].kind != "embedding" else ():
-                again = _matrix_candidates(dense, moments, replace(method, pattern=pattern), repair)
+                again = _matrix_candidates(dense, moments, replace(method, pattern=pattern), repair, guide)
                 found.others[pattern].update(_errors(_by_layer(stage.layers, again(stage.layers, levels))))
     found.output.update(effects.found)
     return found
@@ -136,12 +147,21 @@ def _table_candidates(dense: Model, counts: NDArray[np.int64], method: Method) -
     ]
 
 
-def _matrix_candidates(dense: Model, moments: Moments, method: Method, repair: bool) -> Candidates:
+def _matrix_candidates(
+    dense: Model, moments: Moments, method: Method, repair: bool, guide: Guide = NOTHING
+) -> Candidates:
     """Return the solver of one stage: every layer at every level, layer by layer."""
 
     def solve(layers: Sequence[Layer], levels: Sequence[float]) -> list[Solution]:
         jobs = [
-            Job(layer, W, moments, method.pattern.zeros(layer.view.matrix, level), method.pattern)
+            Job(
+                layer,
+                W,
+                moments,
+                method.pattern.zeros(layer.view.matrix, level),
+                method.pattern,
+                guide.rows.get(layer.name),
+            )
             for layer, W in [(layer, dense_matrix(dense, layer)) for layer in layers]
             for level in levels
         ]

@@ -39,8 +39,9 @@ def share_out(
         ModelError: when no sparsity gives the size or the speed that is asked for.
     """
     if measured.below is not None:
-        return Plan(measured.below, {}, measured.tied, slopes=measured.slopes)
-    return replace(_shared(model, layers, data, recipe, measured), slopes=measured.slopes)
+        return Plan(measured.below, {}, measured.tied, slopes=measured.slopes, guide=measured.guide)
+    plan = _shared(model, layers, data, recipe, measured)
+    return replace(plan, slopes=measured.slopes, guide=measured.guide)
 
 
 def _shared(
@@ -102,8 +103,15 @@ def curves_of(
     if found is None:
         return {}
     by = found.output if recipe.allocation == "sensitivity" else found.error
+    weights = measured.guide.costs
     return {
-        layer.name: Curve(layer.size, found.levels, by[layer.name], highest(sparsity)) for layer in layers
+        layer.name: Curve(
+            layer.size,
+            found.levels,
+            tuple(weights.get(layer.name, 1.0) * cost for cost in by[layer.name]),
+            highest(sparsity),
+        )
+        for layer in layers
     }
 
 

@@ -96,6 +96,8 @@ def collect(
     residuals: bool = False,
     weights: Mapping[str, Floats] | None = None,
     into: Moments | None = None,
+    tokens: Sequence[Floats | None] | None = None,
+    places: bool = False,
 ) -> Moments:
     """Sum the statistics of a stage over ``batches`` (numbers into the streams).
 
@@ -111,6 +113,9 @@ def collect(
         residuals: also collect what the residual branches have to make up for.
         weights: layer name -> dense weight (groups, out_features, in_features), where they will be repaired.
         into: sums to add to, which are returned; default new ones.
+        tokens: per batch, how often each token counts (B, T), or None; all count alike where the input's rows
+            are not tokens.
+        places: of a convolution: places count as much as the energy of what the dense layer sees there.
 
     Raises:
         ModelError: when the input holds values whose squares are not finite.
@@ -120,7 +125,17 @@ def collect(
     limit = max(MIN_ROWS, ROWS_PER_FEATURE * features) // max(len(batches), 1)
 
     def rows(number: int) -> _Rows:
-        return _rows(streams, stage, number, masks[number], max(limit, 1), seed + number, residuals)
+        return _rows(
+            streams,
+            stage,
+            number,
+            masks[number],
+            max(limit, 1),
+            seed + number,
+            residuals,
+            tokens[number] if tokens else None,
+            places,
+        )
 
     def shard(part: Sequence[int]) -> Moments:
         moments = Moments.zeros(groups, features) if into is None else into
@@ -154,6 +169,8 @@ def _rows(
     limit: int,
     seed: int,
     residuals: bool,
+    tokens: Floats | None = None,
+    places: bool = False,
 ) -> _Rows:
     """Return the rows of one batch."""
     first = stage.layers[0]
@@ -173,7 +190,36 @@ def _rows(
         difference = output_rows(layer, np.broadcast_to(skip_d, shape), positions)
         difference = difference - output_rows(layer, np.broadcast_to(skip_p, shape), positions)
         differences[layer.name] = difference / np.float32(layer.alpha)
-    return _Rows(rows_d, rows_p, differences, _counts(first, pruned, positions, streams.samples[number]))
+    counts = _counts(first, pruned, positions, streams.samples[number])
+    weights = _row_weights(first, pruned, positions, tokens)
+    if places and first.kind == "conv":
+        weights = energies(rows_d, counts)
+    return _Rows(rows_d, rows_p, differences, counts, weights)
+
+
+def _row_weights(
+    layer: Layer, x: NDArray[np.generic], positions: NDArray[np.int64] | None, tokens: Floats | None
+) -> Floats | None:
+    """Return how often each row counts (rows,), None for once."""
+    if tokens is None or layer.window is not None or layer.transposed_input or layer.groups > 1:
+        return None
+    found = apply_row_mask(x, tokens)
+    return found if found is None or positions is None else found[positions]
+
+
+def energies(rows: Floats, counts: Sequence[int]) -> Floats:
+    """Return the mean square of each row, relative to the mean over its sample: (rows,).
+
+    Of a 1x1 convolution that is its activation's energy map; larger windows see the mean of a neighbourhood.
+
+    Args:
+        rows: (groups, rows, features).
+        counts: rows of each sample, one after the other.
+    """
+    energy = np.square(rows, dtype=np.float64).mean((0, 2))
+    starts = np.cumsum([0, *counts[:-1]])
+    mean = np.repeat(np.add.reduceat(energy, starts) / counts, counts)
+    return np.where(mean > 0, energy / np.where(mean > 0, mean, 1), 1.0).astype(np.float32)
 
 
 def _counts(
@@ -199,12 +245,14 @@ class _Rows:
         pruned: x_p.
         differences: layer name -> what its residual branch has to make up for.
         counts: rows of each sample.
+        weights: (rows,) how often each counts; None: once.
     """
 
     dense: Floats
     pruned: Floats
     differences: dict[str, Floats]
     counts: list[int]
+    weights: Floats | None = None
 
 
 class _Sums:
@@ -237,18 +285,20 @@ class _Sums:
         differences = {
             name: _joined([item.differences[name] for item in held]) for name in held[0].differences
         }
+        found = [item.weights for item in held if item.weights is not None]
+        weights = np.concatenate(found) if found else None
         if self.narrow and not same:
             with np.errstate(over="ignore", invalid="ignore"):  # seen by whoever reads the sums
                 moved = dense - pruned
                 for layer in self.stage.layers:
                     difference = multiply(moved, self.weights[layer.name].swapaxes(1, 2))
                     differences[layer.name] = difference + differences.get(layer.name, np.float32(0))
-        self.moments.add(pruned if self.narrow else dense, pruned, counts)
+        self.moments.add(pruned if self.narrow else dense, pruned, counts, weights)
         for name, difference in differences.items():
-            self.moments.add_residual(name, difference, pruned)
+            self.moments.add_residual(name, difference, pruned, weights)
         for layer in self.stage.layers:
             if self._varies(layer, same):
-                self.moments.add_outputs(layer.name, dense, self.weights[layer.name])
+                self.moments.add_outputs(layer.name, dense, self.weights[layer.name], weights)
 
     def _varies(self, layer: Layer, same: bool) -> bool:
         """Whether the variance of a layer's outputs will be asked for."""
@@ -257,7 +307,8 @@ class _Sums:
 
 
 def _alike(a: _Rows, b: _Rows) -> bool:
-    return (a.dense is a.pruned) == (b.dense is b.pruned) and a.differences.keys() == b.differences.keys()
+    same = (a.dense is a.pruned) == (b.dense is b.pruned) and (a.weights is None) == (b.weights is None)
+    return same and a.differences.keys() == b.differences.keys()
 
 
 def _joined(pieces: list[Floats]) -> Floats:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration.inputs import Array
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 # Masks that select something else than real tokens: masked-language-model and masked-image inputs.
 _OTHER = re.compile(r"masked|loss|mlm|span|indices|position|causal|head_mask|mask_time|label")
@@ -45,15 +48,15 @@ def row_mask(batch: Mapping[str, Array]) -> NDArray[np.bool_] | None:
     return None
 
 
-def apply_row_mask(value: Array, mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-    """Return which rows of an activation belong to real tokens.
+def apply_row_mask(value: Array, mask: NDArray[Scalar]) -> NDArray[Scalar] | None:
+    """Return which rows of an activation belong to real tokens, or any number of each token for its rows.
 
     Args:
         value: an activation; its rows are all dimensions but the last, flattened.
-        mask: (B, T), True = real, of the same batch.
+        mask: (B, T), True = real (or numbers), of the same batch.
 
     Returns:
-        A boolean vector over the rows when ``value`` is (B, T, ..., D) or (B*T, ..., D), else None. Only
+        A vector over the rows when ``value`` is (B, T, ..., D) or (B*T, ..., D), else None. Only
         the leading dimensions are compared: (B, heads, T, D) with heads == T would be read as (B, T, ..., D).
     """
     batch, tokens = mask.shape

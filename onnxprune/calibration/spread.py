@@ -35,14 +35,19 @@ class Spread:
         self.rows = 0
         self.squared_rows = 0  # sum of n_i^2
 
-    def add(self, rows: Floats, counts: Sequence[int]) -> None:
-        """Add samples one after the other: ``counts[i]`` of the ``rows`` (groups, rows, features) each."""
+    def add(self, rows: Floats, counts: Sequence[int], weights: Floats | None = None) -> None:
+        """Add samples one after the other: ``counts[i]`` of the ``rows`` (groups, rows, features) each.
+
+        Rows with ``weights`` (rows,) enter the scatter so many times; samples weigh what they have in rows.
+        """
         sizes = np.asarray(counts)
         if int(sizes.sum()) != rows.shape[1]:
             raise ValueError(f"samples of {int(sizes.sum())} rows in all, there are {rows.shape[1]}")
         self.rows += rows.shape[1]
         self.squared_rows += int((sizes.astype(np.int64) ** 2).sum())
         y = rows - self.centre
+        if weights is not None:
+            y *= np.sqrt(weights)[:, None]
         if (sizes == sizes[0]).all():
             self._add(y.reshape(rows.shape[0], len(sizes), sizes[0], -1))
             return

@@ -30,24 +30,25 @@ class Outputs:
     """Sums over rows y of a layer's outputs.
 
     Attributes:
-        n: rows seen.
+        n: rows seen, or the sum of their weights.
         sum: (groups, out_features), of y.
         squares: (groups, out_features), of y^2.
     """
 
-    n: int
+    n: float
     sum: Sums
     squares: Sums
 
     @classmethod
-    def of(cls, deviations: Floats, mean: NDArray[np.floating]) -> Outputs:
+    def of(cls, deviations: Floats, mean: NDArray[np.floating], weights: Floats | None = None) -> Outputs:
         """Sum ``y = deviations + mean``, (groups, rows, out_features) and (groups, out_features).
 
-        Apart because float32 would lose the variance of outputs that are far from zero.
+        Apart because float32 would lose the variance of outputs that are far from zero. ``weights`` (rows,)
+        say how often each row counts.
         """
-        n, far = deviations.shape[1], mean.astype(np.float64)
-        sums = deviations.sum(1, dtype=np.float64)
-        squares = np.square(deviations, dtype=np.float64).sum(1)
+        n, far = _count(deviations, weights), mean.astype(np.float64)
+        sums = _sum(deviations, weights)
+        squares = _sum(np.square(deviations, dtype=np.float64), weights)
         return cls(n, sums + n * far, squares + 2 * far * sums + n * far**2)
 
     def __add__(self, other: Outputs) -> Outputs:
@@ -56,13 +57,16 @@ class Outputs:
 
     def variance(self) -> Sums:
         """Return the variance of each output: (groups, out_features)."""
-        n = max(self.n, 1)
+        n = self.n or 1
         return np.asarray(np.maximum(self.squares / n - (self.sum / n) ** 2, 0.0))
 
 
 @dataclass
 class Moments:
     """Sums over rows for layers that share one input.
+
+    Rows may have weights ``a``: each sum is then one of ``a`` times what is said here, and ``n`` of ``a``.
+    Source: Sung et al., "RSQ: Learning from Important Tokens Leads to Better Quantized LLMs" (2025).
 
     Attributes:
         n: rows seen.
@@ -78,7 +82,7 @@ class Moments:
         spreads: how much H varies from sample to sample.
     """
 
-    n: int
+    n: float
     sum_p: Sums
     sum_d: Sums
     H: Sums
@@ -88,8 +92,10 @@ class Moments:
     outputs: dict[str, Outputs] = field(default_factory=dict)
     spreads: list[Spread] = field(default_factory=list)
     # Whether centred -> rows seen then, H and G per row: layers that share the sums share these too
-    _per_row: dict[bool, tuple[int, Sums, Sums]] = field(default_factory=dict, repr=False, compare=False)
-    _noise: tuple[int, float] | None = field(default=None, repr=False, compare=False)  # rows seen then, share
+    _per_row: dict[bool, tuple[float, Sums, Sums]] = field(default_factory=dict, repr=False, compare=False)
+    _noise: tuple[float, float] | None = field(
+        default=None, repr=False, compare=False
+    )  # rows seen then, share
     _far: bool = field(default=False, repr=False, compare=False)  # the last rows were far from zero
 
     @classmethod
@@ -103,52 +109,58 @@ class Moments:
         """Return empty sums for the same kind of rows as ``other``."""
         return cls.zeros(*other.sum_p.shape)
 
-    def add(self, dense: Floats, pruned: Floats, counts: Sequence[int] = ()) -> None:
+    def add(
+        self, dense: Floats, pruned: Floats, counts: Sequence[int] = (), weights: Floats | None = None
+    ) -> None:
         """Add rows (groups, rows, in_features); pass the same array twice when the streams are equal.
 
         Args:
             dense: x_d.
             pruned: x_p.
             counts: rows of each sample, one after the other; nothing when that is not known.
+            weights: (rows,) how often each row counts, 0 or more; None: once.
         """
-        n = dense.shape[1]
+        n = _count(dense, weights)
         self.n += n
-        sum_p = pruned.sum(1, dtype=np.float64)
-        sum_d = sum_p if dense is pruned else dense.sum(1, dtype=np.float64)
+        sum_p = _sum(pruned, weights)
+        sum_d = sum_p if dense is pruned else _sum(dense, weights)
         self.sum_p += sum_p
         self.sum_d += sum_d
         with np.errstate(over="ignore", invalid="ignore"):  # seen by whoever reads the sums
             if len(counts):
                 if not self.spreads:
                     self.spreads.append(Spread(pruned))
-                self.spreads[0].add(pruned, counts)
-            H = _product(pruned, pruned)
-            means = sum_p**2 / max(n, 1)
+                self.spreads[0].add(pruned, counts, weights)
+            H = _product(pruned, pruned, weights)
+            means = sum_p**2 / (n or 1)
             varies = np.einsum("gii->g", H) - means.sum(1)
             # One feature is enough: rounding of its square must stay below the ridge, a share of the mean.
             self._far = bool((varies * _FAR < means.max(1) * means.shape[1]).any())
             if self._far:
-                H = _exact_product(pruned, pruned)
+                H = _exact_product(pruned, pruned, weights)
             if dense is not pruned and self.G is None:
                 self.G = self.H.copy()
             if self.G is not None:
                 product = _exact_product if self._far else _product
-                self.G += H if dense is pruned else product(dense, pruned)
+                self.G += H if dense is pruned else product(dense, pruned, weights)
             self.H += H
 
-    def add_residual(self, name: str, difference: Floats, pruned: Floats) -> None:
+    def add_residual(
+        self, name: str, difference: Floats, pruned: Floats, weights: Floats | None = None
+    ) -> None:
         """Add ``r`` (groups, rows, out_features) of layer ``name`` for the rows given to :meth:`add`."""
-        self.sum_r[name] = self.sum_r.get(name, 0.0) + difference.sum(1, dtype=np.float64)
+        self.sum_r[name] = self.sum_r.get(name, 0.0) + _sum(difference, weights)
         with np.errstate(over="ignore", invalid="ignore"):
-            R = (_exact_product if self._far else _product)(difference, pruned)
+            R = (_exact_product if self._far else _product)(difference, pruned, weights)
         self.R[name] = self.R.get(name, 0.0) + R
 
-    def add_outputs(self, name: str, dense: Floats, W: Floats) -> None:
+    def add_outputs(self, name: str, dense: Floats, W: Floats, weights: Floats | None = None) -> None:
         """Add what layer ``name`` with weight ``W`` (groups, out_features, in_features) makes of x_d."""
         sums: Sums = dense.sum(1, keepdims=True, dtype=np.float64)
         mean = (sums / max(dense.shape[1], 1)).astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
-            seen = Outputs.of(multiply(dense - mean, W.swapaxes(1, 2)), (W @ mean.swapaxes(1, 2))[:, :, 0])
+            deviations = multiply(dense - mean, W.swapaxes(1, 2))
+            seen = Outputs.of(deviations, (W @ mean.swapaxes(1, 2))[:, :, 0], weights)
         self.outputs[name] = self.outputs[name] + seen if name in self.outputs else seen
 
     def not_finite(self) -> str | None:
@@ -180,7 +192,7 @@ class Moments:
 
     def variance(self) -> Sums:
         """Return the sum over the features of the variance of x_p: (groups,)."""
-        n = max(self.n, 1)
+        n = self.n or 1
         trace: Sums = np.einsum("gii->g", self.H) / n
         left: Sums = np.maximum(trace - ((self.sum_p / n) ** 2).sum(1), 0.0)
         return left
@@ -198,7 +210,7 @@ class Moments:
         return self._noise[1]
 
     def _uncertainty(self) -> float:
-        n = max(self.n, 1)
+        n = self.n or 1
         noise = sum((spread.noise() for spread in self.spreads), np.zeros(len(self.H))) / n**2
         mean = self.sum_p / n
         along = np.einsum("gi,gij,gj->g", mean, self.H, mean, optimize=True) / n
@@ -213,7 +225,7 @@ class Moments:
         A layer with a bias need only reproduce the deviations from the mean: the bias does the rest. H and G
         are shared by all who ask: not to be written to.
         """
-        n = max(self.n, 1)
+        n = self.n or 1
         if centre not in self._per_row or self._per_row[centre][0] != self.n:
             self._per_row[centre] = (self.n, *self._second_moments(centre))
         _, H, G = self._per_row[centre]
@@ -224,7 +236,7 @@ class Moments:
         return H, G, R
 
     def _second_moments(self, centre: bool) -> tuple[Sums, Sums]:
-        n = max(self.n, 1)
+        n = self.n or 1
         H = self.H / n
         # What does not vary leaves rounding errors of either sign; a ridge above them keeps W there.
         ridge = _ROUNDING * np.einsum("gii->g", H)[:, None] / H.shape[1]
@@ -255,8 +267,22 @@ def _plus(a: Sums | None, b: Sums | None) -> Sums:
     return a + b
 
 
-def _product(x: Floats, y: Floats) -> Sums:
+def _count(x: Floats, weights: Floats | None) -> float:
+    return x.shape[1] if weights is None else float(weights.sum(dtype=np.float64))
+
+
+def _sum(x: NDArray[np.floating], weights: Floats | None) -> Sums:
+    """Return the sum over the rows of ``x`` (groups, rows, features): (groups, features)."""
+    if weights is None:
+        return np.asarray(x.sum(1, dtype=np.float64))
+    return np.asarray(weights.astype(np.float64) @ x)
+
+
+def _product(x: Floats, y: Floats, weights: Floats | None = None) -> Sums:
     """Return ``sum x y^T`` (groups, features of x, features of y)."""
+    if weights is not None:  # halves of the weights on both sides, so that x = y stays so
+        root = np.sqrt(weights)[:, None]
+        x, y = (x * root, y * root) if x is not y else (x * root,) * 2
 
     def part(rows: slice) -> Floats:  # with x = y, numpy computes half of the matrix only
         piece: Floats = x[:, rows].swapaxes(1, 2) @ y[:, rows]
@@ -269,12 +295,11 @@ def _product(x: Floats, y: Floats) -> Sums:
     return product
 
 
-def _exact_product(x: Floats, y: Floats) -> Sums:
+def _exact_product(x: Floats, y: Floats, weights: Floats | None = None) -> Sums:
     """Return ``sum x y^T``: float32 products of the deviations from the means, float64 for the rest."""
-    n = x.shape[1]
-    (sum_x, a), (sum_y, b) = ((z.sum(1, dtype=np.float64), z.mean(1, dtype=np.float64)) for z in (x, y))
-    a, b = a.astype(np.float32), b.astype(np.float32)
-    deviations = _product(x - a[:, None, :], y - b[:, None, :])
+    n, sum_x, sum_y = _count(x, weights), _sum(x, weights), _sum(y, weights)
+    a, b = ((total / (n or 1)).astype(np.float32) for total in (sum_x, sum_y))
+    deviations = _product(x - a[:, None, :], y - b[:, None, :], weights)
     a, b = a.astype(np.float64), b.astype(np.float64)
     product: Sums = sum_x[:, :, None] * b[:, None, :] + a[:, :, None] * (sum_y - n * b)[:, None, :]
     product += deviations

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from onnxprune.compare import Comparison, WeightZeros
     from onnxprune.doctor import Check
     from onnxprune.export import ExportResult
-    from onnxprune.inspection import Inspection
+    from onnxprune.inspection import AttentionInfo, Inspection
     from onnxprune.ops import OpsInfo
     from onnxprune.sensitivity import SensitivityReport
     from onnxprune.timing import BenchResult, Timing
@@ -126,6 +126,36 @@ def render_inspection(console: Console, path: str, result: Inspection, quiet: bo
         table(console, columns, rows)
         console.print()
     render_skipped(console, skipped_weights(result.skipped))
+    if result.attention is not None:
+        render_attention(console, result.attention)
+
+
+def render_attention(console: Console, found: AttentionInfo) -> None:
+    """Print what attends to what, and which candidates do not."""
+    rows: list[Sequence[object]] = [
+        (
+            block.name,
+            block.form,
+            block.heads or "?",
+            *(name or "-" for name in (block.weights.query, block.weights.key, block.weights.value)),
+            block.weights.output or "-",
+        )
+        for block in found.blocks
+    ]
+    columns: tuple[str, ...] = ("name:attention", "form", ">heads", "name:query", "name:key", "name:value")
+    if rows:
+        table(console, (*columns, "name:output"), rows)
+        console.print()
+    gates = [(gate.name, ", ".join(gate.weights)) for gate in found.gates]
+    if gates:
+        table(console, ("name:gate of channels", "weights"), gates)
+        console.print()
+    refused = [(item.node, item.reason) for item in found.rejected]
+    if refused:
+        table(console, ("name:no attention", "why"), refused)
+        console.print()
+    if not rows and not gates:
+        paragraph(console, "no attention between tokens or channels")
 
 
 def render_export(console: Console, result: ExportResult, quiet: bool = False) -> None:

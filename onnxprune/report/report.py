@@ -141,6 +141,9 @@ class Report:
             was tried, with sparsity (asked for), zeros, bytes (of the file, estimated), metric and agreement
             on the selection samples, final_metric and final_agreement on the final ones (None: not looked
             at), tuned (training steps), holds, why (not), seconds.
+        attention: one dictionary per block that ``--attention`` looked at, see
+            :meth:`onnxprune.attention.guide.Guide.table`: name, form, contribution to the residual stream,
+            and a number per head of mass, entropy, norm, effect.
         warnings: what the user must know, one sentence each.
         timings: the stages in order.
         peak_rss_bytes: largest resident memory of the process.
@@ -173,6 +176,7 @@ class Report:
     speed: tuple[Speed, ...] = ()
     finetuning: dict[str, Any] | None = None
     search: dict[str, Any] | None = None
+    attention: tuple[dict[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
     timings: tuple[Timing, ...] = ()
     peak_rss_bytes: int | None = None
@@ -184,6 +188,7 @@ class Report:
         object.__setattr__(self, "layers", tuple(self.layers))
         object.__setattr__(self, "skipped", tuple(SkippedWeight(*item) for item in self.skipped))
         object.__setattr__(self, "agreements", tuple(plain(item) for item in self.agreements))
+        object.__setattr__(self, "attention", tuple(plain(item) for item in self.attention))
         object.__setattr__(self, "recipe", plain(self.recipe))
         object.__setattr__(self, "environment", plain(self.environment))
         object.__setattr__(self, "finetuning", plain(self.finetuning))

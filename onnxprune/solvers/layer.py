@@ -57,13 +57,17 @@ class Solution:
 
 @dataclass(frozen=True)
 class Job:
-    """One layer to be solved: dense weight (groups, out, in), statistics, the zeros wanted, their pattern."""
+    """One layer to be solved: dense weight (groups, out, in), statistics, the zeros wanted, their pattern.
+
+    ``rows`` (groups, out) says how much the outputs count in the choice of the zeros; None: all alike.
+    """
 
     layer: Layer
     W: Floats
     moments: Moments
     zeros: int
     pattern: Pattern
+    rows: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,9 @@ def _solve_layers(jobs: Sequence[Job], method: Method, repair: bool) -> list[Sol
     times = Counter(id(aimed.weight) for aimed in aims.values())
     for number, key in enumerate(keys):
         # Blocks of any rows reorder the weight: there is nothing to share
-        if key in shared and times[id(aims[number].weight)] > 1 and not jobs[number].pattern.free:
+        job = jobs[number]
+        alone = job.pattern.free or job.rows is not None
+        if key in shared and times[id(aims[number].weight)] > 1 and not alone:
             shared[key].share(aims[number].weight)
 
     def solve(number: int) -> Solution:
@@ -178,16 +184,19 @@ def solve_layer(
     """
     layer, moments, H, target = job.layer, job.moments, aimed.H, aimed.weight
     centre, given = _centred(job, repair), method.damping
-    evidence = evidence_of(job, target, method) if method.mixture.scores else Evidence(target, H)
+    weighted = target if job.rows is None else target * job.rows[:, :, None]
+    evidence = evidence_of(job, weighted, method) if method.mixture.scores else Evidence(weighted, H)
     method = replace(method, pattern=job.pattern, damping=aimed.used, seed=_seed(layer, method))
     order = column_order(layer, method.pattern)
     if order is None:
-        pruned, mask = prune_matrix(target, H, job.zeros, method, prepared, evidence)
+        pruned, mask = prune_matrix(weighted, H, job.zeros, method, prepared, evidence)
     else:
         seen = evidence.columns(order)
         pruned, mask = prune_matrix(seen.W, H[:, order][:, :, order], job.zeros, method, None, seen)
         back = np.argsort(order)
         pruned, mask = pruned[:, :, back], mask[:, :, back]
+    if job.rows is not None:
+        pruned = np.where(mask, pruned / job.rows[:, :, None], np.float32(0))
     error = relative_error(target, pruned, H)
     # Least squares shrinks what it cannot predict, and a stack of convolutions has nothing that undoes it.
     # Not where a residual branch is added: there the sum matters, and r has already been aimed at.

@@ -52,7 +52,7 @@ def restore_variance(pruned: Floats, wanted: NDArray[np.float64], H: NDArray[np.
 
 def bias_shift(moments: Moments, name: str, dense: Floats, pruned: Floats) -> NDArray[np.float64]:
     """Return what to add to the bias so that the mean output is the dense one: (groups, out_features)."""
-    n = max(moments.n, 1)
+    n = moments.n or 1
     shift = dense.astype(np.float64) @ (moments.sum_d / n)[:, :, None]
     shift -= pruned.astype(np.float64) @ (moments.sum_p / n)[:, :, None]
     flat: NDArray[np.float64] = shift[:, :, 0]

@@ -289,7 +289,7 @@ class FakeLayer:
 class TestOtherCommands:
     def test_inspect(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         result = types.SimpleNamespace(
-            layers=(FakeLayer(),), skipped=(), inputs={"x": "float32[N,4]"}, outputs={}
+            layers=(FakeLayer(),), skipped=(), inputs={"x": "float32[N,4]"}, outputs={}, attention=None
         )
         calls = stand_in(monkeypatch, "inspection", "inspect", result)
         assert main(["inspect", "a.onnx", "--min-size", "1", "--include", "w*"]) == 0
@@ -311,6 +311,14 @@ class TestOtherCommands:
             {"name": "b", "node": "n", "weights": 9, "reason": "small"}
         ]
         assert document["models"][0]["inputs"] == {"x": "float32[N]"}
+
+    def test_inspect_attention(self, digits_transformer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """A flag here, though a list of levels in ``prune``."""
+        assert main(["inspect", str(digits_transformer), "--attention", "--json"]) == 0
+        (found,) = json.loads(capsys.readouterr().out)["models"]
+        assert [block["form"] for block in found["attention"]["blocks"]] == ["decomposed"] * 2
+        assert main(["inspect", str(digits_transformer), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["models"][0]["attention"] is None
 
     def test_inspect_needs_a_model(self) -> None:
         assert main(["inspect"]) == 2

@@ -107,3 +107,11 @@ def test_a_broken_file(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"\xff\xff\xff")
     with pytest.raises(ModelError, match=r"bad\.onnx"):
         inspect(tmp_path / "bad.onnx")
+
+
+def test_attention_on_request(digits_transformer: Path, digits_cnn: Path) -> None:
+    assert inspect(digits_transformer).attention is None
+    found = inspect(digits_transformer, attention=True).attention
+    assert found is not None and len(found.blocks) == 2 and not found.gates and not found.rejected
+    nothing = inspect(digits_cnn, attention=True).attention
+    assert nothing is not None and not nothing.blocks

@@ -71,6 +71,9 @@ def test_is_frozen() -> None:
         ({"threshold": "attention:1", "criterion": "attention", "selection": "sample"}, "--selection sample"),
         ({"allocation": "even"}, "sensitivity"),
         ({"solve": "fast"}, "one-shot"),
+        ({"attention": ("tokens",)}, "off, token, head, layer"),
+        ({"attention": ("off", "token")}, "--attention off goes with nothing else"),
+        ({"attention": ()}, "--attention off goes with nothing else"),
         ({"format": "zip"}, "packed"),
         ({"values": "int4"}, "fp16"),
         ({"values": "fp16", "format": "dense"}, "--values fp16 is for packed weights, --format is dense"),
@@ -443,6 +446,7 @@ class TestCommandLine:
         (["--finetune", "--minutes", "1.5"], {"finetune": True, "minutes": 1.5}),
         (["--finetune", "--lr", "3e-4"], {"finetune": True, "lr": 3e-4}),
         (["--finetune", "--loss", "f.py:loss"], {"finetune": True, "loss": "f.py:loss"}),
+        (["--attention", "token", "--attention", "layer"], {"attention": ("token", "layer")}),
         (
             ["--finetune", "--augment", "flip", "--augment", "mix"],
             {"finetune": True, "augment": ("flip", "mix")},

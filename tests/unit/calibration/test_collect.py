@@ -6,8 +6,16 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxprune.attention.maps import energy_map
 from onnxprune.calibration import collect as collect_module
-from onnxprune.calibration.collect import Stage, collect, find_stages, row_positions, token_counts
+from onnxprune.calibration.collect import (
+    Stage,
+    collect,
+    energies,
+    find_stages,
+    row_positions,
+    token_counts,
+)
 from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import DENSE, PRUNED, Streams
@@ -457,7 +465,9 @@ def test_rows_are_counted_by_sample(
     streams = Streams(model, None, [{"x": noise(*shape)} for shape in feeds], [stage.value], store, threads=1)
     streams.advance([stage.value])
     seen: list[int] = []
-    monkeypatch.setattr(Moments, "add", lambda self, dense, pruned, counts=(): seen.extend(counts))
+    monkeypatch.setattr(
+        Moments, "add", lambda self, dense, pruned, counts=(), weights=None: seen.extend(counts)
+    )
     collect(streams, stage, [None] * len(feeds), batches=range(len(feeds)), seed=0)
     assert seen == wanted
 
@@ -472,6 +482,84 @@ def test_chosen_rows_are_counted_by_sample(
     streams = Streams(model, None, [{"x": noise(3, 4, 8)}], ["x"], store, threads=1)
     mask = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]], dtype=bool)
     seen: list[int] = []
-    monkeypatch.setattr(Moments, "add", lambda self, dense, pruned, counts=(): seen.extend(counts))
+    monkeypatch.setattr(
+        Moments, "add", lambda self, dense, pruned, counts=(), weights=None: seen.extend(counts)
+    )
     collect(streams, stage, [mask], batches=[0], seed=0)
     assert seen == [2, 1, 4]
+
+
+def test_tokens_weigh_their_rows(build_model: Build, store: ArrayStore) -> None:
+    """A token with weight 2 counts twice, one of padding never; the statistics stay sums over batches."""
+    dense, pruned = two_layers(build_model)
+    batches = [{"x": noise(2, 5, 8)}, {"x": noise(1, 4, 8)}]
+    streams = walk(dense, pruned, batches, ["r"], store)
+    masks = [np.array([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]], bool), None]
+    tokens = [np.arange(10, dtype=np.float32).reshape(2, 5), np.array([[2, 0, 1, 1]], np.float32)]
+    stage = find_stages(dense, layers_of(dense))[1]
+    found = collect(streams, stage, masks, batches=[0, 1], seed=0, tokens=tokens)
+    x_d = np.concatenate([relu(batch["x"], dense) for batch in batches])
+    x_p = np.concatenate([relu(batch["x"], pruned) for batch in batches])
+    a = np.concatenate([np.where(masks[0], tokens[0], 0).ravel(), tokens[1].ravel()])
+    assert found.n == a.sum() and found.G is not None
+    np.testing.assert_allclose(found.sum_d[0], a @ x_d, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.H[0], (x_p * a[:, None]).T @ x_p, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(found.G[0], (x_d * a[:, None]).T @ x_p, rtol=1e-4, atol=1e-3)
+
+
+def test_chosen_rows_keep_their_weights(
+    build_model: Build, store: ArrayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect_module, "ROWS_PER_FEATURE", 1)
+    monkeypatch.setattr(collect_module, "MIN_ROWS", 1)
+    dense, _ = two_layers(build_model)
+    batch = {"x": np.repeat(np.arange(40, dtype=np.float32), 8).reshape(2, 20, 8)}
+    streams = walk(dense, None, [batch], ["x"], store)
+    tokens = np.arange(40, dtype=np.float32).reshape(2, 20)
+    found = collect(
+        streams, find_stages(dense, layers_of(dense))[0], [None], batches=[0], seed=0, tokens=[tokens]
+    )
+    assert 0 < found.n < tokens.sum()
+    chosen = row_positions(layers_of(dense)[0], batch["x"], None, 8, seed=0)
+    assert chosen is not None and found.n == tokens.ravel()[chosen].sum()
+
+
+def test_rows_that_are_no_tokens_count_alike(build_model: Build, store: ArrayStore) -> None:
+    model = Model(
+        build_model(
+            "g (float[N, 2, 5, 5] x) => (float[N, 4, 3, 3] y) { y = Conv(x, w) }", {"w": noise(4, 2, 3, 3)}
+        )
+    )
+    streams = walk(model, None, [{"x": noise(2, 2, 5, 5)}], ["x"], store)
+    (stage,) = find_stages(model, layers_of(model))
+    found = collect(streams, stage, [None], batches=[0], seed=0, tokens=[np.full((2, 2), 7, np.float32)])
+    assert found.n == 2 * 9
+
+
+def test_energies_of_a_small_window_are_the_energy_map() -> None:
+    x = noise(3, 4, 5, 2)
+    rows = x.transpose(0, 2, 3, 1).reshape(1, -1, 4)
+    np.testing.assert_allclose(energies(rows, [10, 10, 10]), energy_map(x).ravel(), rtol=1e-5)
+    uneven = energies(rows[:, :12], [10, 2])
+    np.testing.assert_allclose([uneven[:10].mean(), uneven[10:].mean()], 1, rtol=1e-5)
+    np.testing.assert_array_equal(energies(np.zeros((1, 4, 3), np.float32), [4]), np.ones(4))
+
+
+def test_places_weigh_their_rows(build_model: Build, store: ArrayStore) -> None:
+    """The sums are those of the dense rows' energies, mean 1 in each image; other layers know no places."""
+    text = "g (float[N, 3, 4, 4] x) => (float[N, 8, 4, 4] y) { y = Conv(x, w) }"
+    model = Model(build_model(text, {"w": noise(8, 3, 1, 1)}))
+    x = noise(2, 3, 4, 4)
+    streams = walk(model, None, [{"x": x}], ["x"], store)
+    (stage,) = find_stages(model, layers_of(model))
+    found = collect(streams, stage, [None], batches=[0], seed=0, places=True)
+    rows, a = x.transpose(0, 2, 3, 1).reshape(-1, 3), energy_map(x).ravel()
+    assert found.n == pytest.approx(32)
+    np.testing.assert_allclose(found.H[0], (rows * a[:, None]).T @ rows, rtol=1e-4, atol=1e-4)
+    linear, _ = two_layers(build_model)
+    streams = walk(linear, None, [{"x": noise(2, 5, 8)}], ["x"], store)
+    stage = find_stages(linear, layers_of(linear))[0]
+    plain, same = (
+        collect(streams, stage, [None], batches=[0], seed=0, places=places) for places in (False, True)
+    )
+    np.testing.assert_array_equal(plain.H, same.H)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from onnxprune.calibration.stats import Moments
@@ -221,3 +223,60 @@ class TestUncertainty:
         moments.add(x, x, [1] * 40)
         alone = [sums(part, [1] * 40).uncertainty() for part in x]
         assert moments.uncertainty() == pytest.approx(float(np.median(alone)), rel=0.1)
+
+
+class TestWeights:
+    """A row with weight 3 counts as three rows."""
+
+    @given(
+        seed=st.integers(0, 1000),
+        repeats=st.lists(st.integers(0, 4), min_size=2, max_size=12).filter(any),
+        far=st.sampled_from([0.0, 300.0]),
+        moved=st.booleans(),
+    )
+    def test_as_often_as_they_say(self, seed: int, repeats: list[int], far: float, moved: bool) -> None:
+        rng = np.random.default_rng(seed)
+        pruned = rng.normal(far, 1, (2, len(repeats), 3)).astype(np.float32)
+        dense = (pruned + rng.normal(size=pruned.shape)).astype(np.float32) if moved else pruned
+        r, W = rng.normal(size=(2, 2, len(repeats), 4)).astype(np.float32)[0], np.ones((2, 4, 3), np.float32)
+        weights, again = np.array(repeats, np.float32), np.repeat(np.arange(len(repeats)), repeats)
+        found, wanted = Moments.zeros(2, 3), Moments.zeros(2, 3)
+        found.add(dense, pruned, weights=weights)
+        found.add_residual("w", r, pruned, weights)
+        found.add_outputs("w", dense, W, weights)
+        repeated = pruned[:, again]
+        wanted.add(dense[:, again] if moved else repeated, repeated)
+        wanted.add_residual("w", r[:, again], repeated)
+        wanted.add_outputs("w", dense[:, again], W)
+        assert found.n == wanted.n == sum(repeats)
+        scale = {"rtol": 1e-5, "atol": 1e-4 * (1 + far)}
+        np.testing.assert_allclose(found.H, wanted.H, **scale)
+        np.testing.assert_allclose(found.sum_d, wanted.sum_d, rtol=1e-6, atol=1e-5)
+        for centre in (False, True):
+            for one, other in zip(found.centred("w", centre), wanted.centred("w", centre), strict=True):
+                assert one is not None and other is not None
+                np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(
+            found.outputs["w"].variance(), wanted.outputs["w"].variance(), rtol=1e-3, atol=1e-2
+        )
+
+    def test_small_weights_are_not_taken_for_few_rows(self) -> None:
+        rows = np.random.default_rng(0).normal(2, 1, (1, 40, 3)).astype(np.float32)
+        small, plain = Moments.zeros(1, 3), Moments.zeros(1, 3)
+        small.add(rows, rows, [20, 20], np.full(40, 0.001, np.float32))
+        plain.add(rows, rows, [20, 20])
+        assert small.n == pytest.approx(0.04)
+        np.testing.assert_allclose(small.centred("w", True)[0], plain.centred("w", True)[0], rtol=1e-4)
+        assert small.uncertainty() == pytest.approx(plain.uncertainty(), rel=1e-4)
+
+    def test_shards_add(self) -> None:
+        rng = np.random.default_rng(1)
+        rows, weights = rng.normal(size=(1, 30, 3)).astype(np.float32), rng.random(30).astype(np.float32)
+        whole, parts = Moments.zeros(1, 3), [Moments.zeros(1, 3), Moments.zeros(1, 3)]
+        whole.add(rows, rows, weights=weights)
+        for part, cut in zip(parts, (slice(0, 11), slice(11, 30)), strict=True):
+            part.add(rows[:, cut], rows[:, cut], weights=weights[cut])
+        merged = parts[0] + parts[1]
+        assert merged.n == pytest.approx(whole.n)
+        np.testing.assert_allclose(merged.H, whole.H, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(merged.sum_p, whole.sum_p, rtol=1e-5, atol=1e-5)

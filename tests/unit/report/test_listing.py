@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from onnxprune.attention.block import AttentionBlock, Projections, Rejected
+from onnxprune.attention.maps import Gate
 from onnxprune.compare import Comparison, OpCount, WeightZeros
 from onnxprune.doctor import Check
 from onnxprune.evaluate import Agreement
+from onnxprune.inspection import AttentionInfo
 from onnxprune.outputs import FEATURES, LOGITS, OutputKind
 from onnxprune.report import listing
 from onnxprune.timing import BenchResult, ModelLoad, Ratio, Timing
@@ -67,6 +70,7 @@ class Skip:
 
 class TestInspection:
     RESULT = SimpleNamespace(
+        attention=None,
         layers=(Layer(), Layer(name="conv.weight", zeros=320)),
         skipped=(Skip("b", "n", 16, "too small: 16 elements"), Skip("e\x1b[1m", "n", 99, "quantized")),
         inputs={"x": "float32[N,64]"},
@@ -85,7 +89,7 @@ class TestInspection:
         assert shown(listing.render_inspection, "m.onnx", self.RESULT, quiet=True).count("\n") == 1
 
     def test_nothing_to_prune(self) -> None:
-        nothing = SimpleNamespace(layers=(), skipped=(), inputs={}, outputs={})
+        nothing = SimpleNamespace(layers=(), skipped=(), inputs={}, outputs={}, attention=None)
         assert shown(listing.render_inspection, "m.onnx", nothing).startswith(
             "m.onnx: 0 layers, 0 prunable weights (0 B)\n"
         )
@@ -232,3 +236,19 @@ class TestBench:
 
     def test_quiet_is_the_verdict(self) -> None:
         assert shown(listing.render_bench, BENCH, quiet=True) == "b is 2.00x faster than a, 1 thread\n"
+
+
+class TestAttention:
+    BLOCK = AttentionBlock("softmax", "decomposed", 3, "c", heads=4, weights=Projections("q", "k", None, "o"))
+
+    def test_everything_that_was_found(self) -> None:
+        gate = Gate("mul", "x", "g", "y", ("w2", "w1"))
+        found = AttentionInfo((self.BLOCK,), (gate,), (Rejected("last", "a classifier"),))
+        lines = shown(listing.render_attention, found).splitlines()
+        assert lines[1].split() == ["softmax", "decomposed", "4", "q", "k", "-", "o"]
+        assert any(line.split() == ["mul", "w2,", "w1"] for line in lines)
+        assert any(line.split(maxsplit=1) == ["last", "a classifier"] for line in lines)
+
+    def test_nothing(self) -> None:
+        output = shown(listing.render_attention, AttentionInfo((), (), ()))
+        assert output == "no attention between tokens or channels\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,3 +151,19 @@ def test_statistics_that_cannot_be_inverted(jobs: list[Job]) -> None:
     jobs[0].moments.H[0, 3, 3] = -1e6
     with pytest.raises(ModelError, match=r"'w1', 'w2', 'w2' cannot be inverted with --damping 0\.01"):
         solve_layers(jobs, Method(), repair=False)
+
+
+@pytest.mark.parametrize("solver", ["admm", "sweep"])
+@pytest.mark.parametrize("pattern", ["unstructured", "block:2x1,adjacent", "block:2x1"])
+def test_outputs_that_count_more_keep_more(jobs: list[Job], solver: str, pattern: str) -> None:
+    """The number of zeros stays; equal weights change nothing."""
+    job, method = replace(jobs[0], pattern=Pattern.parse(pattern)), Method(solver=solver)
+    rows = np.ones((1, 12), np.float32)
+    plain, equal = solve_layers([job, replace(job, rows=rows)], method, repair=True)
+    np.testing.assert_allclose(equal.weight, plain.weight, rtol=1e-5, atol=1e-6)
+    rows[0, :6] = 10
+    (found,) = solve_layers([replace(job, rows=rows)], method, repair=True)
+    assert found.zeros == plain.zeros
+    kept, before = np.count_nonzero(found.weight[0, :6]), np.count_nonzero(plain.weight[0, :6])
+    assert kept > before
+    assert np.isfinite(found.weight).all() and found.error is not None
