@@ -132,7 +132,10 @@ def block_of(layer: Layer, found: Sequence[Attention]) -> Attention:
 
 
 def normalised(received: Floats, mask: NDArray[np.bool_] | None) -> Floats:
-    """Return weights (samples, tokens) of mean 1 over the real tokens of each sample, 0 for the others."""
+    """Return weights (samples, tokens) of mean 1 over the real tokens of each sample, 0 for the others.
+
+    RSQ scales to [r_min, 1] and squares instead: on MiniLM at 70 % (one seed) that was 0.5 points worse.
+    """
     real = mask if mask is not None and mask.shape == received.shape else np.ones(received.shape, dtype=bool)
     weights = np.where(real, received, 0).astype(np.float64)
     mean = weights.sum(1, keepdims=True) / np.maximum(real.sum(1, keepdims=True), 1)
