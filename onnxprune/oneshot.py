@@ -12,7 +12,7 @@ from onnxprune.allocation.scores import scored
 from onnxprune.allocation.sensitivity import LEVELS, Sensitivity
 from onnxprune.calibration.collect import Stage
 from onnxprune.calibration.stats import Moments
-from onnxprune.layers import Layer
+from onnxprune.layers import Layer, heads
 from onnxprune.model import Model
 from onnxprune.plan import Measured, method_of
 from onnxprune.recipe import Recipe
@@ -47,12 +47,11 @@ def measure_sums(model: Model, stages: Sequence[Stage], sums: Sequence[Sums], re
             for layer in stage.layers
         }
         return Measured(facts=facts, tied=tied)
-    method = method_of(recipe, quick=True)
+    layers = [layer for stage in stages if not stage.site for layer in stage.layers]
+    method = method_of(recipe, quick=True, last=heads(model, layers))
     levels = LEVELS if method.pattern.kind != "nm" else (recipe.target_sparsity,)
     wanted = {
-        layer.name: tuple(
-            layer_pattern(layer, method.pattern).zeros(layer.view.matrix, level) for level in levels
-        )
+        layer.name: tuple(layer_pattern(layer, method).zeros(layer.view.matrix, level) for level in levels)
         for stage in stages
         for layer in stage.layers
     }
@@ -91,7 +90,7 @@ def solutions(
             yield from _matrices(model, stage, found, method, wanted, tied, repair)
             continue
         for layer in stage.layers:
-            pattern = layer_pattern(layer, method.pattern)
+            pattern = layer_pattern(layer, method)
             yield layer, [solve_table(model, layer, found, count, pattern) for count in wanted[layer.name]]
 
 

@@ -24,6 +24,7 @@ from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams
 from onnxprune.errors import DataError, UsageError
 from onnxprune.io import load, save
+from onnxprune.layers import heads
 from onnxprune.model import Model
 from onnxprune.oneshot import Sums, measure_sums, solutions
 from onnxprune.parallel import workers
@@ -258,14 +259,14 @@ class Pruner:
             data = CalibrationData((), 0, False, "")
             plan = share_out(self.model, self.layers, data, recipe, self._curves[1])
             pruned, zeros, patterns = self.model.copy(), {}, {}
-            method = method_of(recipe)
+            method = method_of(recipe, last=heads(self.model, self.layers))
             wanted = {layer.name: (plan.zeros[layer.name],) for layer in self.layers}
             solved = solutions(self.model, self.stages, sums, method, wanted, plan.tied, repair=recipe.refit)
             for layer, (solution,) in solved:
                 for name, array in solution.arrays(self.model, layer).items():
                     pruned.set_array(name, array)
                 zeros[layer.name] = solution.zeros
-                patterns[layer.name] = layer_pattern(layer, method.pattern)
+                patterns[layer.name] = layer_pattern(layer, method)
         return pruned, zeros, patterns
 
 

@@ -28,7 +28,7 @@ from onnxprune.inmemory import session_of_file
 from onnxprune.io import atomic_write_text, load, save, total_bytes
 from onnxprune.judge import Judge, split_held_out
 from onnxprune.kernels.select import Selection, select
-from onnxprune.layers import Layer, Skip, find_layers
+from onnxprune.layers import Layer, Skip, find_layers, heads
 from onnxprune.measure import find_measure
 from onnxprune.model import Model
 from onnxprune.outcome import Outcome, make_report
@@ -254,7 +254,7 @@ def solve(
             plan.zeros,
             streams,
             masks,
-            method_of(recipe, slopes=plan.slopes),
+            method_of(recipe, slopes=plan.slopes, last=heads(dense, layers)),
             seed=recipe.seed,
             patterns=plan.patterns,
             tied=plan.tied,

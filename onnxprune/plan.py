@@ -23,7 +23,7 @@ from onnxprune.calibration.mask import row_mask
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams, sample_count
 from onnxprune.evidence import collect_slopes
-from onnxprune.layers import Layer
+from onnxprune.layers import Layer, heads
 from onnxprune.model import Model
 from onnxprune.parallel import workers
 from onnxprune.progress import Progress
@@ -39,8 +39,21 @@ __all__ = ["Measured", "Plan", "make_plan", "measure_layers", "method_of", "prob
 PROBE_ROWS = 64
 
 
-def method_of(recipe: Recipe, *, quick: bool = False, slopes: Mapping[str, Slopes] | None = None) -> Method:
-    """Return the part of the recipe that a single layer needs, and its gradients by weight name."""
+def method_of(
+    recipe: Recipe,
+    *,
+    quick: bool = False,
+    slopes: Mapping[str, Slopes] | None = None,
+    last: frozenset[str] = frozenset(),
+) -> Method:
+    """Return the part of the recipe that a single layer needs.
+
+    Args:
+        recipe: of the run.
+        quick: fewer iterations, for an estimate.
+        slopes: gradients by weight name.
+        last: see :func:`onnxprune.layers.heads`.
+    """
     threshold = None if recipe.threshold is None else Threshold.parse(recipe.threshold)
     return Method(
         recipe.criterion,
@@ -52,6 +65,7 @@ def method_of(recipe: Recipe, *, quick: bool = False, slopes: Mapping[str, Slope
         recipe.alpha,
         recipe.seed if recipe.selection == "sample" else None,
         threshold.value if threshold is not None and threshold.kind == "attention" else None,
+        last,
         slopes or {},
     )
 
@@ -137,7 +151,7 @@ def _count_below(
             layers,
             streams,
             [row_mask(batch) for batch in data.batches],
-            method_of(recipe, slopes=slopes),
+            method_of(recipe, slopes=slopes, last=heads(model, layers)),
             Threshold.parse(recipe.threshold),
             recipe.removal,
             seed=recipe.seed,
@@ -193,7 +207,7 @@ def _measured(
             streams,
             masks,
             probe_batches(data, masks),
-            method_of(recipe, quick=True, slopes=slopes),
+            method_of(recipe, quick=True, slopes=slopes, last=heads(model, layers)),
             seed=recipe.seed,
             repair=recipe.refit,
             outputs=outputs,

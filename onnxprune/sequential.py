@@ -46,12 +46,16 @@ class Solved:
     pattern: Pattern = field(default_factory=Pattern)
 
 
-def layer_pattern(layer: Layer, pattern: Pattern) -> Pattern:
+def layer_pattern(layer: Layer, method: Method) -> Pattern:
     """Return the pattern of a layer.
 
-    No kernel looks rows up in blocks, so in tables they would only cost; and rows of tables are words.
+    No kernel looks rows up in blocks, so in tables they would only cost. Whole rows are for hidden features:
+    those of tables are words, those of the last layer the answers of the model.
     """
-    return Pattern() if layer.kind == "embedding" and pattern.kind in ("block", "rows") else pattern
+    kind = method.pattern.kind
+    answers = kind == "rows" and layer.name in method.heads
+    table = kind in ("block", "rows") and layer.kind == "embedding"
+    return Pattern() if answers or table else method.pattern
 
 
 def open_residuals(cutter: Cutter, stage: Stage, unsolved: set[int]) -> list[str]:
@@ -101,9 +105,7 @@ def prune_sequential(
     results: list[Solved] = []
     asked: set[str] = set()
     stages = find_stages(dense, layers)
-    kinds = {
-        layer.name: (patterns or {}).get(layer.name, layer_pattern(layer, method.pattern)) for layer in layers
-    }
+    kinds = {layer.name: (patterns or {}).get(layer.name, layer_pattern(layer, method)) for layer in layers}
     for number, stage in enumerate(stages):
         skips = open_residuals(streams.cutter, stage, unsolved) if repair and len(streams.models) == 2 else []
         later = {

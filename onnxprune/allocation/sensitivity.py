@@ -142,7 +142,7 @@ def _table_candidates(dense: Model, counts: NDArray[np.int64], method: Method) -
     return lambda layers, levels: [
         solve_table(dense, layer, counts, pattern.zeros(layer.view.matrix, level), pattern)
         for layer in layers
-        for pattern in [layer_pattern(layer, method.pattern)]
+        for pattern in [layer_pattern(layer, method)]
         for level in levels
     ]
 
@@ -158,11 +158,13 @@ def _matrix_candidates(
                 layer,
                 W,
                 moments,
-                method.pattern.zeros(layer.view.matrix, level),
-                method.pattern,
+                pattern.zeros(layer.view.matrix, level),
+                pattern,
                 guide.rows.get(layer.name),
             )
-            for layer, W in [(layer, dense_matrix(dense, layer)) for layer in layers]
+            for layer, W, pattern in [
+                (layer, dense_matrix(dense, layer), layer_pattern(layer, method)) for layer in layers
+            ]
             for level in levels
         ]
         return solve_layers(jobs, method, repair=repair)

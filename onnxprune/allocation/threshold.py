@@ -20,6 +20,7 @@ from onnxprune.model import Model
 from onnxprune.scoring import mixed
 from onnxprune.scoring.attention import sample_attention
 from onnxprune.scoring.evidence import Evidence
+from onnxprune.sequential import layer_pattern
 from onnxprune.solvers.layer import Job, dense_matrix, evidence_of, ridge
 from onnxprune.solvers.linalg import inverse_hessian
 from onnxprune.solvers.prune import Method
@@ -99,7 +100,7 @@ def _zeros(
     else:
         job = Job(layer, W, moments, 0, method.pattern)
         score = saliency(job, evidence_of(job, W, method), method, threshold)
-        if method.pattern.kind == "rows":
+        if layer_pattern(layer, method).kind == "rows":
             score, unit = score.mean(axis=2, dtype=np.float64), W.shape[2]
         below = int(is_below(score, threshold).sum())
     zeros = round(removal * below) * unit

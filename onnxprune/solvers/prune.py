@@ -36,6 +36,7 @@ class Method:
         seed: keep weights by chance, in proportion to their scores; None: the highest scores.
         inattentive: weights of output features with less than this share of the mean sample attention go
             before all others; None: no difference is made.
+        heads: weights whose rows are the model's answers: they never go as a whole.
         slopes: weight name -> its gradients, where the criterion needs them.
     """
 
@@ -48,6 +49,7 @@ class Method:
     alpha: float = 1.0
     seed: int | None = None
     inattentive: float | None = None
+    heads: frozenset[str] = frozenset()
     slopes: Mapping[str, Slopes] = field(default_factory=dict, repr=False, compare=False)
 
     @property

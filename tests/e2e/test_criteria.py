@@ -115,6 +115,9 @@ def test_whole_neurons(digits_cnn: Path, calibration_npz: Path, tmp_path: Path) 
     report, found, _ = run(digits_cnn, calibration_npz, tmp_path, *words)
     for layer in report["layers"]:
         gone = zeros_of(found, layer["name"])
+        if layer["name"] == "head.weight":  # its rows are the ten digits
+            assert layer["pattern"] == "unstructured" and not gone.all(-1).any()
+            continue
         assert (gone.all(-1) | ~gone.any(-1)).all()
         assert layer["pattern"] == "neuron"
         assert abs(layer["zeros"] - 0.3 * layer["weights"]) <= gone.shape[-1] / 2
@@ -127,7 +130,7 @@ def test_neurons_and_weights(digits_transformer: Path, calibration_tokens_npz: P
     for layer in report["layers"]:
         gone = zeros_of(found, layer["name"])
         rows = int(gone.all(-1).sum())
-        if layer["kind"] == "embedding":
+        if layer["kind"] == "embedding" or layer is report["layers"][-1]:
             assert layer["pattern"] == "unstructured"
         else:
             assert layer["pattern"] == "hybrid:0.5" and rows >= int(0.2 * gone.shape[-2]) > 0

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.layers import Bias, Layer, MatrixView, Skip, find_layers
+from onnxprune.layers import Bias, Layer, MatrixView, Skip, find_layers, heads
 from onnxprune.model import Model
 
 Build = Callable[..., onnx.ModelProto]
@@ -460,3 +460,20 @@ def test_another_domain_of_the_same_name() -> None:
     )
     layers, skips = find_layers(Model(helper.make_model(graph)), min_size=1)
     assert not layers and "not a prunable operator" in skips[0].reason
+
+
+@pytest.mark.parametrize(
+    ("end", "last"),
+    [
+        ("y = MatMul(h, w2)", {"w2"}),
+        ("k = MatMul(h, w2) b = Add(k, c) y = Softmax(b)", {"w2"}),
+        ("k = MatMul(h, w2) y = Add(c, k)", {"w2"}),
+        ("k = MatMul(h, w2) y = Relu(k)", set()),
+        ("k = MatMul(h, w2) y = Add(k, h)", set()),
+    ],
+)
+def test_heads_make_the_answers(build_model: Build, end: str, last: set[str]) -> None:
+    text = f"g (float[N, 8] x) => (float[N, 8] y) {{ a = MatMul(x, w1) h = Relu(a) {end} }}"
+    weights = {"w1": np.eye(8, dtype=np.float32), "w2": np.eye(8, dtype=np.float32)}
+    model = Model(build_model(text, weights | {"c": np.ones(8, np.float32)}))
+    assert heads(model, find_layers(model, min_size=1)[0]) == last

@@ -91,6 +91,8 @@ def test_neurons_by_their_mean(model: Model, data: Any, tmp_path: Path) -> None:
     assert 0 < gone.sum() == round(0.5 * below)
     assert size[gone].max() < size[~gone].min()
     assert not (found.array("w1")[:, ~gone] == 0).any()
+    answers = found.array("w3") == 0
+    assert answers.any() and not answers.all(0).any()  # of the last layer single weights go
 
 
 def test_inattentive_features_go_whole(model: Model, data: Any, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from onnxprune.calibration.data import from_iterable
 from onnxprune.errors import DataError, ModelError
@@ -47,7 +48,9 @@ def test_labels_of_some_classes_leave_the_others_cold() -> None:
 def test_no_more_samples_than_asked_for() -> None:
     model = residual_net()
     data = from_iterable(model, images(20), Recipe())
+    threads = torch.get_num_threads()
     assert slopes(model, ["w1"], data, 8).samples == 8
+    assert torch.get_num_threads() == threads
     assert slopes(model, ["w1"], data, 64).samples == 20
 
 
