@@ -284,3 +284,28 @@ class TestRefusals:
         pruner = Pruner(dense, pattern=pattern, **OPTIONS)
         pruner.feed(X)
         assert pruner.save(tmp_path / "p.onnx", 0.5).is_file()  # the check reads the patterns
+
+
+def test_a_batch_that_the_model_fixes(build_model: Callable[..., onnx.ModelProto]) -> None:
+    text = "g (float[8, 16] x) => (float[8, 24] y) { y = MatMul(x, w) }"
+    model = Model(build_model(text, {"w": noise(16, 24)}))
+    once, pieces = Pruner(model, **OPTIONS), Pruner(model, **OPTIONS)
+    once.feed(X)
+    pieces.feed([X[:16], X[16:24], X[24:]])
+    assert pieces.samples == 64
+    same(once.prune(0.5), pieces.prune(0.5))
+
+
+def test_samples_of_other_shapes_wait_on_their_own(table: Model) -> None:
+    once, pieces = Pruner(table, **OPTIONS), Pruner(table, **OPTIONS)
+    long = RNG.integers(0, 30, (20, 7))
+    once.feed([IDS, long])
+    for a, b in zip(np.split(IDS, 10), np.split(long, 10), strict=True):
+        pieces.feed([a, b])
+    first, second = once._all_sums(), pieces._all_sums()
+    for x, y in zip(first, second, strict=True):
+        if isinstance(x, Moments) and isinstance(y, Moments):
+            assert x.n == y.n == 50 * 4 + 20 * 7
+            np.testing.assert_allclose(x.H, y.H, rtol=1e-5, atol=1e-4)  # full batches come in another order
+        else:
+            np.testing.assert_array_equal(x, y)
