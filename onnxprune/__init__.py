@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from onnxprune.report.report import Report as Report
     from onnxprune.runtime import register as register
     from onnxprune.runtime import session as session
+    from onnxprune.sensitivity import SensitivityReport as SensitivityReport
+    from onnxprune.sensitivity import sensitivity as sensitivity
 
 __version__ = "0.1.0"
 
@@ -37,6 +39,7 @@ _HOMES = {
     "Pruner": "onnxprune.online",
     "Recipe": "onnxprune.recipe",
     "Report": "onnxprune.report.report",
+    "SensitivityReport": "onnxprune.sensitivity",
     "bench": "onnxprune.bench",
     "compare": "onnxprune.compare",
     "export": "onnxprune.export",
@@ -46,6 +49,7 @@ _HOMES = {
     "prune": "onnxprune.pipeline",
     "register": "onnxprune.runtime",
     "save": "onnxprune.io",
+    "sensitivity": "onnxprune.sensitivity",
     "session": "onnxprune.runtime",
 }
 
@@ -54,6 +58,7 @@ __all__ = [
     "Pruner",
     "Recipe",
     "Report",
+    "SensitivityReport",
     "__version__",
     "bench",
     "compare",
@@ -65,6 +70,7 @@ __all__ = [
     "prune",
     "register",
     "save",
+    "sensitivity",
     "session",
 ]
 

@@ -22,8 +22,10 @@ from onnxprune.allocator import reuse_memory
 from onnxprune.errors import FloorError
 from onnxprune.options import (
     DATA_FIELDS,
+    PLANNING_FIELDS,
     TUNING_FIELDS,
     SectionedCommand,
+    floats,
     given,
     integers,
     read_config,
@@ -270,6 +272,47 @@ def compare(
 
     emit(result.to_dict, render, as_json)
     ctx.exit(0 if result.agrees else 1)
+
+
+@cli.command(cls=SectionedCommand, short_help="Say how much each layer can be pruned.")
+@click.argument("model", type=PATH)
+@click.option("-o", "--output", type=PATH, help="Where to write the plan, which prune reads with --plan.")
+@click.option("--plot", type=PATH, help="Where to draw the curves: a .png or .svg file.")
+@click.option(
+    "--levels", default=None, callback=floats, metavar="F,F", help="Sparsities to try (default: five)."
+)
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
+@recipe_options(PLANNING_FIELDS)
+@output_options
+@click.pass_context
+def sensitivity(
+    ctx: click.Context,
+    /,
+    model: Path,
+    output: Path | None,
+    plot: Path | None,
+    levels: tuple[float, ...] | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    **_: object,
+) -> None:
+    """Prune each layer of MODEL alone, see how far its output moves, and plan the sparsity of each."""
+    recipe = Recipe.from_dict(given(ctx))
+    from onnxprune.sensitivity import LEVELS
+    from onnxprune.sensitivity import sensitivity as run
+
+    with working(quiet) as progress:
+        result = run(
+            model, output, levels=levels or LEVELS, plot=plot, recipe=recipe, force=force, progress=progress
+        )
+
+    def render(console: Console) -> None:
+        from onnxprune.report.listing import render_sensitivity
+
+        render_sensitivity(console, result, str(output or ""), quiet)
+
+    emit(result.to_dict, render, as_json)
 
 
 @cli.command(cls=SectionedCommand, short_help="Measure how fast models run, in turns.")

@@ -40,13 +40,16 @@ def session_of_file(model: Model, *, threads: int | None = None) -> Any:
     return session_of(model, threads=threads)
 
 
-def session_of(model: Model, *, threads: int | None = None, name: str = "") -> Any:
+def session_of(
+    model: Model, *, threads: int | None = None, name: str = "", profile: str | None = None
+) -> Any:
     """Create a session of ``model``; its large initializers are not copied into the message.
 
     Args:
         model: as it is in memory.
         threads: as in :func:`onnxprune.runtime.session`.
         name: what messages call it, default its own name.
+        profile: as in :func:`onnxprune.runtime.session`.
 
     Raises:
         ModelError: when ONNX Runtime refuses the model, or the rest of it is over 2 GiB.
@@ -66,4 +69,4 @@ def session_of(model: Model, *, threads: int | None = None, name: str = "") -> A
             f"{name or model.name}: over 2 GiB without its large initializers, no session can be made of it",
             "weights in Constant nodes count: other tools turn them into initializers",
         )
-    return runtime.session(light, threads=threads, weights=weights, name=name or model.name)
+    return runtime.session(light, threads=threads, weights=weights, profile=profile, name=name or model.name)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.allocation.rules import RULES
+from onnxprune.allocation.rules.facts import Facts
 from onnxprune.allocation.sensitivity import LEVELS, Sensitivity
 from onnxprune.calibration.collect import Stage
 from onnxprune.calibration.stats import Moments
@@ -29,15 +31,16 @@ def measure_sums(model: Model, stages: Sequence[Stage], sums: Sequence[Sums], re
         model: the dense model.
         stages: of all sites.
         sums: one for each stage.
-        recipe: of the run; without curves where its allocation is uniform.
+        recipe: of the run; without curves where its allocation is a rule.
     """
     tied: dict[str, Moments] = {}
     for stage, found in zip(stages, sums, strict=True):
         if stage.site and isinstance(found, Moments):
             for layer in stage.layers:
                 tied[layer.name] = tied.get(layer.name, Moments.like(found)) + found
-    if recipe.allocation == "uniform":
-        return Measured(Sensitivity({}, {}, (), tied))
+    if recipe.allocation in RULES:
+        layers = {layer.name: layer for stage in stages for layer in stage.layers}
+        return Measured(facts={name: Facts.of(layer, 1.0) for name, layer in layers.items()}, tied=tied)
     method = method_of(recipe, quick=True)
     levels = LEVELS if method.pattern.kind != "nm" else (recipe.target_sparsity,)
     wanted = {
@@ -51,7 +54,7 @@ def measure_sums(model: Model, stages: Sequence[Stage], sums: Sequence[Sums], re
         layer.name: tuple(solution.error or 0.0 for solution in found)
         for layer, found in solutions(model, stages, sums, method, wanted, {}, repair=recipe.refit)
     }
-    return Measured(Sensitivity({}, errors, levels, tied))
+    return Measured(Sensitivity({}, errors, levels, tied), tied=tied)
 
 
 def solutions(

@@ -22,9 +22,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "What is pruned": (
-        "sparsity", "pattern", "speedup", "criterion", "allocation", "solve", "solver", "refit", "damping",
-        "include", "exclude", "min_size",
+        "sparsity", "target_size", "target_speedup", "plan", "pattern", "allocation", "budget",
+        "solve", "solver", "refit", "damping", "include", "exclude", "min_size",
     ),
+    "How weights are chosen": ("criterion", "alpha", "threshold", "removal", "selection", "granularity"),
     "Prune to an accuracy": (
         "max_drop", "min_agreement", "metric", "eval", "labels", "patience", "time_limit",
     ),
@@ -39,6 +40,11 @@ DATA_FIELDS = ("data", "samples", "batch_size", "mean", "std", "resize", "layout
 TUNING_FIELDS = (
     "steps", "minutes", "lr", "loss", "labels", "augment", "scope", *DATA_FIELDS, "eval", "metric",
     "format", "values", "target_runtime", "seed", "threads", "max_memory", "allow_external", "cache",
+)  # fmt: skip
+PLANNING_FIELDS = (
+    "sparsity", "target_size", "target_speedup", "pattern", "criterion", "alpha", "selection", "granularity",
+    "allocation", "budget", "solver", "refit", "damping", "include", "exclude", "min_size", "labels",
+    *DATA_FIELDS, "seed", "threads", "max_memory", "allow_external", "cache",
 )  # fmt: skip
 _FIELDS = {item.name: item for item in dataclasses.fields(Recipe)}
 _DEFAULTS = Recipe()

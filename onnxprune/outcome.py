@@ -18,6 +18,7 @@ from onnxprune.machine import environment
 from onnxprune.model import Model
 from onnxprune.plan import Plan
 from onnxprune.recipe import Recipe
+from onnxprune.report import units
 from onnxprune.report.report import LayerReport, Report, SkippedWeight, Speed, Timing
 from onnxprune.sequential import Solved
 from onnxprune.storage.report import PackReport
@@ -130,11 +131,17 @@ def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
         )
     if outcome.search is not None:
         found += outcome.search.notes
-    elif recipe.pattern != "auto" and abs(sparsity - recipe.target_sparsity) > 0.005:
+    elif recipe.asks_for_weights and abs(sparsity - recipe.target_sparsity) > 0.005:
         found.append(
             f"sparsity is {sparsity:.1%}, {recipe.target_sparsity:.1%} was wanted: "
-            f"pattern {recipe.pattern} or the layers' limits allow no more"
+            f"pattern {recipe.structure} or the layers' limits allow no more"
         )
+    if recipe.size_limit is not None and outcome.file_bytes > recipe.size_limit:
+        found.append(
+            f"the file has {outcome.file_bytes:,} bytes, {recipe.target_size} were asked for: the zeros lie "
+            "where they take more room than in the trial; ask for a little less"
+        )
+    found += _speed_warnings(outcome)
     tuned = outcome.finetuning
     if tuned is not None and tuned["best"] == 0:
         found.append(
@@ -158,6 +165,22 @@ def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
     if raised:
         found.append(f"damping was raised for {', '.join(raised)}: their inputs vary too little")
     return tuple(found)
+
+
+def _speed_warnings(outcome: Outcome) -> list[str]:
+    """Say where the speed that was asked for is not the one that was measured."""
+    wanted, selection = outcome.recipe.speedup, outcome.selection
+    if wanted is None or selection is None:
+        return []
+    if not selection.speed:
+        return [f"{wanted:g} times faster is a prediction: nothing was measured here ({selection.note})"]
+    threads = min(selection.speed)
+    if selection.speed[threads] >= wanted:
+        return []
+    return [
+        f"{selection.speed[threads]:.2f} times faster as measured with {units.plural(threads, 'thread')}, "
+        f"{wanted:g} was asked for and predicted; ask for more, or --pattern auto"
+    ]
 
 
 def _layer_report(layer: Layer, item: Solved, outcome: Outcome) -> LayerReport:

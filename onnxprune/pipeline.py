@@ -22,6 +22,7 @@ from onnxprune.calibration.unpad import unpad
 from onnxprune.clock import Clock
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.evaluate import agreement, load_function
+from onnxprune.evidence import check_torch
 from onnxprune.finetune.stage import check_labels, check_options, merged, share_of, tune
 from onnxprune.inmemory import session_of_file
 from onnxprune.io import atomic_write_text, load, save, total_bytes
@@ -29,6 +30,7 @@ from onnxprune.judge import Judge, split_held_out
 from onnxprune.kernels.select import Selection, select
 from onnxprune.layers import Layer, Skip, find_layers
 from onnxprune.measure import find_measure
+from onnxprune.mixture import Mixture
 from onnxprune.model import Model
 from onnxprune.outcome import Outcome, make_report
 from onnxprune.parallel import workers
@@ -84,6 +86,7 @@ def prune(
     recipe, data = recipe_with(recipe, options, data)
     if recipe.finetune:
         check_options(recipe)
+    check_torch(recipe)
     progress, clock = progress or NullProgress(), Clock()
     with clock.stage("read"):
         progress.stage("reading")
@@ -101,7 +104,7 @@ def prune(
         dense_session = making.result()
         specs = input_specs(dense)
         calibration, held_out = (unpad(data, specs, dense_session) for data in (calibration, held_out))
-        if recipe.finetune:
+        if recipe.finetune or Mixture.parse(recipe.criterion).gradients:
             check_labels(dense, dense_session, calibration, held_out, recipe)
         outcome = Outcome(dense, recipe, layers, skips, calibration, target, clock=clock)
         selection = held_out
@@ -252,7 +255,7 @@ def solve(
             plan.zeros,
             streams,
             masks,
-            method_of(recipe),
+            method_of(recipe, slopes=plan.slopes),
             seed=recipe.seed,
             patterns=plan.patterns,
             tied=plan.tied,

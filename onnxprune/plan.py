@@ -3,82 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
-import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.allocation import cached
-from onnxprune.allocation.auto import CANDIDATES, Choice, Choices, fastest, least_damage
-from onnxprune.allocation.budget import GRID, Curve, allocate, uniform
+from onnxprune.allocation.auto import CANDIDATES
+from onnxprune.allocation.result import Measured, Plan
+from onnxprune.allocation.rules import RULES
+from onnxprune.allocation.rules.facts import Facts
+from onnxprune.allocation.scores import score_layers
 from onnxprune.allocation.sensitivity import LEVELS, Sensitivity, measure
-from onnxprune.allocation.speed import dense_costs, relative_times
+from onnxprune.allocation.share import share_out
+from onnxprune.allocation.threshold import count_below
 from onnxprune.calibration.collect import find_stages
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.mask import row_mask
-from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams, sample_count
-from onnxprune.kernels.select import typical_feeds
+from onnxprune.evidence import collect_slopes
 from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.parallel import workers
 from onnxprune.progress import Progress
 from onnxprune.recipe import Recipe
+from onnxprune.scoring.evidence import Slopes
 from onnxprune.solvers.patterns import Pattern
 from onnxprune.solvers.prune import Method
+from onnxprune.threshold import Threshold
+
+__all__ = ["Measured", "Plan", "make_plan", "measure_layers", "method_of", "probe_batches", "share_out"]
 
 # Rows of output that the divergence of one layer is averaged over: 64 images, or the tokens of a few texts.
 PROBE_ROWS = 64
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How much each layer is pruned.
-
-    Attributes:
-        zeros: weight name -> number of zeros.
-        patterns: weight name -> pattern, where it is not the recipe's.
-        sensitivity: weight name -> divergence of the model's output, this layer alone at the lowest level.
-        tied: statistics of the later uses of tied weights.
-        cached: True when the measurements came from the cache.
-    """
-
-    zeros: dict[str, int]
-    sensitivity: dict[str, float]
-    tied: dict[str, Moments]
-    cached: bool = False
-    patterns: dict[str, Pattern] = field(default_factory=dict)
-
-
-def method_of(recipe: Recipe, *, quick: bool = False) -> Method:
-    """Return the part of the recipe that a single layer needs."""
+def method_of(recipe: Recipe, *, quick: bool = False, slopes: Mapping[str, Slopes] | None = None) -> Method:
+    """Return the part of the recipe that a single layer needs, and its gradients by weight name."""
+    threshold = None if recipe.threshold is None else Threshold.parse(recipe.threshold)
     return Method(
         recipe.criterion,
         recipe.solver,
-        Pattern.parse(recipe.base_pattern),
+        Pattern.parse(recipe.structure),
         recipe.damping,
         recipe.refit,
         quick,
+        recipe.alpha,
+        recipe.seed if recipe.selection == "sample" else None,
+        threshold.value if threshold is not None and threshold.kind == "attention" else None,
+        slopes or {},
     )
-
-
-def total_zeros(layers: Sequence[Layer], recipe: Recipe) -> int:
-    """Return how many zeros the recipe asks for over all layers."""
-    return round(recipe.target_sparsity * sum(layer.size for layer in layers))
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What is known of the layers before any sparsity is chosen.
-
-    Attributes:
-        sensitivity: error curves; None when the allocation needs none.
-        cached: True when they came from the cache.
-    """
-
-    sensitivity: Sensitivity | None = None
-    cached: bool = False
 
 
 def make_plan(
@@ -89,100 +62,83 @@ def make_plan(
 
 
 def measure_layers(
-    model: Model, layers: Sequence[Layer], data: CalibrationData, recipe: Recipe, progress: Progress
-) -> Measured:
-    """Measure what the recipe's allocation has to know; any number of plans can be made from it."""
-    tied = any(len(layer.sites) > 1 for layer in layers)
-    if recipe.allocation == "uniform" and not tied:
-        return Measured()
-    return Measured(*_measured(model, layers, data, recipe, progress, tied))
-
-
-def share_out(
-    model: Model, layers: Sequence[Layer], data: CalibrationData, recipe: Recipe, measured: Measured
-) -> Plan:
-    """Share as many zeros as the recipe asks for among the layers, by what was measured of them."""
-    sizes = {layer.name: layer.size for layer in layers}
-    zeros, found = total_zeros(layers, recipe), measured.sensitivity
-    if found is None or recipe.allocation == "uniform":
-        tied = found.tied if found is not None else {}
-        return Plan(_fit_pattern(uniform(sizes, zeros), layers, recipe), {}, tied)
-    by = found.output if recipe.allocation == "sensitivity" else found.error
-    curves = {
-        layer.name: Curve(layer.size, found.levels, by[layer.name], _highest(layer, recipe))
-        for layer in layers
-    }
-    sensitivity = {name: values[0] for name, values in found.output.items() if values}
-    counts = allocate(curves, zeros)
-    if recipe.pattern == "auto":
-        chosen = _choose(_choices(model, layers, data, found, curves), curves, counts, recipe.speedup)
-        zeros_of = counts | {name: choice.zeros for name, choice in chosen.items()}
-        patterns = {name: choice.pattern for name, choice in chosen.items()}
-        return Plan(zeros_of, sensitivity, found.tied, measured.cached, patterns)
-    return Plan(_fit_pattern(counts, layers, recipe, by), sensitivity, found.tied, measured.cached)
-
-
-def _choose(
-    choices: Mapping[str, Choices],
-    curves: Mapping[str, Curve],
-    counts: Mapping[str, int],
-    speedup: float | None,
-) -> dict[str, Choice]:
-    """Choose for the speed asked for, or else for the damage that ``counts`` zeros do without a pattern."""
-    if speedup is not None:
-        return least_damage(choices, speedup)
-    return fastest(choices, sum(curves[name].at(counts[name]) for name in choices))
-
-
-def _choices(
     model: Model,
     layers: Sequence[Layer],
     data: CalibrationData,
-    found: Sensitivity,
-    curves: Mapping[str, Curve],
-) -> dict[str, Choices]:
-    """Return what each layer may become with ``--pattern auto``; those that no kernel speeds up are left out.
-
-    How far a pattern moves the model's output is not measured: it is what the layer alone moves it by without
-    a pattern, times the ratio of the layer's own errors. Both are of second order in what changes.
-    """
-    times = dense_costs(model, layers, typical_feeds(data)[:1])
-    choices = {}
-    for layer in layers:
-        relative = np.array([relative_times(layer, pattern, GRID) for pattern in CANDIDATES])
-        if layer.kind == "embedding" or relative.min() == 1 or not times[layer.name]:
-            continue
-        plain, curve = np.asarray(found.error[layer.name]), curves[layer.name]
-        costs = [curve.on_grid()]
-        for pattern in CANDIDATES[1:]:
-            ratio = np.asarray(found.others[pattern][layer.name]) / np.maximum(plain, 1e-12)
-            costs.append(replace(curve, cost=tuple((ratio * curve.cost).tolist())).on_grid())
-        choices[layer.name] = Choices(layer.size, times[layer.name], CANDIDATES, np.array(costs), relative)
-    return choices
-
-
-def _highest(layer: Layer, recipe: Recipe) -> float:
-    return 0.98 if recipe.target_sparsity <= 0.95 else 1.0 - (1.0 - recipe.target_sparsity) / 4
-
-
-def _fit_pattern(
-    counts: dict[str, int],
-    layers: Sequence[Layer],
     recipe: Recipe,
-    costs: dict[str, tuple[float, ...]] | None = None,
-) -> dict[str, int]:
-    """Make the counts ones that the pattern can have. N:M is all or nothing: the cheapest layers get it."""
-    pattern = Pattern.parse(recipe.base_pattern)
-    if pattern.kind != "nm":
-        return counts
-    full = {layer.name: pattern.zeros(layer.view.matrix, 1.0) for layer in layers}
-    order = sorted(full, key=lambda name: (costs or {}).get(name, (0.0,))[0] / max(full[name], 1))
-    budget, fitted = total_zeros(layers, recipe), dict.fromkeys(counts, 0)
-    for name in order:
-        # Stop at the nearest total; with the default sparsity every layer is within it.
-        if sum(fitted.values()) + full[name] / 2 <= budget:
-            fitted[name] = full[name]
-    return fitted
+    progress: Progress,
+    levels: tuple[float, ...] = LEVELS,
+) -> Measured:
+    """Measure what criterion and allocation have to know; any number of plans can be made from it.
+
+    Args:
+        model: the dense model.
+        layers: what may be pruned.
+        data: calibration samples.
+        recipe: of the run.
+        progress: told about each layer.
+        levels: sparsities that each layer is tried at; N:M has only one.
+    """
+    slopes = collect_slopes(model, layers, data, recipe, progress)
+    if recipe.threshold is not None:
+        return _count_below(model, layers, data, recipe, slopes, progress)
+    tied = any(len(layer.sites) > 1 for layer in layers)
+    rule = None if recipe.plan else RULES.get(recipe.allocation)
+    if recipe.plan and not tied:
+        return Measured(slopes=slopes)
+    if rule is None:
+        found, from_cache = _measured(model, layers, data, recipe, slopes, progress, tied, levels)
+        return Measured(found, {}, found.tied, from_cache, slopes)
+    also = _measured(model, layers, data, recipe, slopes, progress, tied, levels)[0].tied if tied else {}
+    if not rule.scored:
+        return Measured(
+            facts={layer.name: Facts.of(layer, 1.0) for layer in layers}, tied=also, slopes=slopes
+        )
+    return Measured(facts=_scored(model, layers, data, recipe, progress), tied=also, slopes=slopes)
+
+
+def _count_below(
+    model: Model,
+    layers: Sequence[Layer],
+    data: CalibrationData,
+    recipe: Recipe,
+    slopes: Mapping[str, Slopes],
+    progress: Progress,
+) -> Measured:
+    """Count what lies below the recipe's threshold."""
+    assert recipe.threshold is not None
+    sites = range(_sites(layers))
+    targets = {stage.value for site in sites for stage in find_stages(model, layers, site)}
+    progress.stage("comparing with the threshold", len(layers))
+    with ArrayStore(int(recipe.max_memory * 2**30)) as store, workers(recipe.threads):
+        streams = Streams(model, None, data.batches, targets, store, recipe.threads, data.batched)
+        below, tied = count_below(
+            model,
+            layers,
+            streams,
+            [row_mask(batch) for batch in data.batches],
+            method_of(recipe, slopes=slopes),
+            Threshold.parse(recipe.threshold),
+            recipe.removal,
+            seed=recipe.seed,
+            on_layer=lambda _: progress.advance(),
+        )
+    return Measured(slopes=slopes, below=below, tied=tied)
+
+
+def _scored(
+    model: Model, layers: Sequence[Layer], data: CalibrationData, recipe: Recipe, progress: Progress
+) -> dict[str, Facts]:
+    """Return the saliencies of the layers."""
+    masks = [row_mask(batch) for batch in data.batches]
+    targets = {stage.value for stage in find_stages(model, layers)}
+    progress.stage("scoring the layers", len(layers))
+    with ArrayStore(int(recipe.max_memory * 2**30)) as store, workers(recipe.threads):
+        streams = Streams(model, None, data.batches, targets, store, recipe.threads, data.batched)
+        used = None if recipe.criterion == "magnitude" else streams
+        return score_layers(
+            model, layers, used, masks, 1.0, seed=recipe.seed, on_layer=lambda _: progress.advance()
+        )
 
 
 def _measured(
@@ -190,10 +146,13 @@ def _measured(
     layers: Sequence[Layer],
     data: CalibrationData,
     recipe: Recipe,
+    slopes: Mapping[str, Slopes],
     progress: Progress,
     tied: bool,
+    levels: tuple[float, ...],
 ) -> tuple[Sensitivity, bool]:
-    levels = LEVELS if Pattern.parse(recipe.base_pattern).kind != "nm" else (recipe.target_sparsity,)
+    if Pattern.parse(recipe.structure).kind == "nm":
+        levels = (recipe.target_sparsity,)
     outputs = recipe.allocation == "sensitivity"
     others = CANDIDATES[1:] if recipe.pattern == "auto" else ()
     path = cached.cache_path(model, layers, data, recipe, levels)
@@ -213,7 +172,7 @@ def _measured(
             streams,
             masks,
             probe_batches(data, masks),
-            method_of(recipe, quick=True),
+            method_of(recipe, quick=True, slopes=slopes),
             seed=recipe.seed,
             repair=recipe.refit,
             outputs=outputs,

@@ -16,12 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnxprune import amounts
 from onnxprune.errors import UsageError
 from onnxprune.floor import Drop
+from onnxprune.mixture import CRITERIA, GRADIENT_CRITERIA, Mixture
+from onnxprune.threshold import Threshold
 
 SCHEMA_VERSION = 1
-CRITERIA = ("obs", "wanda", "magnitude")
-ALLOCATIONS = ("sensitivity", "error", "uniform")
+ALLOCATIONS = ("sensitivity", "error", "uniform", "global", "erk", "owl")
+CURVES = ALLOCATIONS[:2]  # those that measure what pruning a layer does
+BUDGETS = ("weights", "flops")
 FORMATS = ("packed", "dense", "sparse-initializer")
 VALUES = ("same", "fp16")
 TARGETS = ("cpu", "stock", "cuda")
@@ -43,6 +47,7 @@ METRICS = (
     "cosine",
     "character-accuracy",
 )
+SELECTIONS = ("rank", "sample")
 TRAINING = (
     "steps",
     "minutes",
@@ -52,6 +57,7 @@ TRAINING = (
     "schedule",
 )  # fields that mean nothing without ``finetune``
 _SCHEDULE = re.compile(r"oneshot|cubic:(?P<n>[0-9]{1,3})")
+_GRANULARITY = re.compile(r"weight|neuron|hybrid(:(?P<share>0?\.[0-9]+))?")
 _PATTERN = re.compile(
     r"unstructured|auto|(?P<n>[0-9]+):(?P<m>[0-9]+)|block:(?P<r>[0-9]+)x(?P<c>[0-9]+)(,adjacent)?"
 )
@@ -82,10 +88,30 @@ class Recipe:
         "unstructured",
         "unstructured, N:M (such as 2:4), block:RxC (such as block:4x1: any 4 rows x 1 column; "
         "block:4x1,adjacent: neighbouring rows) or auto (per layer: as fast as can be at the damage that "
-        "unstructured does at --sparsity, or as --speedup says).",
+        "unstructured does at --sparsity, or as --target-speedup says).",
     )
-    speedup: float | None = _option(
-        None, "pattern auto only: how many times faster the pruned layers are to be, as predicted."
+    criterion: str = _option(
+        "obs",
+        f"How weights are chosen: {', '.join(CRITERIA)}; or several, such as obs+fisher or "
+        f"0.7*wanda+0.3*fisher. obs repairs too. {', '.join(GRADIENT_CRITERIA)} need torch; "
+        "their gradients are those of the loss on your --labels, if there are any.",
+    )
+    alpha: float = _option(1.0, "adaptive only: how much activations count beside gradients.")
+    threshold: str | None = _option(
+        None,
+        "Instead of --sparsity: remove weights whose saliency is below abs:X, rel:X (X times the layer's "
+        "mean) or mean; attention:X: those of output features below X times the mean sample attention.",
+    )
+    removal: float = _option(1.0, "Share of what is below --threshold that is removed, the lowest first.")
+    selection: str = _option(
+        "rank",
+        "rank: the least important weights go; sample: by chance, the more important the likelier they stay.",
+        SELECTIONS,
+    )
+    granularity: str = _option(
+        "weight",
+        "weight, neuron (whole output features become zero) or hybrid:S (those for a share S of the zeros, "
+        "single weights for the rest; hybrid: a half).",
     )
     max_drop: str | None = _option(
         None,
@@ -108,8 +134,22 @@ class Recipe:
         "Search: minutes after which no other model is tried; where it ends a search, a slower machine may "
         "find another model.",
     )
-    criterion: str = _option("obs", "How weights are chosen and repaired.", CRITERIA)
     allocation: str = _option("sensitivity", "How the sparsity is shared among the layers.", ALLOCATIONS)
+    budget: str = _option(
+        "weights", "What --sparsity is a share of: of the weights, or of their multiplications.", BUDGETS
+    )
+    target_size: str | None = _option(
+        None, "In place of --sparsity: prune until the file is no larger than this, such as 5MB."
+    )
+    target_speedup: str | None = _option(
+        None,
+        "Prune until the model is this many times faster with the kernels, such as 2x, as predicted; layers "
+        "that no kernel speeds up stay dense unless --sparsity is given too.",
+    )
+    plan: str | None = _option(
+        None,
+        "In place of --sparsity: a file with the sparsity of each layer; onnxprune sensitivity writes one.",
+    )
     solve: str = _option(
         "sequential", "obs only: walk the layers on the already pruned prefix, or all at once.", SOLVES
     )
@@ -157,8 +197,8 @@ class Recipe:
     labels: str | None = _option(
         None,
         "Array beside the inputs in --data with one label per sample (class numbers, or values shaped like "
-        "an output), for --metric and --finetune: training adds the loss on them. A function given to --loss "
-        "finds them among the inputs.",
+        "an output), for metrics, fine-tuning and criteria that need gradients: the loss on them is added. "
+        "They are among the inputs of a --loss function.",
     )
     augment: tuple[str, ...] = _option(
         ("auto",),
@@ -215,7 +255,9 @@ class Recipe:
                     f"--{item.name.replace('_', '-')} is {value!r}, wanted one of {', '.join(choices)}"
                 )
         self._check_pattern()
+        self._check_choice()
         self._check_target()
+        self._check_budget()
         self._check_training()
         self._check_search()
         for name in (
@@ -249,15 +291,6 @@ class Recipe:
             raise UsageError(
                 f"--pattern is {self.pattern!r}, wanted unstructured, N:M, block:RxC[,adjacent] or auto"
             )
-        if self.speedup is not None and self.pattern != "auto":
-            raise UsageError("--speedup needs --pattern auto", "with another pattern say --sparsity")
-        if self.speedup is not None and not 1.0 <= self.speedup < math.inf:
-            raise UsageError(f"--speedup is {self.speedup:g}, wanted a number from 1 up", "try 2")
-        if self.pattern == "auto" and self.allocation == "uniform":
-            raise UsageError(
-                "--pattern auto measures the layers, --allocation uniform does not",
-                "leave --allocation out",
-            )
         if match["n"] and not 0 < int(match["n"]) < int(match["m"]):
             raise UsageError(f"--pattern {self.pattern} keeps N of every M weights and needs 0 < N < M")
         if (
@@ -272,6 +305,106 @@ class Recipe:
             )
         if match["r"] and int(match["r"]) * int(match["c"]) < 1:
             raise UsageError(f"--pattern {self.pattern} needs blocks of at least 1x1")
+
+    def _check_budget(self) -> None:
+        if self.pattern == "auto" and self.allocation not in CURVES:
+            raise UsageError(
+                f"--pattern auto measures the layers, --allocation {self.allocation} does not",
+                "leave --allocation out",
+            )
+        amounts_of = ("target_size", "target_speedup", "plan", "threshold")
+        given = [name for name in amounts_of if getattr(self, name) is not None]
+        if self.sparsity is not None and given not in ([], ["target_speedup"]):
+            given.append("sparsity")
+        if len(given) > 1:
+            names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise UsageError(f"{names} each say how much is pruned", "leave one of the two out")
+        kind = _PATTERN.fullmatch(self.pattern)
+        if given and kind is not None and kind["n"]:
+            raise UsageError(
+                f"--{given[0].replace('_', '-')} needs any number of zeros, pattern {self.pattern} has one",
+                "leave one of the two out",
+            )
+        if self.target_size is not None and (self.size_limit, self.format)[1] == "dense":
+            raise UsageError(
+                "--target-size needs packed weights, with --format dense zeros take as much room as before",
+                "leave one of the two out",
+            )
+        if self.budget == "flops" and self.allocation not in CURVES:
+            raise UsageError(
+                f"--budget flops weighs damage against multiplications, --allocation {self.allocation} knows "
+                "no damage",
+                f"--allocation {' or '.join(CURVES)}",
+            )
+        if self.budget == "flops" and (given or (kind is not None and kind["n"])):
+            raise UsageError("--budget says what --sparsity is a share of", "give --sparsity")
+        if self.speedup is not None and self.target == "stock":
+            raise UsageError(
+                "--target-speedup is what kernels gain, --target-runtime stock has none",
+                "leave one of the two out",
+            )
+
+    def _check_choice(self) -> None:
+        """Check how weights are chosen: criterion, threshold, selection, granularity."""
+        mixture = Mixture.parse(self.criterion)
+        if not 0.0 <= self.alpha < math.inf:
+            raise UsageError(f"--alpha is {self.alpha:g}, wanted a number from 0 up")
+        if self.alpha != 1.0 and not mixture.weight("adaptive"):
+            raise UsageError("--alpha is for --criterion adaptive", "leave one of the two out")
+        match = _GRANULARITY.fullmatch(self.granularity)
+        if not match or (match["share"] and not float(match["share"])):
+            raise UsageError(
+                f"--granularity is {self.granularity!r}, wanted weight, neuron, hybrid or hybrid:S, 0 < S < 1"
+            )
+        if self.granularity != "weight" and self.pattern != "unstructured":
+            raise UsageError(
+                f"--granularity {self.granularity} and --pattern {self.pattern} both say what goes together",
+                "leave one of the two out",
+            )
+        hybrid = self.granularity.startswith("hybrid")
+        if hybrid and self.solver == "sweep" and mixture.solves:
+            raise UsageError(
+                f"--granularity {self.granularity} needs all columns at once, --solver sweep walks them"
+            )
+        if hybrid and self.selection == "sample":
+            raise UsageError(
+                f"--selection sample draws weights or neurons, --granularity {self.granularity} mixes them"
+            )
+        if self.threshold is None:
+            if self.removal != 1.0:
+                raise UsageError("--removal is for --threshold", "with --sparsity the share is known already")
+            return
+        self._check_threshold(mixture)
+
+    def _check_threshold(self, mixture: Mixture) -> None:
+        assert self.threshold is not None
+        threshold = Threshold.parse(self.threshold)
+        if not 0.0 < self.removal <= 1.0:
+            raise UsageError(f"--removal is {self.removal:g}, wanted a share above 0 and up to 1")
+        if self.sparsity is not None:
+            raise UsageError(
+                "--sparsity and --threshold both say how much is removed", "leave one of the two out"
+            )
+        if self.pattern != "unstructured":
+            raise UsageError(
+                f"--threshold judges each weight by itself, --pattern {self.pattern} does not",
+                "with a pattern say --sparsity",
+            )
+        if self.granularity.startswith("hybrid"):
+            raise UsageError(
+                f"--threshold judges weights or neurons, --granularity {self.granularity} mixes them"
+            )
+        if self.allocation != "sensitivity":
+            raise UsageError(
+                f"--threshold says how much each layer loses, and so does --allocation {self.allocation}",
+                "leave one of the two out",
+            )
+        if threshold.kind == "attention" and (mixture.solves or self.selection == "sample"):
+            what = f"--criterion {self.criterion}" if mixture.solves else "--selection sample"
+            raise UsageError(
+                f"--threshold {self.threshold} says which features go, {what} chooses for itself",
+                "--criterion attention goes with it",
+            )
 
     def _check_target(self) -> None:
         if self.target_runtime == "cuda":
@@ -316,8 +449,12 @@ class Recipe:
                 f"{floor} finds the sparsity, --sparsity {self.sparsity:g} sets it",
                 f"drop --sparsity to search, or {floor} to prune to that sparsity",
             )
-        if self.speedup is not None:
-            raise UsageError(f"{floor} finds the sparsity, --speedup another one", "leave one of the two out")
+        for name in ("target_size", "target_speedup", "plan", "threshold"):
+            if getattr(self, name) is not None:
+                other = f"--{name.replace('_', '-')}"
+                raise UsageError(
+                    f"{floor} and {other} each say how much is pruned", "leave one of the two out"
+                )
         if self.rounds > 1:
             raise UsageError(
                 f"--schedule {self.schedule} needs a sparsity to grow to, {floor} finds it",
@@ -367,8 +504,11 @@ class Recipe:
     def _check_labels(self) -> None:
         if self.labels is None:
             return
-        if not self.finetune and self.metric is None:
-            raise UsageError("--labels is for fine-tuning and for --metric", "add --finetune or --metric")
+        if not (self.finetune or self.metric or Mixture.parse(self.criterion).gradients):
+            raise UsageError(
+                "--labels is for fine-tuning, --metric and criteria that need gradients",
+                "add --finetune or --metric",
+            )
         if not self.labels:
             raise UsageError("--labels is empty", "name the array that holds the labels")
         if self.scope == "block":
@@ -400,9 +540,32 @@ class Recipe:
         return self.target_runtime or ("cpu" if self.format == "packed" else "stock")
 
     @property
+    def asks_for_weights(self) -> bool:
+        """Whether the number of zeros is what is asked for, and not what comes of something else."""
+        others = (self.target_size, self.target_speedup, self.plan, self.threshold)
+        return not any(others) and self.budget == "weights" and self.pattern != "auto"
+
+    @property
+    def size_limit(self) -> int | None:
+        """``target_size`` in bytes."""
+        return None if self.target_size is None else amounts.size(self.target_size, "--target-size")
+
+    @property
+    def speedup(self) -> float | None:
+        """``target_speedup`` as a number."""
+        if self.target_speedup is None:
+            return None
+        return amounts.factor(self.target_speedup, "--target-speedup")
+
+    @property
     def base_pattern(self) -> str:
         """The pattern that layers without one of their own get."""
         return "unstructured" if self.pattern == "auto" else self.pattern
+
+    @property
+    def structure(self) -> str:
+        """What becomes zero together, as :meth:`onnxprune.solvers.patterns.Pattern.parse` reads it."""
+        return self.base_pattern if self.granularity == "weight" else self.granularity
 
     @property
     def target_sparsity(self) -> float:

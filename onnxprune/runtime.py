@@ -74,6 +74,7 @@ def session(
     config: Mapping[str, str] | None = None,
     kernels: bool | None = None,
     weights: Mapping[str, NDArray[Any]] | None = None,
+    profile: str | None = None,
     name: str = "",
 ) -> Any:
     """Create an ``onnxruntime.InferenceSession``, with the kernels of onnxprune if it can use them.
@@ -88,6 +89,7 @@ def session(
         kernels: whether sparse ops run on the kernels of ``ort_ops/``. None: if the library is there, the
             model has ops of domain ``onnxprune`` and the session is for the CPU alone; True: or else raise.
         weights: values of initializers that the model says are external; not to be changed afterwards.
+        profile: beginning of the path of the file that ``end_profiling`` of the session writes.
         name: what error messages call the model; default its path.
 
     Raises:
@@ -102,6 +104,8 @@ def session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)
     # A kernel on the CPU keeps its node from the functions that other providers could run

@@ -46,8 +46,11 @@ class Solved:
 
 
 def layer_pattern(layer: Layer, pattern: Pattern) -> Pattern:
-    """Return the pattern of a layer: no kernel looks rows up in blocks, so in tables they would only cost."""
-    return Pattern() if layer.kind == "embedding" and pattern.kind == "block" else pattern
+    """Return the pattern of a layer.
+
+    No kernel looks rows up in blocks, so in tables they would only cost; and rows of tables are words.
+    """
+    return Pattern() if layer.kind == "embedding" and pattern.kind in ("block", "rows") else pattern
 
 
 def open_residuals(cutter: Cutter, stage: Stage, unsolved: set[int]) -> list[str]:

@@ -54,7 +54,9 @@ class Curve:
         return float(np.interp(zeros / self.size, GRID[allowed], cost[allowed]))
 
 
-def allocate(curves: Mapping[str, Curve], zeros: int) -> dict[str, int]:
+def allocate(
+    curves: Mapping[str, Curve], zeros: float, unit: Mapping[str, float] | None = None
+) -> dict[str, int]:
     """Return zeros per layer: the least total cost whose counts sum to ``zeros`` exactly.
 
     Lagrangian relaxation: for a price per zero each layer takes its best grid point; the price is
@@ -63,12 +65,15 @@ def allocate(curves: Mapping[str, Curve], zeros: int) -> dict[str, int]:
     Args:
         curves: layer name -> cost curve.
         zeros: total to give out; more than the layers may take gives each layer its highest.
+        unit: layer name -> what one of its zeros counts, such as multiplications; the sum is then as near to
+            ``zeros`` as whole weights get. Layers whose zeros count nothing keep them all.
     """
     if not curves:
         return {}
     names = list(curves)
     table = np.array([curves[name].on_grid() for name in names])
-    sizes = np.array([curves[name].size for name in names], dtype=np.float64)
+    units = np.array([1.0 if unit is None else unit[name] for name in names])
+    sizes = units * [curves[name].size for name in names]
     counts = sizes[:, None] * GRID
 
     def choose(price: float) -> NDArray[np.int64]:
@@ -89,7 +94,12 @@ def allocate(curves: Mapping[str, Curve], zeros: int) -> dict[str, int]:
     room = above - below
     missing = max(0.0, min(zeros, above.sum()) - below.sum())
     share = missing / room.sum() if room.sum() > 0 else 0.0
-    return exact_counts(dict(zip(names, below + share * room, strict=True)), zeros, curves)
+    given = below + share * room
+    if unit is not None:
+        return {
+            name: round(amount / max(unit[name], 1e-300)) for name, amount in zip(names, given, strict=True)
+        }
+    return exact_counts(dict(zip(names, given, strict=True)), int(zeros), curves)
 
 
 def exact_counts(wanted: Mapping[str, float], zeros: int, curves: Mapping[str, Curve]) -> dict[str, int]:
@@ -111,11 +121,3 @@ def exact_counts(wanted: Mapping[str, float], zeros: int, curves: Mapping[str, C
 
 def _limit(curve: Curve) -> int:
     return int(curve.highest * curve.size)
-
-
-def uniform(sizes: Mapping[str, int], zeros: int) -> dict[str, int]:
-    """Give every layer the same share."""
-    total = sum(sizes.values())
-    curves = {name: Curve(size, (0.5,), (1.0,), highest=1.0) for name, size in sizes.items()}
-    share = min(1.0, zeros / total) if total else 0.0
-    return exact_counts({name: share * size for name, size in sizes.items()}, min(zeros, total), curves)

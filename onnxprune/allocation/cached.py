@@ -32,7 +32,7 @@ def cache_path(
         [layer.name for layer in layers],
         recipe.criterion,
         recipe.solver,
-        recipe.pattern,
+        (recipe.pattern, recipe.granularity, recipe.selection, recipe.alpha),
         recipe.allocation,
         recipe.damping,
         recipe.refit,

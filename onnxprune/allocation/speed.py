@@ -7,6 +7,7 @@ afterwards (:mod:`onnxprune.kernels.select`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,45 @@ from onnxprune.kernels.table import expected_gain, kind_of
 from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.passes.shapes import observe
+from onnxprune.profiling import op_seconds
 from onnxprune.solvers.patterns import Pattern
 
 Grid = NDArray[np.float64]
+_PRODUCTS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "Gemm", "FusedGemm")
+
+
+@dataclass(frozen=True)
+class Times:
+    """Where the dense model spends its time on one sample.
+
+    Attributes:
+        whole: seconds.
+        layers: layer name -> seconds.
+        multiplications: layer name -> how many.
+    """
+
+    whole: float
+    layers: dict[str, float]
+    multiplications: dict[str, float]
+
+    def speedup(self, spent: Mapping[str, float]) -> float:
+        """Return how many times faster the model is when these layers take so many seconds."""
+        return self.whole / (self.whole - sum(self.layers[name] for name in spent) + sum(spent.values()))
+
+
+def layer_times(
+    model: Model, layers: Sequence[Layer], feeds: Sequence[Mapping[str, Any]], threads: int | None = None
+) -> Times:
+    """Measure the dense model; what its products take is divided among the layers by their multiplications.
+
+    ONNX Runtime renames and joins nodes, so its profiler tells operators apart, not layers. Products of two
+    activations count as time of the layers where they are no ``FusedMatMul``.
+    """
+    costs = dense_costs(model, layers, feeds)
+    seconds = op_seconds(model, feeds, threads=threads)
+    products = sum(seconds.get(op, 0.0) for op in _PRODUCTS)
+    total = sum(costs.values()) or 1.0
+    return Times(sum(seconds.values()), {name: products * c / total for name, c in costs.items()}, costs)
 
 
 def dense_costs(

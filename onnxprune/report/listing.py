@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from onnxprune.export import ExportResult
     from onnxprune.inspection import Inspection
     from onnxprune.ops import OpsInfo
+    from onnxprune.sensitivity import SensitivityReport
     from onnxprune.timing import BenchResult, Timing
 
 MAX_WEIGHTS = 16  # rows
@@ -48,6 +49,30 @@ def render_checks(console: Console, checks: Sequence[Check], quiet: bool = False
     problems = sum(check.level == "problem" for check in checks)
     verdict = f"{units.plural(problems, 'problem')}: see the hints above" if problems else "ready to prune"
     paragraph(console, verdict, "bold red" if problems else "bold green")
+
+
+def render_sensitivity(console: Console, report: SensitivityReport, path: str, quiet: bool = False) -> None:
+    """Print a row per layer, the most sensitive first; with ``quiet`` only what was written."""
+    if report.synthetic:
+        paragraph(console, SYNTHETIC, "bold yellow")
+    whole = all(item.output for item in report.layers)
+    if not quiet:
+        level = [f"{100 * level:g} %" for level in report.levels]
+        ranked = sorted(report.layers, key=lambda item: -(item.output or item.error)[-1])
+        rows = [
+            (
+                item.name,
+                units.count(item.weights),
+                *(units.digits(value, 2) for value in (item.output if whole else item.error)),
+                f"{100 * item.sparsity:.1f} %" + (f" {item.pattern}" if item.pattern else ""),
+            )
+            for item in ranked
+        ]
+        table(console, ("layer", "weights", *level, "plan"), rows)
+        what = "divergence of the model's output" if whole else "relative error of the layer's own output"
+        paragraph(console, f"{what}, each layer pruned alone; plan: {100 * report.sparsity:.1f} % in all")
+    if path:
+        paragraph(console, f"{path}: onnxprune MODEL --plan {path}")
 
 
 def render_ops(console: Console, info: OpsInfo, quiet: bool = False) -> None:

@@ -1,6 +1,6 @@
-"""Criteria: one file each, arrays in, saliency array out, no onnx import.
+"""Criteria: one file each, evidence in, saliency array out, no onnx import.
 
-To add one: a file with ``saliency(W, H)``, a line in ``CRITERIA``, a test file. ``obs`` is not here: it
+To add one: a file with ``saliency(evidence)``, a line in ``CRITERIA``, a test file. ``obs`` is not here: it
 chooses and repairs weights in one go (:mod:`onnxprune.solvers`).
 """
 
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.scoring import magnitude, wanda
+from onnxprune.scoring import activation, adaptive, attention, fisher, gradient, magnitude, taylor, wanda
+from onnxprune.scoring.evidence import Evidence
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,21 @@ class Criterion:
     """A saliency function and how its scores are compared.
 
     Attributes:
-        saliency: (W, H) -> scores of the shape of W.
+        saliency: evidence -> scores of the shape of its W, not negative; higher = keep.
         per_row: True when every output row gets the same share of zeros.
     """
 
-    saliency: Callable[[NDArray[np.float32], NDArray[np.float64]], NDArray[np.floating]]
+    saliency: Callable[[Evidence], NDArray[np.floating]]
     per_row: bool
 
 
 CRITERIA = {
-    "magnitude": Criterion(magnitude.saliency, per_row=False),
     "wanda": Criterion(wanda.saliency, per_row=True),
+    "magnitude": Criterion(magnitude.saliency, per_row=False),
+    "activation": Criterion(activation.saliency, per_row=False),
+    "attention": Criterion(attention.saliency, per_row=False),
+    "gradient": Criterion(gradient.saliency, per_row=False),
+    "fisher": Criterion(fisher.saliency, per_row=False),
+    "taylor": Criterion(taylor.saliency, per_row=False),
+    "adaptive": Criterion(adaptive.saliency, per_row=False),
 }

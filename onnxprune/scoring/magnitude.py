@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.scoring.evidence import Evidence
 
-def saliency(W: NDArray[np.float32], H: NDArray[np.float64]) -> NDArray[np.floating]:
+
+def saliency(evidence: Evidence) -> NDArray[np.floating]:
     """Return ``|W|`` (groups, out_features, in_features); the statistics are not used."""
-    del H
-    return np.abs(W)
+    return np.abs(evidence.W)

@@ -154,6 +154,7 @@ def solve(
     *,
     damping: float,
     quick: bool = False,
+    emphasis: Floats | None = None,
 ) -> tuple[Floats, Mask]:
     """Return the pruned weights and their mask; minimises ``||(W - W') X||^2`` over both.
 
@@ -164,6 +165,8 @@ def solve(
         zeros: zeros wanted in the mask.
         damping: ridge as a share of the mean diagonal of H.
         quick: fewer iterations, for an estimate; what was prepared goes first.
+        emphasis: factors of the shape of W, above 0, on the energies that the support is chosen by; the
+            weights that stay are still those that minimise the error. None: all 1.
 
     Raises:
         np.linalg.LinAlgError: when H is not positive definite even with damping.
@@ -171,8 +174,8 @@ def solve(
     schedule = schedule_for(W.shape, quick=quick)
     prepared = H if isinstance(H, Prepared) else Prepared(H, damping, schedule)
     target = prepared.target(W)
-    Z = _Iteration(target, prepared, pattern, zeros).run()
-    keep = pattern.keep(Z * Z, zeros)
+    Z = _Iteration(target, prepared, pattern, zeros, emphasis).run()
+    keep = pattern.keep(Z * Z if emphasis is None else Z * Z * emphasis, zeros)
     result = np.empty_like(Z)
 
     def finish(rows: slice) -> None:
@@ -193,8 +196,11 @@ class _Iteration:
     numpy's masked writes take ten times as long.
     """
 
-    def __init__(self, target: Target, prepared: Prepared, pattern: Pattern, zeros: int) -> None:
+    def __init__(
+        self, target: Target, prepared: Prepared, pattern: Pattern, zeros: int, emphasis: Floats | None
+    ) -> None:
         self.target, self.prepared, self.pattern, self.zeros = target, prepared, pattern, zeros
+        self.emphasis = emphasis
         self.relaxation = np.float32(prepared.schedule.relaxation)
         start = target.start
         self.rows = split(start.shape[1])
@@ -241,6 +247,8 @@ class _Iteration:
             U *= 2 - self.relaxation
         Z_next += U
         np.multiply(Z_next, Z_next, out=U)  # the energy that _choose ranks
+        if self.emphasis is not None:
+            U *= self.emphasis[:, rows]
 
     def _choose(self) -> None:
         """Move the support; the exact count does not matter before the last iteration."""

@@ -21,9 +21,14 @@ def keep(table: NDArray[np.float32], counts: NDArray[np.int64], pattern: Pattern
         pattern: of the zeros; rows are the output features.
         zeros: entries to drop.
     """
-    score = table * table
-    norm = np.maximum(score.mean(axis=1, keepdims=True), 1e-30)
-    # Each row by itself: a token that the few calibration texts do not hold may be the user's next word.
-    # Seen rows count a little more, by the logarithm because word frequencies span orders of magnitude.
-    weight = 1.0 + np.log1p(counts.astype(np.float32))[:, None]
-    return pattern.keep((score / norm * weight)[None].astype(np.float32), zeros)
+    return pattern.keep((table * table * row_weights(table, counts))[None].astype(np.float32), zeros)
+
+
+def row_weights(table: NDArray[np.float32], counts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return what the squares of each row count: (rows, 1).
+
+    Each row by itself: a token that the few calibration texts do not hold may be the user's next word. Seen
+    rows count a little more, by the logarithm because word frequencies span orders of magnitude.
+    """
+    norm = np.maximum((table * table).mean(axis=1, keepdims=True), 1e-30)
+    return np.asarray((1.0 + np.log1p(counts.astype(np.float32))[:, None]) / norm, dtype=np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from onnxprune.errors import ModelError
 from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.parallel import available, map_threads, multiply
+from onnxprune.scoring.evidence import Evidence
 from onnxprune.solvers import admm
 from onnxprune.solvers.columns import column_order
 from onnxprune.solvers.patterns import Mask, Pattern
@@ -145,7 +147,7 @@ def _key(job: Job, method: Method, repair: bool) -> tuple[object, ...]:
 
 def _inverts_once(job: Job, method: Method) -> bool:
     """Whether the inverses of the job's H are made before it is solved, and fit in memory."""
-    by_admm = method.criterion == "obs" and method.solver == "admm" and job.zeros > 0
+    by_admm = method.mixture.solves and method.solver == "admm" and job.zeros > 0
     in_order = column_order(job.layer, job.pattern) is None
     return by_admm and in_order and job.layer.view.matrix[2] <= admm.MAX_SHARED
 
@@ -153,7 +155,7 @@ def _inverts_once(job: Job, method: Method) -> bool:
 def aim(job: Job, method: Method, *, repair: bool) -> Aim:
     """Return what to ask of a layer: the dense model's outputs, or without ``repair`` its own weight."""
     # Wanda's norms are those of the inputs, not of their deviations from the mean.
-    centre = _centred(job, repair) and method.criterion == "obs"
+    centre = _centred(job, repair) and method.mixture.solves
     H, G, R = job.moments.centred(job.layer.name, centre)
     wanted = ridge(job.moments, H, method.damping)
     if not repair or (G is H and R is None):
@@ -176,12 +178,14 @@ def solve_layer(
     """
     layer, moments, H, target = job.layer, job.moments, aimed.H, aimed.weight
     centre, given = _centred(job, repair), method.damping
-    method = replace(method, pattern=job.pattern, damping=aimed.used)
+    evidence = evidence_of(job, target, method) if method.mixture.scores else Evidence(target, H)
+    method = replace(method, pattern=job.pattern, damping=aimed.used, seed=_seed(layer, method))
     order = column_order(layer, method.pattern)
     if order is None:
-        pruned, mask = prune_matrix(target, H, job.zeros, method, prepared)
+        pruned, mask = prune_matrix(target, H, job.zeros, method, prepared, evidence)
     else:
-        pruned, mask = prune_matrix(target[:, :, order], H[:, order][:, :, order], job.zeros, method)
+        seen = evidence.columns(order)
+        pruned, mask = prune_matrix(seen.W, H[:, order][:, :, order], job.zeros, method, None, seen)
         back = np.argsort(order)
         pruned, mask = pruned[:, :, back], mask[:, :, back]
     error = relative_error(target, pruned, H)
@@ -194,6 +198,18 @@ def solve_layer(
         pruned = fill_kept(pruned, mask, layer.dtype)
     shift = bias_shift(moments, layer.name, job.W, pruned).ravel() if centre else None
     return Solution(pruned, int((~mask).sum()), shift, error, given * (aimed.used / aimed.wanted))
+
+
+def evidence_of(job: Job, W: Floats, method: Method) -> Evidence:
+    """Return what criteria may look at; ``W`` is to be pruned: the job's weight or its repaired form."""
+    H, _, _ = job.moments.centred(job.layer.name, False)
+    mean = job.moments.sum_p / max(job.moments.n, 1)
+    return Evidence(W, H, mean, method.slopes.get(job.layer.name), method.alpha)
+
+
+def _seed(layer: Layer, method: Method) -> int | None:
+    """Return the seed of one layer: those of equal shape are not to draw the same numbers."""
+    return None if method.seed is None else method.seed * 2**32 + zlib.crc32(layer.name.encode())
 
 
 def ridge(moments: Moments, H: NDArray[np.float64], least: float) -> float:

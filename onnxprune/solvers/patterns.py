@@ -24,21 +24,27 @@ class Pattern:
 
     Attributes:
         kind: "unstructured"; "nm": at most ``rows`` nonzeros in each ``columns`` neighbouring input
-            features of an output row (N:M); "block": ``rows`` output rows x ``columns`` input columns.
+            features of an output row (N:M); "block": ``rows`` output rows x ``columns`` input columns;
+            "rows": whole output rows first, for ``share`` of the zeros, then single weights of the others.
         rows: N or R.
         columns: M or C.
         free: of blocks: any rows of a group (of a grouped convolution) may form a block, not only
             neighbours. In one matrix they are the same rows in every column, so all of their columns agree.
+        share: of "rows": 1 for whole rows only.
     """
 
-    kind: Literal["unstructured", "nm", "block"] = "unstructured"
+    kind: Literal["unstructured", "nm", "block", "rows"] = "unstructured"
     rows: int = 1
     columns: int = 1
     free: bool = False
+    share: float = 0.0
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
         """Read ``unstructured``, ``N:M`` (0 < N < M), ``block:RxC`` (R, C >= 1) or ``block:RxC,adjacent``.
+
+        Also ``neuron`` (whole rows) and ``hybrid`` or ``hybrid:S`` (whole rows for a share S of the zeros,
+        0 < S < 1, default a half).
 
         Raises:
             UsageError: for anything else.
@@ -52,7 +58,13 @@ class Pattern:
         ) > 0:
             rows = int(match[1])
             return cls("block", rows, int(match[2]), free=rows > 1 and not match[3])
-        raise UsageError(f"pattern is {text!r}, wanted unstructured, N:M or block:RxC[,adjacent]")
+        if text == "neuron":
+            return cls("rows", share=1.0)
+        if (match := re.fullmatch(r"hybrid(?::(0?\.\d+))?", text)) and float(match[1] or 0.5) > 0:
+            return cls("rows", share=float(match[1] or 0.5))
+        raise UsageError(
+            f"pattern is {text!r}, wanted unstructured, N:M, block:RxC[,adjacent], neuron or hybrid[:S]"
+        )
 
     def __str__(self) -> str:
         """Return what :meth:`parse` reads."""
@@ -60,6 +72,8 @@ class Pattern:
             return self.kind
         if self.kind == "nm":
             return f"{self.rows}:{self.columns}"
+        if self.kind == "rows":
+            return "neuron" if self.share == 1 else f"hybrid:{self.share:.6f}".rstrip("0")
         return f"block:{self.rows}x{self.columns}" + ("" if self.free or self.rows == 1 else ",adjacent")
 
     @property
@@ -84,8 +98,9 @@ class Pattern:
 
         Args:
             saliency: (groups, out_features, in_features), not negative, no NaN.
-            zeros: weights to drop. Blocks come whole, so with blocks the count is reached to within
-                half a block; N:M drops the same number whenever ``zeros`` is not 0.
+            zeros: weights to drop. Blocks and whole rows come whole, so the count is reached to within
+                half of one; N:M drops the same number whenever ``zeros`` is not 0. Of rows, one is kept
+                unless all weights are to go.
         """
         if zeros <= 0:
             return np.ones(saliency.shape, dtype=bool)
@@ -99,6 +114,8 @@ class Pattern:
             return mask
         if self.kind == "block":
             return self._keep_blocks(saliency, zeros)
+        if self.kind == "rows":
+            return self._keep_rows(saliency, zeros)
         return ~lowest(saliency, zeros)
 
     def row_order(self, saliency: NDArray[np.floating], zeros: int) -> NDArray[np.int64]:
@@ -117,6 +134,17 @@ class Pattern:
         np.put_along_axis(keep, order[..., : self.columns - self.rows], False, axis=-1)
         mask = np.ones(saliency.shape, dtype=bool)
         mask[:, :, :whole] = keep.reshape(groups, rows, whole)
+        return mask
+
+    def _keep_rows(self, saliency: NDArray[np.floating], zeros: int) -> Mask:
+        groups, rows, columns = saliency.shape
+        count = int(self.share * zeros / columns + (0.5 if self.share == 1 else 0.0))
+        if zeros < saliency.size:
+            count = min(count, groups * rows - 1)
+        gone = lowest(saliency.sum(axis=2, dtype=np.float64), count)
+        mask = np.repeat(~gone[:, :, None], columns, axis=2)
+        if self.share < 1:
+            mask[mask] = ~lowest(saliency[mask], zeros - count * columns)
         return mask
 
     def _keep_blocks(self, saliency: NDArray[np.floating], zeros: int) -> Mask:
@@ -158,6 +186,8 @@ class Pattern:
             corner = mask[:, :: self.rows, :: self.columns]
             full = np.repeat(np.repeat(corner, self.rows, 1), self.columns, 2)[:, :rows, :columns]
             return bool((full == mask).all())
+        if self.kind == "rows" and self.share == 1:
+            return bool((mask.all(axis=2) | ~mask.any(axis=2)).all())
         return True
 
     def _rows_agree(self, mask: Mask) -> bool:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.scoring import CRITERIA
+from onnxprune.mixture import Mixture
+from onnxprune.scoring import mixed
+from onnxprune.scoring.attention import sample_attention
+from onnxprune.scoring.evidence import Evidence, Slopes
 from onnxprune.solvers import admm, sweep
+from onnxprune.solvers.choose import among, choose, luck
 from onnxprune.solvers.linalg import damped
-from onnxprune.solvers.patterns import Mask, Pattern, lowest
+from onnxprune.solvers.patterns import Mask, Pattern
 from onnxprune.solvers.refit import refit
 
 Floats = NDArray[np.float32]
@@ -21,12 +26,17 @@ class Method:
     """The part of a recipe that a single layer needs.
 
     Attributes:
-        criterion: ``obs`` or a key of :data:`onnxprune.scoring.CRITERIA`.
+        criterion: what :meth:`onnxprune.mixture.Mixture.parse` reads.
         solver: of ``obs``: ``admm`` or ``sweep``.
         pattern: of the zeros.
         damping: ridge as a share of the mean diagonal of the Hessian.
         refit: repair what a criterion other than obs keeps, by least squares on its mask.
         quick: fewer ADMM iterations, for an estimate.
+        alpha: of the criterion ``adaptive``.
+        seed: keep weights by chance, in proportion to their scores; None: the highest scores.
+        inattentive: weights of output features with less than this share of the mean sample attention go
+            before all others; None: no difference is made.
+        slopes: weight name -> its gradients, where the criterion needs them.
     """
 
     criterion: str = "obs"
@@ -35,6 +45,15 @@ class Method:
     damping: float = 0.01
     refit: bool = True
     quick: bool = False
+    alpha: float = 1.0
+    seed: int | None = None
+    inattentive: float | None = None
+    slopes: Mapping[str, Slopes] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def mixture(self) -> Mixture:
+        """The criterion, taken apart."""
+        return Mixture.parse(self.criterion)
 
 
 def prune_matrix(
@@ -43,6 +62,7 @@ def prune_matrix(
     zeros: int,
     method: Method,
     prepared: admm.Prepared | None = None,
+    evidence: Evidence | None = None,
 ) -> tuple[Floats, Mask]:
     """Return the pruned matrix and its mask (True = keep).
 
@@ -52,49 +72,52 @@ def prune_matrix(
         zeros: weights to set to zero.
         method: how.
         prepared: what ADMM can share between matrices with the same H.
+        evidence: what criteria other than obs look at; None: W and H.
     """
     if zeros <= 0:
         return W, np.ones(W.shape, dtype=bool)
-    if method.criterion == "obs" and method.pattern.free:
-        order = method.pattern.row_order(W * W * np.einsum("gii->gi", H)[:, None, :], zeros)[:, :, None]
-        adjacent = replace(method, pattern=method.pattern.adjacent)
-        found = prune_matrix(np.take_along_axis(W, order, 1), H, zeros, adjacent, prepared)
-        back = np.argsort(order, axis=1)
-        return np.take_along_axis(found[0], back, 1), np.take_along_axis(found[1], back, 1)
-    if method.criterion == "obs":
-        if method.solver == "sweep":
-            return sweep.solve(W, H, method.pattern, zeros, damping=method.damping)
-        return admm.solve(
-            W,
-            prepared or H,
-            method.pattern,
-            zeros,
-            damping=method.damping,
-            quick=method.quick,
-        )
-    criterion = CRITERIA[method.criterion]
-    score = criterion.saliency(W, H)
-    if criterion.per_row and method.pattern.kind == "unstructured":
-        mask = _keep_per_row(score, zeros)
-    else:
-        mask = method.pattern.keep(score, zeros)
+    evidence, mixture = evidence or Evidence(W, H, alpha=method.alpha), method.mixture
+    if mixture.solves:
+        return _solve(W, H, zeros, method, prepared, mixed.emphasis(mixture, evidence))
+    score = mixed.saliency(mixture, evidence)
+    if method.inattentive is not None:
+        score = among(score, sample_attention(evidence)[:, :, None] < method.inattentive)
+    mask = choose(score, zeros, method.pattern, per_row=mixed.per_row(mixture), seed=method.seed)
     if not method.refit:
         return np.where(mask, W, np.float32(0)), mask
     Hd = damped(H, method.damping).astype(np.float32)
     return refit(W, mask, Hd, W @ Hd), mask
 
 
-def _keep_per_row(score: NDArray[np.floating], zeros: int) -> Mask:
-    """Drop the same number in every output row; what does not divide goes to the lowest scores left."""
-    groups, rows, columns = score.shape
-    each = zeros // (groups * rows)
-    order = np.argsort(score, axis=-1, kind="stable")
-    mask = np.ones(score.shape, dtype=bool)
-    np.put_along_axis(mask, order[..., :each], False, axis=-1)
-    left = zeros - each * groups * rows
-    if left and each < columns:
-        following = np.take_along_axis(score, order[..., each : each + 1], axis=-1)
-        extra = lowest(following, left)
-        at = np.argwhere(extra[..., 0])
-        mask[at[:, 0], at[:, 1], order[at[:, 0], at[:, 1], each]] = False
-    return mask
+def _solve(
+    W: Floats,
+    H: NDArray[np.float64],
+    zeros: int,
+    method: Method,
+    prepared: admm.Prepared | None,
+    emphasis: Floats | None,
+) -> tuple[Floats, Mask]:
+    """Let the OBS solver choose and repair; ``emphasis`` as in :func:`onnxprune.solvers.admm.solve`."""
+    if method.pattern.free:
+        energy = W * W * np.einsum("gii->gi", H)[:, None, :]
+        energy = energy if emphasis is None else energy * emphasis
+        order = method.pattern.row_order(energy, zeros)[:, :, None]
+        adjacent = replace(method, pattern=method.pattern.adjacent)
+        factors = None if emphasis is None else np.take_along_axis(emphasis, order, 1)
+        found = _solve(np.take_along_axis(W, order, 1), H, zeros, adjacent, prepared, factors)
+        back = np.argsort(order, axis=1)
+        return np.take_along_axis(found[0], back, 1), np.take_along_axis(found[1], back, 1)
+    if method.seed is not None:
+        factors = luck(W.shape, method.pattern, method.seed).astype(np.float32)
+        emphasis = factors if emphasis is None else emphasis * factors
+    if method.solver == "sweep":
+        return sweep.solve(W, H, method.pattern, zeros, damping=method.damping, emphasis=emphasis)
+    return admm.solve(
+        W,
+        prepared or H,
+        method.pattern,
+        zeros,
+        damping=method.damping,
+        quick=method.quick,
+        emphasis=emphasis,
+    )

@@ -18,14 +18,21 @@ BLOCK = 128  # columns whose updates are applied together
 
 
 def solve(
-    W: Floats, H: NDArray[np.floating], pattern: Pattern, zeros: int, *, damping: float
+    W: Floats,
+    H: NDArray[np.floating],
+    pattern: Pattern,
+    zeros: int,
+    *,
+    damping: float,
+    emphasis: Floats | None = None,
 ) -> tuple[Floats, Mask]:
     """Return the pruned weights and their mask; arguments as :func:`onnxprune.solvers.admm.solve`."""
     inverse, _ = inverse_hessian(H, damping)
     diagonal = np.einsum("gii->gi", inverse)[:, None, :]
     U = np.asarray(np.linalg.cholesky(inverse).swapaxes(1, 2), dtype=np.float64)  # upper: inverse = U^T U
     wide: NDArray[np.float64] = W.astype(np.float64)
-    plan = pattern.keep(wide**2 / diagonal, zeros)
+    factor = np.ones(W.shape, np.float32) if emphasis is None else emphasis
+    plan = pattern.keep(wide**2 / diagonal * factor, zeros)
     width = BLOCK
     if pattern.columns > 1:
         width = max(pattern.columns, BLOCK // pattern.columns * pattern.columns)
@@ -36,16 +43,18 @@ def solve(
         stop = min(start + width, columns)
         corner = U[:, start:stop, start:stop]
         saliency = wide[:, :, start:stop] ** 2 / np.einsum("gii->gi", corner)[:, None, :] ** 2
+        saliency *= factor[:, :, start:stop]
         # Blocks at the edges are smaller, so what an earlier block of columns had too much goes off the next.
         count = int((~plan[:, :, :stop]).sum()) - int((~mask[:, :, :start]).sum())
         mask[:, :, start:stop] = pattern.keep(saliency, count)
-        error = _sweep_block(wide[:, :, start:stop], mask[:, :, start:stop], corner, late)
+        at = np.s_[:, :, start:stop]
+        error = _sweep_block(wide[at], mask[at], factor[at], corner, late)
         wide[:, :, stop:] -= error @ U[:, start:stop, stop:]
     return wide.astype(np.float32), mask
 
 
 def _sweep_block(
-    W: NDArray[np.float64], mask: Mask, U: NDArray[np.float64], late: Pattern | None
+    W: NDArray[np.float64], mask: Mask, factor: Floats, U: NDArray[np.float64], late: Pattern | None
 ) -> NDArray[np.float64]:
     """Prune the columns of ``W`` in place, left to right; return the error that later columns absorb.
 
@@ -56,7 +65,7 @@ def _sweep_block(
         if late and column % late.columns == 0:
             group = slice(column, column + late.columns)
             inverse = np.einsum("gii->gi", U[:, group, group])[:, None, :]
-            mask[:, :, group] = late.keep(W[:, :, group] ** 2 / inverse**2, 1)
+            mask[:, :, group] = late.keep(W[:, :, group] ** 2 / inverse**2 * factor[:, :, group], 1)
         kept = np.where(mask[:, :, column], W[:, :, column], 0.0)
         error = (W[:, :, column] - kept) / U[:, column, column, None]
         W[:, :, column] = kept

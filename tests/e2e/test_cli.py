@@ -170,6 +170,38 @@ class TestCompare:
         assert "hello" in done.stderr
 
 
+class TestSensitivity:
+    def test_curves_a_plan_and_a_figure(self, models: Path) -> None:
+        files = ("-o", "plan.json", "--plot", "curves.svg")
+        words = (
+            "dense.onnx",
+            "--data",
+            "x.npz",
+            "--min-size",
+            "16",
+            "--levels",
+            "0.5,0.9",
+            "--sparsity",
+            "0.4",
+        )
+        done = run("sensitivity", *words, *files, cwd=models)
+        assert done.returncode == 0, done.stderr
+        assert "50 %" in done.stdout and "plan: 40.0 % in all" in done.stdout
+        assert "onnxprune MODEL --plan plan.json" in done.stdout
+        assert (models / "curves.svg").read_text().startswith("<?xml")
+        pruned = ("dense.onnx", "--data", "x.npz", "--min-size", "16", "--plan", "plan.json", "--json")
+        done = run(*pruned, cwd=models)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["zeros"] == 64  # 40 % of 160
+
+    def test_the_document_is_a_plan(self, models: Path) -> None:
+        words = ("dense.onnx", "--data", "x.npz", "--min-size", "16", "--json")
+        document = json.loads(run("sensitivity", *words, cwd=models).stdout)
+        assert document["layers"]["w"]["sparsity"] == 0.7 and len(document["levels"]) == 5
+        refused = run("sensitivity", *words, "--levels", "0.9,0.5", cwd=models)
+        assert refused.returncode == 2 and "--levels is '0.9,0.5'" in refused.stderr
+
+
 class TestBench:
     def test_two_models(self, models: Path) -> None:
         done = run(

@@ -7,7 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from onnxprune.allocation.threshold import is_below
+from onnxprune.solvers.choose import choose
 from onnxprune.solvers.patterns import Pattern, lowest
+from onnxprune.threshold import Threshold
 
 # Few distinct values, so that ties are the rule; wide ones too, since float32 sums round.
 VALUES = st.one_of(
@@ -18,6 +21,7 @@ SALIENCIES = npst.array_shapes(min_dims=3, max_dims=3, max_side=6).flatmap(
 )
 BLOCKS = st.builds(Pattern, st.just("block"), st.integers(1, 5), st.integers(1, 5))
 FREE = st.builds(Pattern, st.just("block"), st.integers(2, 5), st.integers(1, 3), st.just(True))
+ROWS = st.one_of(st.just(1.0), st.floats(0.05, 0.95)).map(lambda share: Pattern("rows", share=share))
 NM = st.tuples(st.integers(1, 4), st.integers(1, 4)).map(lambda p: Pattern("nm", p[0], p[0] + p[1]))
 
 
@@ -149,3 +153,69 @@ def test_zeros_can_be_reached(shape: tuple[int, int, int], pattern: Pattern, spa
         assert abs(zeros - sparsity * total) <= 0.5
     if pattern.kind != "block":
         assert dropped(pattern.keep(np.ones(shape, np.float32), zeros)) == zeros
+
+
+@given(SALIENCIES, st.integers(0, 230))
+def test_neurons_go_whole_and_near_the_count(saliency: np.ndarray, zeros: int) -> None:
+    pattern = Pattern.parse("neuron")
+    mask = pattern.keep(saliency, zeros)
+    rows = mask.reshape(-1, mask.shape[2])
+    assert (rows.all(1) | ~rows.any(1)).all() and pattern.holds(mask)
+    if zeros < saliency.size:
+        assert rows.any()  # one is always left
+    count = int(rows.any(1).sum())
+    if zeros >= saliency.size or count > 1:
+        assert abs(dropped(mask) - min(zeros, saliency.size)) <= mask.shape[2] / 2
+    score = saliency.reshape(rows.shape).sum(1, dtype=np.float64)
+    if 0 < count < len(rows):
+        assert score[~rows.any(1)].max() <= score[rows.any(1)].min()
+
+
+@given(SALIENCIES, ROWS, st.integers(0, 230))
+def test_hybrid_counts_are_exact(saliency: np.ndarray, pattern: Pattern, zeros: int) -> None:
+    if pattern.share == 1:
+        return
+    mask = pattern.keep(saliency, zeros)
+    assert dropped(mask) == min(zeros, saliency.size)
+    whole = int(pattern.share * zeros / mask.shape[2])
+    assert int((~mask).all(2).sum()) >= min(whole, mask.shape[0] * mask.shape[1] - 1)
+
+
+@given(SALIENCIES, st.one_of(st.just(Pattern()), ROWS), st.integers(0, 115), st.integers(0, 115))
+def test_more_zeros_keep_the_zeros_that_were(
+    saliency: np.ndarray, pattern: Pattern, zeros: int, more: int
+) -> None:
+    if pattern.kind == "rows" and pattern.share < 1:
+        return  # another row may take the place of weights
+    fewer, many = pattern.keep(saliency, zeros), pattern.keep(saliency, zeros + more)
+    assert not (many & ~fewer).any()
+
+
+@given(
+    SALIENCIES,
+    st.one_of(st.just(Pattern()), st.just(Pattern.parse("neuron")), NM, BLOCKS, FREE),
+    st.integers(0, 230),
+    st.integers(0, 2**32),
+)
+def test_chance_drops_as_many_as_rank(saliency: np.ndarray, pattern: Pattern, zeros: int, seed: int) -> None:
+    mask = choose(saliency, zeros, pattern, seed=seed)
+    assert pattern.holds(mask)
+    np.testing.assert_array_equal(mask, choose(saliency, zeros, pattern, seed=seed))
+    even = saliency.shape[1] % pattern.rows == 0 and saliency.shape[2] % pattern.columns == 0
+    if pattern.kind != "block" or even:
+        assert dropped(mask) == dropped(pattern.keep(saliency, zeros))
+
+
+@given(SALIENCIES, st.sampled_from(["abs", "rel"]), st.floats(1e-3, 1e3), st.floats(1, 100))
+def test_higher_thresholds_take_more(saliency: np.ndarray, kind: str, value: float, factor: float) -> None:
+    low, high = (is_below(saliency, Threshold(kind, v)) for v in (value, value * factor))  # type: ignore[arg-type]
+    assert not (low & ~high).any()
+    if low.any() and not low.all():
+        assert saliency[low].max() < saliency[~low].min()
+    np.testing.assert_array_equal(low, ~Pattern().keep(saliency, int(low.sum())))
+
+
+@given(ROWS)
+def test_granularity_is_written_as_it_is_read(pattern: Pattern) -> None:
+    again = Pattern.parse(str(pattern))
+    assert again.kind == "rows" and abs(again.share - pattern.share) < 1e-6

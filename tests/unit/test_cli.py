@@ -106,7 +106,7 @@ class TestDefaultCommand:
         assert pipeline.arguments[0] == Path("inspct")
 
     def test_every_command_has_help(self, capsys: pytest.CaptureFixture[str]) -> None:
-        known = {"prune", "finetune", "inspect", "compare", "bench", "export", "doctor", "ops"}
+        known = {"prune", "finetune", "sensitivity", "inspect", "compare", "bench", "export", "doctor", "ops"}
         assert set(cli.commands) == known
         for words in (*([name] for name in cli.commands if name != "ops"), ["ops", "build"], ["ops", "info"]):
             assert main([*words, "--help"]) == 0

@@ -66,4 +66,4 @@ def test_curves_are_the_errors_on_the_rows(model: Model) -> None:
 def test_uniform_needs_no_curves(model: Model) -> None:
     layers, _ = find_layers(model, min_size=32)
     found = measure_sums(model, find_stages(model, layers), [sums()], Recipe(allocation="uniform"))
-    assert found.sensitivity is not None and not found.sensitivity.error
+    assert found.sensitivity is None and set(found.facts) == {"w", "v"}

@@ -265,7 +265,17 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         "options",
-        [{"finetune": True}, {"pattern": "auto"}, {"min_agreement": 0.9}, {"format": "sparse-initializer"}],
+        [
+            {"finetune": True},
+            {"pattern": "auto"},
+            {"min_agreement": 0.9},
+            {"format": "sparse-initializer"},
+            {"criterion": "obs+fisher"},
+            {"allocation": "owl"},
+            {"threshold": "mean"},
+            {"target_size": "1kB"},
+            {"budget": "flops"},
+        ],
     )
     def test_options_that_need_data(self, dense: Model, options: dict[str, Any]) -> None:
         with pytest.raises(UsageError, match="Pruner"):
@@ -279,9 +289,18 @@ class TestRefusals:
             pruner.feed([])
         assert pruner.samples == 0
 
-    @pytest.mark.parametrize("pattern", ["2:4", "block:4x1"])
-    def test_patterns_hold(self, dense: Model, tmp_path: Path, pattern: str) -> None:
-        pruner = Pruner(dense, pattern=pattern, **OPTIONS)
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"pattern": "2:4"},
+            {"pattern": "block:4x1"},
+            {"granularity": "neuron"},
+            {"allocation": "erk"},
+            {"criterion": "attention"},
+        ],
+    )
+    def test_patterns_hold(self, dense: Model, tmp_path: Path, options: dict[str, Any]) -> None:
+        pruner = Pruner(dense, **{**OPTIONS, **options})
         pruner.feed(X)
         assert pruner.save(tmp_path / "p.onnx", 0.5).is_file()  # the check reads the patterns
 

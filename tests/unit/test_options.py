@@ -35,7 +35,7 @@ def test_given_knows_what_was_typed() -> None:
         (("--mean", "1,,2"), "such as 0.485,0.456,0.406"),
         (("--samples", "many"), "'many' is not a valid int"),
         (("--sparsity", "70%"), "not a valid float"),
-        (("--criterion", "best"), "'obs', 'wanda', 'magnitude'"),
+        (("--solver", "best"), "'admm', 'sweep'"),
         (("--sparsty", "0.7"), "sparsity"),
     ],
 )

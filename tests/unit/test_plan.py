@@ -15,9 +15,9 @@ from onnxprune import plan
 from onnxprune.calibration.data import CalibrationData, from_iterable
 from onnxprune.layers import Layer, find_layers
 from onnxprune.model import Model
-from onnxprune.plan import PROBE_ROWS, Plan, make_plan, probe_batches, total_zeros
+from onnxprune.plan import PROBE_ROWS, Plan, make_plan, probe_batches
 from onnxprune.progress import NullProgress
-from onnxprune.recipe import Recipe
+from onnxprune.recipe import ALLOCATIONS, Recipe
 
 Build = Callable[..., onnx.ModelProto]
 TEXT = """g (float[N, 8] x) => (float[N, 7] y) {
@@ -65,7 +65,7 @@ def planned(model: Model, layers: Sequence[Layer], data: CalibrationData, **opti
     return make_plan(model, layers, data, dataclasses.replace(QUICK, **options), NullProgress())
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "error", "sensitivity"])
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
 @pytest.mark.parametrize("sparsity", [0.0, 0.123, 0.5, 0.777, 0.95])
 def test_the_sum_is_exact(
     model: Model, layers: tuple[Layer, ...], data: CalibrationData, allocation: str, sparsity: float
@@ -81,7 +81,7 @@ def test_the_sum_is_exact(
     assert found.cached is False and found.tied == {}
 
 
-@pytest.mark.parametrize("allocation", ["error", "sensitivity"])
+@pytest.mark.parametrize("allocation", ["error", "sensitivity", "global"])
 def test_what_does_not_matter_gets_the_zeros(build_model: Build, allocation: str) -> None:
     """w3 is cut to one row in use; the other allocations must see it, uniform does not."""
     weights = {name: noise(*shape) for name, shape in SHAPES.items()}
@@ -102,7 +102,7 @@ def test_uniform_measures_nothing(
     assert calls == []
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "error", "sensitivity"])
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
 @pytest.mark.parametrize("sparsity", [0.1, 0.25, 0.4, None])
 def test_nm_is_all_or_nothing(
     model: Model, layers: tuple[Layer, ...], data: CalibrationData, allocation: str, sparsity: float | None
@@ -141,11 +141,6 @@ def test_nm_leaves_incomplete_groups_out_of_the_count(build_model: Build) -> Non
     layers, _ = find_layers(model, min_size=16)
     data = from_iterable(model, noise(16, 10), QUICK)
     assert planned(model, layers, data, allocation="uniform", pattern="2:4").zeros == {"w": 6 * 2 * 2}
-
-
-def test_total_is_rounded_over_all_layers(layers: tuple[Layer, ...]) -> None:
-    assert total_zeros(layers, Recipe(sparsity=0.501)) == round(0.501 * SIZE)
-    assert total_zeros(layers, Recipe(pattern="1:4")) == round(0.75 * SIZE)
 
 
 class TestTied:

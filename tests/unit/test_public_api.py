@@ -27,7 +27,7 @@ def test_all_names_are_there() -> None:
 
 def test_all_is_sorted_and_what_we_promise() -> None:
     promised = ["bench", "compare", "export", "inspect", "load", "prune", "register", "save", "session"]
-    promised += ["Model", "Pruner", "Recipe", "Report", "distill"]
+    promised += ["Model", "Pruner", "Recipe", "Report", "SensitivityReport", "distill", "sensitivity"]
     assert sorted(onnxprune.__all__) == sorted([*promised, "errors", "__version__"])
     assert len(set(onnxprune.__all__)) == len(onnxprune.__all__)
 
@@ -41,7 +41,7 @@ def test_functions_are_functions_and_classes_are_classes() -> None:
             assert callable(value) and value.__name__ == name, name
 
 
-@pytest.mark.parametrize("name", ["bench", "compare", "export"])
+@pytest.mark.parametrize("name", ["bench", "compare", "export", "sensitivity"])
 def test_importing_the_module_does_not_hide_the_function(name: str) -> None:
     home = f"onnxprune.{name}"
     load = f"import importlib, onnxprune; importlib.import_module('{home}')"

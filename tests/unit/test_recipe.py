@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from onnxprune.errors import UsageError
 from onnxprune.recipe import (
     ALLOCATIONS,
+    BUDGETS,
     CRITERIA,
     FORMATS,
     LAYOUTS,
     METRICS,
     SCOPES,
+    SELECTIONS,
     SOLVERS,
     SOLVES,
     TARGETS,
@@ -47,6 +49,26 @@ def test_is_frozen() -> None:
         ({"sparsity": 70.0}, "--sparsity"),
         ({"sparsity": math.nan}, "--sparsity"),
         ({"criterion": "best"}, "obs, wanda, magnitude"),
+        ({"criterion": "obs+best"}, "joined by +"),
+        ({"criterion": "fisher+fisher"}, "names fisher twice"),
+        ({"alpha": -1.0, "criterion": "adaptive"}, "--alpha is -1"),
+        ({"alpha": 2.0}, "--alpha is for --criterion adaptive"),
+        ({"selection": "luck"}, "rank, sample"),
+        ({"granularity": "head"}, "weight, neuron, hybrid"),
+        ({"granularity": "hybrid:0.0"}, "0 < S < 1"),
+        ({"granularity": "hybrid:1.5"}, "0 < S < 1"),
+        ({"granularity": "neuron", "pattern": "2:4"}, "--granularity neuron and --pattern 2:4"),
+        ({"granularity": "hybrid", "solver": "sweep"}, "--solver sweep walks them"),
+        ({"granularity": "hybrid", "selection": "sample"}, "--selection sample"),
+        ({"threshold": "0.5"}, "abs:X, rel:X, attention:X"),
+        ({"threshold": "mean", "sparsity": 0.5}, "--sparsity and --threshold"),
+        ({"threshold": "mean", "pattern": "2:4"}, "--pattern 2:4 does not"),
+        ({"threshold": "mean", "granularity": "hybrid"}, "weights or neurons"),
+        ({"threshold": "mean", "allocation": "uniform"}, "--allocation uniform"),
+        ({"threshold": "mean", "removal": 0.0}, "--removal is 0"),
+        ({"removal": 0.5}, "--removal is for --threshold"),
+        ({"threshold": "attention:1"}, "--criterion obs chooses for itself"),
+        ({"threshold": "attention:1", "criterion": "attention", "selection": "sample"}, "--selection sample"),
         ({"allocation": "even"}, "sensitivity"),
         ({"solve": "fast"}, "one-shot"),
         ({"format": "zip"}, "packed"),
@@ -61,9 +83,19 @@ def test_is_frozen() -> None:
         ({"pattern": "2:4", "sparsity": 0.6}, "more than pattern 2:4 can give"),
         ({"pattern": "2:4,adjacent"}, "block:RxC"),
         ({"pattern": "auto", "allocation": "uniform"}, "--pattern auto"),
-        ({"speedup": 2.0}, "--pattern auto"),
-        ({"pattern": "auto", "speedup": 0.5}, "--speedup"),
-        ({"pattern": "auto", "speedup": math.inf}, "--speedup"),
+        ({"pattern": "auto", "allocation": "owl"}, "--allocation owl does not"),
+        ({"target_speedup": "half"}, "--target-speedup is 'half'"),
+        ({"target_speedup": "2x", "target_runtime": "stock"}, "--target-runtime stock has none"),
+        ({"target_speedup": "2x", "pattern": "2:4"}, "pattern 2:4 has one"),
+        ({"target_size": "big"}, "--target-size is 'big'"),
+        ({"target_size": "1MB", "sparsity": 0.5}, "--target-size and --sparsity each say"),
+        ({"target_size": "1MB", "target_speedup": "2x"}, "--target-size and --target-speedup each say"),
+        ({"target_size": "1MB", "format": "dense"}, "--target-size needs packed weights"),
+        ({"plan": "p.json", "sparsity": 0.5}, "--plan and --sparsity each say"),
+        ({"plan": "p.json", "pattern": "2:4"}, "pattern 2:4 has one"),
+        ({"budget": "flops", "allocation": "erk"}, "--allocation erk knows no damage"),
+        ({"budget": "flops", "plan": "p.json"}, "--budget says what --sparsity is a share of"),
+        ({"budget": "bytes"}, "weights, flops"),
         ({"samples": 0}, "--samples"),
         ({"min_size": 0}, "--min-size"),
         ({"max_length": -1}, "--max-length"),
@@ -80,11 +112,14 @@ def test_is_frozen() -> None:
         ({"seed": -1}, "--seed"),
         ({"mean": (0.5, math.nan)}, "--mean"),
         ({"std": (math.inf,)}, "--std"),
-        ({"labels": "label"}, "--labels is for fine-tuning and for --metric"),
+        ({"labels": "label"}, "--labels is for fine-tuning, --metric"),
         ({"max_drop": "much", "eval": "e.py:f"}, "--max-drop is 'much'"),
         ({"max_drop": "1%", "eval": "e.py:f", "sparsity": 0.5}, "--sparsity 0.5 sets it"),
         ({"min_agreement": 0.98, "sparsity": 0.5}, "--min-agreement finds the sparsity"),
-        ({"min_agreement": 0.98, "pattern": "auto", "speedup": 2.0}, "--speedup"),
+        ({"min_agreement": 0.98, "target_speedup": "2x"}, "--target-speedup each say how much"),
+        ({"min_agreement": 0.98, "target_size": "5MB"}, "--target-size each say how much"),
+        ({"min_agreement": 0.98, "plan": "plan.json"}, "--plan each say how much"),
+        ({"min_agreement": 0.98, "threshold": "mean"}, "--threshold each say how much"),
         ({"min_agreement": 0.98, "finetune": True, "schedule": "cubic:3"}, "--schedule cubic:3"),
         ({"max_drop": "1%"}, "--max-drop needs a metric"),
         ({"min_agreement": 0.0}, "--min-agreement is 0"),
@@ -110,7 +145,7 @@ def test_refuses_values_out_of_range_and_names_the_option(changes: dict[str, Any
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["criterion", "allocation", "solve", "solver", "format", "values", "layout"])
+@pytest.mark.parametrize("name", ["selection", "allocation", "solve", "solver", "format", "values", "layout"])
 def test_every_choice_is_accepted(name: str) -> None:
     for choice in FIELDS[name].metadata["choices"]:
         assert getattr(Recipe(**{name: choice}), name) == choice
@@ -128,11 +163,24 @@ def test_sparsity_and_a_floor_say_what_to_drop() -> None:
     assert caught.value.hint == "drop --sparsity to search, or --max-drop to prune to that sparsity"
 
 
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_is_accepted_and_named_in_the_help(criterion: str) -> None:
+    assert Recipe(criterion=criterion).criterion == criterion
+    assert criterion in FIELDS["criterion"].metadata["help"]
+
+
+def test_labels_serve_gradients_without_fine_tuning() -> None:
+    assert Recipe(criterion="obs+fisher", labels="label").labels == "label"
+    with pytest.raises(UsageError, match="--labels is for fine-tuning"):
+        Recipe(criterion="wanda", labels="label")
+
+
 def test_choices_are_the_public_tuples() -> None:
     found = {name: item.metadata["choices"] for name, item in FIELDS.items() if item.metadata["choices"]}
     assert found == {
-        "criterion": CRITERIA,
+        "selection": SELECTIONS,
         "allocation": ALLOCATIONS,
+        "budget": BUDGETS,
         "solve": SOLVES,
         "solver": SOLVERS,
         "format": FORMATS,
@@ -350,8 +398,15 @@ class TestCommandLine:
     SAMPLES: tuple[tuple[list[str], dict[str, Any]], ...] = (
         (["--sparsity", "0.6"], {"sparsity": 0.6}),
         (["--pattern", "2:4"], {"pattern": "2:4"}),
-        (["--pattern", "auto", "--speedup", "2"], {"pattern": "auto", "speedup": 2.0}),
+        (["--pattern", "auto", "--target-speedup", "2x"], {"pattern": "auto", "target_speedup": "2x"}),
+        (["--target-size", "5MB"], {"target_size": "5MB"}),
+        (["--budget", "flops"], {"budget": "flops"}),
+        (["--plan", "p.json"], {"plan": "p.json"}),
         (["--criterion", "wanda"], {"criterion": "wanda"}),
+        (["--criterion", "adaptive", "--alpha", "2"], {"criterion": "adaptive", "alpha": 2.0}),
+        (["--threshold", "rel:0.5", "--removal", "0.8"], {"threshold": "rel:0.5", "removal": 0.8}),
+        (["--selection", "sample"], {"selection": "sample"}),
+        (["--granularity", "hybrid:0.3"], {"granularity": "hybrid:0.3"}),
         (["--allocation", "uniform"], {"allocation": "uniform"}),
         (["--solve", "one-shot"], {"solve": "one-shot"}),
         (["--solver", "sweep"], {"solver": "sweep"}),

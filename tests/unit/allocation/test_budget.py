@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.allocation.budget import GRID, Curve, allocate, exact_counts, uniform
+from onnxprune.allocation.budget import GRID, Curve, allocate, exact_counts
 
 LEVELS = (0.5, 0.7, 0.85)
 
@@ -124,22 +124,24 @@ def test_noise_in_the_measurements_does_not_pay() -> None:
     assert (np.diff(cost[:99]) >= 0).all()
 
 
-@given(
-    st.dictionaries(st.text(min_size=1, max_size=3), st.integers(1, 3000), min_size=1, max_size=8),
-    st.floats(0, 1),
-)
-def test_uniform_is_exact_and_even(sizes: dict[str, int], share: float) -> None:
-    zeros = round(share * sum(sizes.values()))
-    counts = uniform(sizes, zeros)
-    assert sum(counts.values()) == zeros
-    for name, size in sizes.items():
-        assert abs(counts[name] - zeros / sum(sizes.values()) * size) < 1 + 1e-6
-        assert 0 <= counts[name] <= size
+@given(CURVES, st.floats(0, 1))
+def test_with_units_the_sum_of_what_zeros_count_is_met(curves: dict[str, Curve], share: float) -> None:
+    unit = {name: 1.0 + 10 * number for number, name in enumerate(curves)}
+    whole = sum(item.size * unit[name] for name, item in curves.items())
+    most = sum(
+        GRID[item.highest + 1e-9 >= GRID].max() * item.size * unit[name] for name, item in curves.items()
+    )
+    counts = allocate(curves, share * whole, unit)
+    found = sum(counts[name] * unit[name] for name in curves)
+    assert found == pytest.approx(min(share * whole, most), abs=sum(unit.values()))
 
 
-def test_uniform_with_more_zeros_than_weights() -> None:
-    assert uniform({"a": 10, "b": 10}, 50) == {"a": 10, "b": 10}
-    assert uniform({}, 0) == {}
+def test_units_send_zeros_where_they_count() -> None:
+    curves = {"cheap": curve(1000), "dear": curve(1000)}
+    even = allocate(curves, 1000)
+    counts = allocate(curves, 1000, {"cheap": 0.1, "dear": 1.9})
+    assert even["cheap"] == even["dear"] and counts["dear"] > even["dear"] > counts["cheap"]
+    assert allocate(curves, 500, {"cheap": 0.0, "dear": 1.0})["cheap"] == 0
 
 
 def test_largest_remainders_first_and_ties_in_order() -> None:

@@ -39,13 +39,16 @@ WRONG = [
     "0:4",
     "block:0x1",
     "block:4x1,free",
+    "hybrid:1",
+    "hybrid:0.0",
+    "neuron:0.5",
     "2:4,adjacent",
 ]
 
 
 @pytest.mark.parametrize("text", WRONG)
 def test_parse_refuses(text: str) -> None:
-    with pytest.raises(UsageError, match="wanted unstructured, N:M or block:RxC"):
+    with pytest.raises(UsageError, match="wanted unstructured, N:M, block:RxC"):
         Pattern.parse(text)
 
 

@@ -1,0 +1,173 @@
+"""What pruning each layer alone does, and the plan that follows: ``onnxprune sensitivity``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from onnxprune.allocation import planfile
+from onnxprune.allocation.share import share_out
+from onnxprune.calibration.inputs import input_specs
+from onnxprune.calibration.unpad import unpad
+from onnxprune.errors import ModelError, UsageError
+from onnxprune.inmemory import session_of_file
+from onnxprune.io import atomic_write_text, load
+from onnxprune.layers import find_layers
+from onnxprune.model import Model
+from onnxprune.pipeline import read_data, recipe_with
+from onnxprune.plan import measure_layers
+from onnxprune.progress import NullProgress, Progress
+from onnxprune.recipe import CURVES, Recipe
+from onnxprune.report.report import to_json
+
+LEVELS = (0.3, 0.5, 0.7, 0.85, 0.95)
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """One layer.
+
+    Attributes:
+        name: of the weight.
+        kind: of the layer.
+        weights: how many it has.
+        output: divergence of the model's output at each level, this layer alone pruned (KL in nats for
+            classes, else relative squared error; mean per row).
+        error: relative squared error of the layer's own output at each level.
+        sparsity: that the allocation gives it.
+        pattern: of its own; None when it is that of all.
+    """
+
+    name: str
+    kind: str
+    weights: int
+    output: tuple[float, ...]
+    error: tuple[float, ...]
+    sparsity: float
+    pattern: str | None = None
+
+
+@dataclass(frozen=True)
+class SensitivityReport:
+    """The answer of :func:`sensitivity`.
+
+    Attributes:
+        model: what was measured.
+        data: the samples, in one line.
+        synthetic: True when there were none, and made-up ones served.
+        levels: sparsities of the curves.
+        layers: in graph order.
+        sparsity: of all layers together, by the plan.
+        plan: what ``--plan`` reads.
+    """
+
+    model: str
+    data: str
+    synthetic: bool
+    levels: tuple[float, ...]
+    layers: tuple[LayerSensitivity, ...]
+    sparsity: float
+    plan: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data; it is a plan file too."""
+        own = dataclasses.asdict(self)
+        plan, layers = own.pop("plan"), own.pop("layers")
+        entries = {
+            item["name"]: {
+                **plan["layers"][item["name"]],
+                **{k: item[k] for k in ("kind", "weights", "output", "error")},
+            }
+            for item in layers
+        }
+        return {"schema_version": plan["schema_version"], **own, "layers": entries}
+
+
+def sensitivity(
+    model: str | Path | Model | onnx.ModelProto,
+    output: str | Path | None = None,
+    *,
+    levels: tuple[float, ...] = LEVELS,
+    plot: str | Path | None = None,
+    recipe: Recipe | None = None,
+    data: Any = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    **options: Any,
+) -> SensitivityReport:
+    """Prune each layer alone at some sparsities, see what it does, and share the sparsity out.
+
+    Args:
+        model: a path, or a loaded model (left as it is).
+        output: where to write the plan, for ``--plan``.
+        levels: sparsities to try, increasing, above 0 and below 1.
+        plot: where to draw the curves: a PNG or SVG file; needs matplotlib.
+        recipe: all settings; ``options`` (fields of :class:`Recipe`) override it.
+        data: calibration feeds, as in :func:`onnxprune.prune`.
+        force: overwrite existing files.
+        progress: told about the stages.
+        **options: fields of :class:`Recipe`.
+
+    Raises:
+        OnnxPruneError: a subclass says what is wrong; nothing was written.
+    """
+    recipe, data = recipe_with(recipe, options, data)
+    _check(levels, recipe)
+    progress = progress or NullProgress()
+    progress.stage("reading")
+    dense = model if isinstance(model, Model) else load(model, allow_external=recipe.allow_external)
+    layers, _ = find_layers(dense, include=recipe.include, exclude=recipe.exclude, min_size=recipe.min_size)
+    if not layers:
+        raise ModelError(f"{dense.name}: nothing to prune", "onnxprune inspect says why")
+    calibration, _ = read_data(dense, recipe, data)
+    calibration = unpad(calibration, input_specs(dense), session_of_file(dense, threads=recipe.threads))
+    measured = measure_layers(dense, layers, calibration, recipe, progress, levels=levels)
+    plan = share_out(dense, layers, calibration, recipe, measured)
+    found = measured.sensitivity
+    assert found is not None  # the allocation is one that measures
+    report = SensitivityReport(
+        str(dense.path or dense.name),
+        calibration.source,
+        calibration.synthetic,
+        found.levels,
+        tuple(
+            LayerSensitivity(
+                layer.name,
+                layer.kind,
+                layer.size,
+                found.output.get(layer.name, ()),
+                found.error[layer.name],
+                plan.zeros[layer.name] / layer.size,
+                str(plan.patterns[layer.name]) if layer.name in plan.patterns else None,
+            )
+            for layer in layers
+        ),
+        sum(plan.zeros.values()) / sum(layer.size for layer in layers),
+        planfile.document(layers, plan.zeros, plan.patterns),
+    )
+    if plot is not None:
+        from onnxprune.report.curves import draw
+
+        draw(report, Path(plot), force=force)
+    if output is not None:
+        atomic_write_text(Path(output), to_json(report.to_dict()), force=force)
+    return report
+
+
+def _check(levels: tuple[float, ...], recipe: Recipe) -> None:
+    if not levels or list(levels) != sorted(set(levels)) or not 0 < levels[0] <= levels[-1] < 1:
+        shown = ",".join(f"{level:g}" for level in levels)
+        raise UsageError(
+            f"--levels is {shown!r}, wanted increasing shares between 0 and 1, such as 0.5,0.7,0.9"
+        )
+    if recipe.allocation not in CURVES:
+        raise UsageError(
+            f"--allocation {recipe.allocation} measures no sensitivities",
+            f"--allocation {' or '.join(CURVES)}",
+        )
+    if recipe.plan is not None:
+        raise UsageError("--plan is what this command writes", "leave --plan out; -o FILE says where")

@@ -1,0 +1,38 @@
+"""Where the time goes, by operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.model import Model
+from onnxprune.profiling import op_seconds
+
+TEXT = "g (float[N, 256] x) => (float[N, 256] y) { a = MatMul(x, w)  b = Exp(a)  y = Softmax(b) }"
+
+
+@pytest.fixture
+def model(build_model: Callable[..., onnx.ModelProto]) -> Model:
+    weight = np.random.default_rng(0).normal(size=(256, 256)).astype(np.float32) / 100
+    return Model(build_model(TEXT, {"w": weight}))
+
+
+def test_every_operator_has_its_time(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = op_seconds(model, [{"x": np.ones((64, 256), np.float32), "unknown": np.ones(1)}], threads=1)
+    assert set(found) == {"MatMul", "Exp", "Softmax"}
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+    assert all(0 < seconds < 1 for seconds in found.values())
+    assert not list(tmp_path.iterdir())  # the profiler's file is gone
+
+
+def test_more_rows_take_longer(model: Model) -> None:
+    few, many = (
+        op_seconds(model, [{"x": np.ones((rows, 256), np.float32)}], threads=1)["MatMul"]
+        for rows in (8, 2048)
+    )
+    assert many > 5 * few
