@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune import statefile
+from onnxprune.allocation.rules import RULES
 from onnxprune.calibration.batching import AUTO_BATCH_ROWS, batch_key, join, row_count
 from onnxprune.calibration.collect import Stage, collect, find_stages, token_counts
 from onnxprune.calibration.data import CalibrationData
@@ -25,6 +26,7 @@ from onnxprune.calibration.streams import Streams
 from onnxprune.errors import DataError, UsageError
 from onnxprune.io import load, save
 from onnxprune.layers import heads
+from onnxprune.mixture import Mixture
 from onnxprune.model import Model
 from onnxprune.oneshot import Sums, measure_sums, solutions
 from onnxprune.parallel import workers
@@ -56,8 +58,8 @@ class Pruner:
 
     Args:
         model: a path, or a loaded model (left as it is).
-        recipe: settings; ``options`` override it. ``allocation`` is ``error`` or ``uniform``, ``sensitivity``
-            becomes ``error``; settings of data, searching and fine-tuning do not apply.
+        recipe: settings; ``options`` override it. ``allocation`` is ``error``, ``uniform`` or ``erk``,
+            ``sensitivity`` becomes ``error``; what needs data to run is refused.
         **options: fields of :class:`~onnxprune.recipe.Recipe`.
 
     Raises:
@@ -291,16 +293,22 @@ def _usable(recipe: Recipe) -> Recipe:
     Raises:
         UsageError: when it asks for what needs data at hand.
     """
-    if recipe.searches or recipe.finetune or recipe.pattern == "auto":
-        what = (
-            "a floor to search for"
-            if recipe.searches
-            else "--finetune"
-            if recipe.finetune
-            else "--pattern auto"
-        )
+    rule = RULES.get(recipe.allocation)
+    asked = {
+        "a floor to search for": recipe.searches,
+        "--finetune": recipe.finetune,
+        "--pattern auto": recipe.pattern == "auto",
+        "--threshold": recipe.threshold,
+        "--target-size": recipe.target_size,
+        "--target-speedup": recipe.target_speedup,
+        "--budget flops": recipe.budget == "flops",
+        f"--criterion {recipe.criterion}": Mixture.parse(recipe.criterion).gradients,
+        f"--allocation {recipe.allocation}": rule is not None and rule.scored,
+    }
+    wrong = [name for name, given in asked.items() if given]
+    if wrong:
         raise UsageError(
-            f"{what} needs data to run, a Pruner has only sums over them", "onnxprune.prune does it"
+            f"{wrong[0]} needs data to run, a Pruner has only sums over them", "onnxprune.prune does it"
         )
     if recipe.format == "sparse-initializer":
         raise UsageError("a Pruner writes --format packed or dense", "onnxprune.prune writes the rest")

@@ -30,6 +30,7 @@ from onnxprune.judge import Judge, split_held_out
 from onnxprune.kernels.select import Selection, select
 from onnxprune.layers import Layer, Skip, find_layers, heads
 from onnxprune.measure import find_measure
+from onnxprune.mixture import Mixture
 from onnxprune.model import Model
 from onnxprune.outcome import Outcome, make_report
 from onnxprune.parallel import workers
@@ -103,7 +104,7 @@ def prune(
         dense_session = making.result()
         specs = input_specs(dense)
         calibration, held_out = (unpad(data, specs, dense_session) for data in (calibration, held_out))
-        if recipe.finetune:
+        if recipe.finetune or Mixture.parse(recipe.criterion).gradients:
             check_labels(dense, dense_session, calibration, held_out, recipe)
         outcome = Outcome(dense, recipe, layers, skips, calibration, target, clock=clock)
         selection = held_out

@@ -298,6 +298,14 @@ def test_task_metric_wants_one_finite_number(value: object) -> None:
         task_metric(lambda session: value, None)
 
 
+def test_task_metric_may_hand_nan_on_but_nothing_that_is_no_number() -> None:
+    assert np.isnan(task_metric(lambda session: np.nan, None, finite=False))
+    assert task_metric(lambda session: -np.inf, None, finite=False) == -np.inf
+    for value in (None, "93", True, [1.0]):
+        with pytest.raises(DataError, match="wanted one finite number"):
+            task_metric(lambda session, value=value: value, None, finite=False)
+
+
 def test_task_metric_names_the_users_line() -> None:
     def accuracy(session: object) -> float:
         raise KeyError("label")

@@ -31,6 +31,25 @@ def test_models_from_memory(tmp_path: Path) -> None:
     assert report.zeros == sum(int((pruned.array(name) == 0).sum()) for name in NAMES)
 
 
+def test_a_floor_is_for_pruning(tmp_path: Path) -> None:
+    dense = residual_net()
+    with pytest.raises(UsageError, match="a floor is for pruning"):
+        onnxprune.distill(dense, dense, tmp_path / "o.onnx", data={"x": images(8)}, min_agreement=0.9)
+
+
+def test_a_metric_on_labels(tmp_path: Path) -> None:
+    dense, x = residual_net(), images(64)
+    (scores,) = onnxprune.session(dense.proto).run(None, {"x": x})
+    values = scores.astype(np.float32)
+    report = onnxprune.distill(
+        magnitude_pruned(dense, NAMES), dense, tmp_path / "o.onnx", data={"x": x, "y": values},
+        metric="rmse", labels="y", **OPTIONS,
+    )  # fmt: skip
+    assert report.metric == "rmse"
+    assert report.metric_before is not None and report.metric_after is not None
+    assert 0 < report.metric_after < report.metric_before
+
+
 def test_labels_of_tokens_among_padding(tmp_path: Path) -> None:
     """Right ones beat wrong ones; what they say of the padding does not count."""
     text = """g (int64[N, T] ids, int64[N, T] attention_mask) => (float[N, T, 5] logits) {

@@ -265,7 +265,17 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         "options",
-        [{"finetune": True}, {"pattern": "auto"}, {"min_agreement": 0.9}, {"format": "sparse-initializer"}],
+        [
+            {"finetune": True},
+            {"pattern": "auto"},
+            {"min_agreement": 0.9},
+            {"format": "sparse-initializer"},
+            {"criterion": "obs+fisher"},
+            {"allocation": "owl"},
+            {"threshold": "mean"},
+            {"target_size": "1kB"},
+            {"budget": "flops"},
+        ],
     )
     def test_options_that_need_data(self, dense: Model, options: dict[str, Any]) -> None:
         with pytest.raises(UsageError, match="Pruner"):
@@ -279,8 +289,42 @@ class TestRefusals:
             pruner.feed([])
         assert pruner.samples == 0
 
-    @pytest.mark.parametrize("pattern", ["2:4", "block:4x1"])
-    def test_patterns_hold(self, dense: Model, tmp_path: Path, pattern: str) -> None:
-        pruner = Pruner(dense, pattern=pattern, **OPTIONS)
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"pattern": "2:4"},
+            {"pattern": "block:4x1"},
+            {"granularity": "neuron"},
+            {"allocation": "erk"},
+            {"criterion": "attention"},
+        ],
+    )
+    def test_patterns_hold(self, dense: Model, tmp_path: Path, options: dict[str, Any]) -> None:
+        pruner = Pruner(dense, **{**OPTIONS, **options})
         pruner.feed(X)
         assert pruner.save(tmp_path / "p.onnx", 0.5).is_file()  # the check reads the patterns
+
+
+def test_a_batch_that_the_model_fixes(build_model: Callable[..., onnx.ModelProto]) -> None:
+    text = "g (float[8, 16] x) => (float[8, 24] y) { y = MatMul(x, w) }"
+    model = Model(build_model(text, {"w": noise(16, 24)}))
+    once, pieces = Pruner(model, **OPTIONS), Pruner(model, **OPTIONS)
+    once.feed(X)
+    pieces.feed([X[:16], X[16:24], X[24:]])
+    assert pieces.samples == 64
+    same(once.prune(0.5), pieces.prune(0.5))
+
+
+def test_samples_of_other_shapes_wait_on_their_own(table: Model) -> None:
+    once, pieces = Pruner(table, **OPTIONS), Pruner(table, **OPTIONS)
+    long = RNG.integers(0, 30, (20, 7))
+    once.feed([IDS, long])
+    for a, b in zip(np.split(IDS, 10), np.split(long, 10), strict=True):
+        pieces.feed([a, b])
+    first, second = once._all_sums(), pieces._all_sums()
+    for x, y in zip(first, second, strict=True):
+        if isinstance(x, Moments) and isinstance(y, Moments):
+            assert x.n == y.n == 50 * 4 + 20 * 7
+            np.testing.assert_allclose(x.H, y.H, rtol=1e-5, atol=1e-4)  # full batches come in another order
+        else:
+            np.testing.assert_array_equal(x, y)

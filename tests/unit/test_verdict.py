@@ -6,7 +6,7 @@ import pytest
 
 from onnxprune.evaluate import Agreement
 from onnxprune.outputs import EXACT, FEATURES, LOGITS, NONE, OutputKind
-from onnxprune.verdict import BROKEN, DEGRADED, OK, verdict
+from onnxprune.verdict import BROKEN, DEGRADED, OK, share_that_agrees, verdict
 
 
 def classes(kappa: float | None, top1: float = 0.9, **more) -> Agreement:
@@ -96,3 +96,20 @@ def test_nothing_compared_is_no_all_clear() -> None:
     )
     assert "none in common" in verdict([]).sentence
     assert "Not compared: 'seq'" in verdict([blind, classes(1.0)]).sentence
+
+
+@pytest.mark.parametrize(
+    ("items", "share"),
+    [
+        ([], None),
+        ([Agreement("x", OutputKind(NONE))], None),
+        ([features(0.5, cosine=0.9)], 0.9),
+        ([features(0.5, cosine=-0.2)], 0.0),
+        ([features(0.5, cosine=0.1), classes(0.5, top1=0.95)], 0.95),  # classes speak for the model
+        ([classes(0.5, top1=0.95), classes(0.5, top1=0.7)], 0.7),
+        ([exact(0.6), features(0.5, cosine=0.8)], 0.6),
+        ([classes(0.9, top1=1.0), features(0.9, finite=False)], 0.0),
+    ],
+)
+def test_agreement_as_one_number(items: list[Agreement], share: float | None) -> None:
+    assert share_that_agrees(items) == share

@@ -209,6 +209,24 @@ def test_moments_of_both_streams(build_model: Build, store: ArrayStore) -> None:
     np.testing.assert_allclose((first + second).H, moments.H)
 
 
+LINEAR_TEXT = "g (float[N, 16] x) => (float[N, 24] y) { y = MatMul(x, w) }"
+
+
+def test_sums_can_be_added_to(build_model: Build, store: ArrayStore) -> None:
+    model = Model(build_model(LINEAR_TEXT, {"w": noise(16, 24)}))
+    layers, _ = find_layers(model, min_size=1)
+    stage = find_stages(model, layers)[0]
+    x = np.random.default_rng(0).normal(size=(3, 6, 16)).astype(np.float32)
+    streams = Streams(model, None, [{"x": part} for part in x], {"x"}, store, 1)
+    streams.advance(["x"])
+    held = Moments.zeros(1, 16)
+    for number in range(3):
+        assert collect(streams, stage, [None] * 3, batches=[number], seed=0, into=held) is held
+    whole = collect(streams, stage, [None] * 3, batches=range(3), seed=0)
+    assert held.n == whole.n == 18 and len(held.spreads) == 1
+    np.testing.assert_allclose(held.H, whole.H, rtol=1e-5, atol=1e-5)
+
+
 def test_padding_never_enters(build_model: Build, store: ArrayStore) -> None:
     dense, _ = two_layers(build_model)
     x = noise(2, 3, 8)
