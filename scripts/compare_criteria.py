@@ -1,36 +1,68 @@
-"""All criteria on one model, repaired and not, as a table.
+"""Criteria and allocations on one model, at several sparsities and patterns, as a table.
 
-python scripts/compare_criteria.py MODEL.onnx --data DATA --eval FILE.py:function [--sparsity 0.7]
-    [--criteria fisher obs+fisher ...] [--allocation sensitivity] [--exclude GLOB]
+python scripts/compare_criteria.py MODEL.onnx --data DATA --eval FILE.py:function
+    [--criteria obs fisher obs+fisher ...] [--allocations sensitivity erk ...]
+    [--configs 0.5 0.7 2:4 block:4x1@0.7 ...] [--no-refit] [--exclude GLOB] [--seeds 0 1] [--results FILE]
+
+Each cell is the task metric (mean over the seeds). With --results every run is kept in a file as it ends, and
+not repeated when the script is started again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
+from statistics import mean
 
 import onnxprune
 from onnxprune.mixture import CRITERIA
+from onnxprune.recipe import ALLOCATIONS
 
-MIXTURES = ("obs+fisher", "obs+taylor", "magnitude+taylor", "0.7*wanda+0.3*fisher")
+CONFIGS = ("0.5", "0.7", "0.8", "2:4", "block:4x1@0.7")
 
 
-def metric(options: argparse.Namespace, criterion: str, refit: bool) -> str:
-    """Return the task metric before and after."""
-    report = onnxprune.prune(
-        options.model,
-        dry_run=True,
-        data=options.data,
-        eval=options.eval,
-        exclude=tuple(options.exclude),
-        sparsity=options.sparsity,
-        allocation=options.allocation,
-        criterion=criterion,
-        refit=refit,
-        seed=options.seed,
-        target_runtime="stock",
-        cache=False,
-    )
-    return f"{report.metric_after:.2f}"
+def settings(config: str) -> dict[str, object]:
+    """Return the recipe's fields for ``0.7``, ``2:4`` or ``block:4x1@0.7``."""
+    pattern, _, sparsity = config.rpartition("@")
+    if not pattern and ":" in config:
+        return {"pattern": config}
+    return {"pattern": pattern or "unstructured", "sparsity": float(sparsity)}
+
+
+class Runs:
+    """Prunes once for each setting, or reads what an earlier start of the script found."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.path = Path(options.results) if options.results else None
+        lines = self.path.read_text().splitlines() if self.path and self.path.exists() else []
+        self.known = {key: value for key, value in map(json.loads, lines)}
+
+    def metric(self, criterion: str, allocation: str, config: str, seed: int) -> float:
+        """Return the task metric after pruning; the dense one for the criterion ``dense``."""
+        options = self.options
+        key = json.dumps([options.model, criterion, allocation, config, seed, options.no_refit])
+        if key not in self.known:
+            report = onnxprune.prune(
+                options.model,
+                dry_run=True,
+                data=options.data,
+                eval=options.eval,
+                exclude=tuple(options.exclude),
+                criterion=criterion,
+                allocation=allocation,
+                refit=not options.no_refit,
+                seed=seed,
+                target_runtime="stock",
+                **settings(config),
+            )
+            self.known[key] = [report.metric_before, report.metric_after]
+            if self.path:
+                with self.path.open("a") as file:
+                    file.write(json.dumps([key, self.known[key]]) + "\n")
+        self.dense, after = self.known[key]
+        return float(after)
 
 
 def main() -> None:
@@ -41,17 +73,27 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--data")
     parser.add_argument("--eval", required=True)
-    parser.add_argument("--sparsity", type=float, default=0.7)
-    parser.add_argument("--allocation", default="sensitivity")
+    parser.add_argument("--criteria", nargs="+", default=list(CRITERIA))
+    parser.add_argument("--allocations", nargs="+", default=list(ALLOCATIONS))
+    parser.add_argument("--configs", nargs="+", default=list(CONFIGS))
+    parser.add_argument("--no-refit", action="store_true", help="the textbook forms, without repair")
     parser.add_argument("--exclude", nargs="*", default=[])
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--criteria", nargs="+", default=[*CRITERIA, *MIXTURES])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--results")
     options = parser.parse_args()
-    print(f"{options.model}, {options.sparsity:.0%}, {options.allocation}")
-    print("| criterion | repaired | --no-refit |\n| --- | --- | --- |")
+    runs = Runs(options)
+    print(f"| criterion | allocation | {' | '.join(options.configs)} |")
+    print(f"| --- | --- |{' --- |' * len(options.configs)}")
     for criterion in options.criteria:
-        found = [metric(options, criterion, refit) for refit in (True, False)]
-        print(f"| {criterion} | {' | '.join(found)} |", flush=True)
+        for allocation in options.allocations:
+            cells = [
+                mean(runs.metric(criterion, allocation, config, seed) for seed in options.seeds)
+                for config in options.configs
+            ]
+            print(
+                f"| {criterion} | {allocation} | {' | '.join(f'{cell:.2f}' for cell in cells)} |", flush=True
+            )
+    print(f"\n{options.model}: dense {runs.dense:.2f}, seeds {' '.join(map(str, options.seeds))}")
 
 
 if __name__ == "__main__":
