@@ -19,6 +19,7 @@ from click.shell_completion import shell_complete
 
 import onnxprune
 from onnxprune.allocator import reuse_memory
+from onnxprune.choices import FORMATS, VALUES
 from onnxprune.errors import FloorError
 from onnxprune.options import (
     DATA_FIELDS,
@@ -32,7 +33,7 @@ from onnxprune.options import (
     recipe_options,
     to_toml,
 )
-from onnxprune.recipe import FORMATS, VALUES, Recipe
+from onnxprune.recipe import Recipe
 from onnxprune.report.report import COMMAND_LINE, plain, skipped_weights
 from onnxprune.terminal import complain, emit, explain, prepare_process, working
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
-import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -17,53 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune import amounts
+from onnxprune.choices import (
+    ALLOCATIONS,
+    BUDGETS,
+    CRITERIA,
+    FORMATS,
+    GRADIENT_CRITERIA,
+    LAYOUTS,
+    METRICS,
+    PATTERN,
+    SCHEDULE,
+    SCOPES,
+    SELECTIONS,
+    SOLVERS,
+    SOLVES,
+    TARGETS,
+    VALUES,
+)
 from onnxprune.errors import UsageError
-from onnxprune.floor import Drop
-from onnxprune.mixture import CRITERIA, GRADIENT_CRITERIA, Mixture
-from onnxprune.threshold import Threshold
 
 SCHEMA_VERSION = 1
-ALLOCATIONS = ("sensitivity", "error", "uniform", "global", "erk", "owl")
-CURVES = ALLOCATIONS[:2]  # those that measure what pruning a layer does
-BUDGETS = ("weights", "flops")
-FORMATS = ("packed", "dense", "sparse-initializer")
-VALUES = ("same", "fp16")
-TARGETS = ("cpu", "stock", "cuda")
-ATTENTIONS = ("off", "token", "head", "layer")
-SOLVES = ("sequential", "one-shot")
-SOLVERS = ("admm", "sweep")
-LAYOUTS = ("auto", "nchw", "nhwc")
-LOSSES = ("auto", "kl", "mse")
-AUGMENTATIONS = ("auto", "none", "flip", "shift", "stretch", "tone", "crop", "mix")
-SCOPES = ("model", "block")
-SELECTIONS = ("rank", "sample")
-METRICS = (
-    "accuracy",
-    "top-5",
-    "precision",
-    "recall",
-    "f1",
-    "perplexity",
-    "spearman",
-    "rmse",
-    "cosine",
-    "character-accuracy",
-)
-TRAINING = (
-    "steps",
-    "minutes",
-    "lr",
-    "loss",
-    "augment",
-    "schedule",
-)  # fields that mean nothing without ``finetune``
-_SCHEDULE = re.compile(r"oneshot|cubic:(?P<n>[0-9]{1,3})")
-_GRANULARITY = re.compile(r"weight|neuron|hybrid(:(?P<share>0?\.[0-9]+))?")
-_PATTERN = re.compile(
-    r"unstructured|auto|(?P<n>[0-9]+):(?P<m>[0-9]+)|block:(?P<r>[0-9]+)x(?P<c>[0-9]+)(,adjacent)?"
-)
-# The solver raises a ridge that is too small tenfold, seven times: from less it would not get anywhere.
-MIN_DAMPING = 1e-8
 
 
 def _option(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -250,289 +221,14 @@ class Recipe:
     )
 
     def __post_init__(self) -> None:
-        if self.sparsity is not None and not 0.0 <= self.sparsity < 1.0:
-            raise UsageError(
-                f"--sparsity is {self.sparsity:g}, wanted a share from 0 to below 1", "write 0.7 for 70 %"
-            )
-        for item in dataclasses.fields(self):
-            choices, value = item.metadata["choices"], getattr(self, item.name)
-            if choices and value not in choices and not (value is None and item.default is None):
-                raise UsageError(
-                    f"--{item.name.replace('_', '-')} is {value!r}, wanted one of {', '.join(choices)}"
-                )
-        self._check_pattern()
-        self._check_choice()
-        self._check_target()
-        self._check_budget()
-        self._check_training()
-        for name in self.attention:
-            if name not in ATTENTIONS:
-                raise UsageError(f"--attention is {name!r}, wanted some of {', '.join(ATTENTIONS)}")
-        if not self.attention or ("off" in self.attention and len(self.attention) > 1):
-            raise UsageError("--attention off goes with nothing else", "leave --attention out")
-        self._check_search()
-        for name in (
-            "samples",
-            "min_size",
-            "max_length",
-            "batch_size",
-            "threads",
-            "resize",
-            "steps",
-            "patience",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} is {value}, wanted at least 1")
-        if not MIN_DAMPING <= self.damping < 10.0:
-            raise UsageError(
-                f"--damping is {self.damping:g}, wanted a share from {MIN_DAMPING:g} to below 10", "try 0.01"
-            )
-        if not 0.0 < self.max_memory < math.inf:
-            raise UsageError(f"--max-memory is {self.max_memory:g} GiB, wanted a number above 0")
-        if self.seed < 0:
-            raise UsageError(f"--seed is {self.seed}, wanted 0 or more")
-        for name in ("mean", "std"):
-            if not all(map(math.isfinite, getattr(self, name))):
-                raise UsageError(f"--{name} is {','.join(map(str, getattr(self, name)))}, wanted numbers")
+        from onnxprune.recipe_checks import check
 
-    def _check_pattern(self) -> None:
-        match = _PATTERN.fullmatch(self.pattern)
-        if not match:
-            raise UsageError(
-                f"--pattern is {self.pattern!r}, wanted unstructured, N:M, block:RxC[,adjacent] or auto"
-            )
-        if match["n"] and not 0 < int(match["n"]) < int(match["m"]):
-            raise UsageError(f"--pattern {self.pattern} keeps N of every M weights and needs 0 < N < M")
-        if (
-            match["n"]
-            and self.sparsity is not None
-            and self.sparsity > 1 - int(match["n"]) / int(match["m"]) + 1e-9
-        ):
-            raise UsageError(
-                f"--sparsity {self.sparsity:g} is more than pattern {self.pattern} can give "
-                f"({1 - int(match['n']) / int(match['m']):g})",
-                "leave --sparsity out to get all that the pattern gives",
-            )
-        if match["r"] and int(match["r"]) * int(match["c"]) < 1:
-            raise UsageError(f"--pattern {self.pattern} needs blocks of at least 1x1")
-
-    def _check_budget(self) -> None:
-        if self.pattern == "auto" and self.allocation not in CURVES:
-            raise UsageError(
-                f"--pattern auto measures the layers, --allocation {self.allocation} does not",
-                "leave --allocation out",
-            )
-        amounts_of = ("target_size", "target_speedup", "plan", "threshold")
-        given = [name for name in amounts_of if getattr(self, name) is not None]
-        if self.sparsity is not None and given not in ([], ["target_speedup"]):
-            given.append("sparsity")
-        if self.searches and given:
-            given.append("max_drop" if self.max_drop is not None else "min_agreement")
-        if len(given) > 1:
-            names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
-            raise UsageError(f"{names} each say how much is pruned", "leave one of the two out")
-        kind = _PATTERN.fullmatch(self.pattern)
-        if given and kind is not None and kind["n"]:
-            raise UsageError(
-                f"--{given[0].replace('_', '-')} needs any number of zeros, pattern {self.pattern} has one",
-                "leave one of the two out",
-            )
-        if self.target_size is not None and (self.size_limit, self.format)[1] == "dense":
-            raise UsageError(
-                "--target-size needs packed weights, with --format dense zeros take as much room as before",
-                "leave one of the two out",
-            )
-        if self.budget == "flops" and self.allocation not in CURVES:
-            raise UsageError(
-                f"--budget flops weighs damage against multiplications, --allocation {self.allocation} knows "
-                "no damage",
-                f"--allocation {' or '.join(CURVES)}",
-            )
-        if self.budget == "flops" and (given or (kind is not None and kind["n"])):
-            raise UsageError("--budget says what --sparsity is a share of", "give --sparsity")
-        if self.speedup is not None and self.target == "stock":
-            raise UsageError(
-                "--target-speedup is what kernels gain, --target-runtime stock has none",
-                "leave one of the two out",
-            )
-
-    def _check_choice(self) -> None:
-        """Check how weights are chosen: criterion, threshold, selection, granularity."""
-        mixture = Mixture.parse(self.criterion)
-        if not 0.0 <= self.alpha < math.inf:
-            raise UsageError(f"--alpha is {self.alpha:g}, wanted a number from 0 up")
-        if self.alpha != 1.0 and not mixture.weight("adaptive"):
-            raise UsageError("--alpha is for --criterion adaptive", "leave one of the two out")
-        match = _GRANULARITY.fullmatch(self.granularity)
-        if not match or (match["share"] and not float(match["share"])):
-            raise UsageError(
-                f"--granularity is {self.granularity!r}, wanted weight, neuron, hybrid or hybrid:S, 0 < S < 1"
-            )
-        if self.granularity != "weight" and self.pattern != "unstructured":
-            raise UsageError(
-                f"--granularity {self.granularity} and --pattern {self.pattern} both say what goes together",
-                "leave one of the two out",
-            )
-        hybrid = self.granularity.startswith("hybrid")
-        if hybrid and self.solver == "sweep" and mixture.solves:
-            raise UsageError(
-                f"--granularity {self.granularity} needs all columns at once, --solver sweep walks them"
-            )
-        if hybrid and self.selection == "sample":
-            raise UsageError(
-                f"--selection sample draws weights or neurons, --granularity {self.granularity} mixes them"
-            )
-        if self.threshold is None:
-            if self.removal != 1.0:
-                raise UsageError("--removal is for --threshold", "with --sparsity the share is known already")
-            return
-        self._check_threshold(mixture)
-
-    def _check_threshold(self, mixture: Mixture) -> None:
-        assert self.threshold is not None
-        threshold = Threshold.parse(self.threshold)
-        if not 0.0 < self.removal <= 1.0:
-            raise UsageError(f"--removal is {self.removal:g}, wanted a share above 0 and up to 1")
-        if self.sparsity is not None:
-            raise UsageError(
-                "--sparsity and --threshold both say how much is removed", "leave one of the two out"
-            )
-        if self.pattern != "unstructured":
-            raise UsageError(
-                f"--threshold judges each weight by itself, --pattern {self.pattern} does not",
-                "with a pattern say --sparsity",
-            )
-        if self.granularity.startswith("hybrid"):
-            raise UsageError(
-                f"--threshold judges weights or neurons, --granularity {self.granularity} mixes them"
-            )
-        if self.allocation != "sensitivity":
-            raise UsageError(
-                f"--threshold says how much each layer loses, and so does --allocation {self.allocation}",
-                "leave one of the two out",
-            )
-        if threshold.kind == "attention" and (mixture.solves or self.selection == "sample"):
-            what = f"--criterion {self.criterion}" if mixture.solves else "--selection sample"
-            raise UsageError(
-                f"--threshold {self.threshold} says which features go, {what} chooses for itself",
-                "--criterion attention goes with it",
-            )
-
-    def _check_target(self) -> None:
-        if self.target_runtime == "cuda":
-            raise UsageError(
-                "--target-runtime cuda: there are no kernels for CUDA yet",
-                "--target-runtime stock writes a model that runs on any provider at dense speed",
-            )
-        if self.values != "same" and self.format != "packed":
-            raise UsageError(
-                f"--values {self.values} is for packed weights, --format is {self.format}",
-                "leave one of the two out",
-            )
-        if self.target_runtime == "cpu" and self.format != "packed":
-            raise UsageError(
-                f"--target-runtime cpu needs packed weights, --format is {self.format}",
-                "leave one of the two out",
-            )
-
-    def _check_search(self) -> None:
-        if self.max_drop is not None:
-            Drop.parse(self.max_drop)
-        if self.min_agreement is not None and not 0.0 < self.min_agreement <= 1.0:
-            raise UsageError(
-                f"--min-agreement is {self.min_agreement:g}, wanted a share above 0, up to 1", "try 0.98"
-            )
-        if self.time_limit is not None and not 0.0 < self.time_limit < math.inf:
-            raise UsageError(f"--time-limit is {self.time_limit:g} minutes, wanted a number above 0")
-        if self.eval is not None and self.metric is not None:
-            raise UsageError("--eval and --metric both measure the task", "leave one of the two out")
-        if self.metric is not None and self.labels is None:
-            raise UsageError(f"--metric {self.metric} needs labels", "--labels names their array in --data")
-        if not self.searches:
-            asked = [name for name in ("patience", "time_limit") if getattr(self, name) is not None]
-            if asked:
-                raise UsageError(
-                    f"--{asked[0].replace('_', '-')} is for a search", "add --max-drop or --min-agreement"
-                )
-            return
-        floor = "--max-drop" if self.max_drop is not None else "--min-agreement"
-        if self.sparsity is not None:
-            raise UsageError(
-                f"{floor} finds the sparsity, --sparsity {self.sparsity:g} sets it",
-                f"drop --sparsity to search, or {floor} to prune to that sparsity",
-            )
-        if self.rounds > 1:
-            raise UsageError(
-                f"--schedule {self.schedule} needs a sparsity to grow to, {floor} finds it",
-                "leave one of the two out",
-            )
-        if self.max_drop is not None and self.eval is None and self.metric is None:
-            raise UsageError(
-                "--max-drop needs a metric",
-                "add --eval, or --metric and --labels; --min-agreement needs none",
-            )
-
-    def _check_training(self) -> None:
-        for name, least in (("lr", 0.0), ("minutes", 0.0)):
-            value = getattr(self, name)
-            if value is not None and not least < value < math.inf:
-                raise UsageError(f"--{name} is {value:g}, wanted a number above {least:g}")
-        if not (self.loss in LOSSES or ":" in self.loss):
-            raise UsageError(f"--loss is {self.loss!r}, wanted {', '.join(LOSSES)} or FILE.py:function")
-        for name in self.augment:
-            if name not in AUGMENTATIONS:
-                raise UsageError(f"--augment is {name!r}, wanted some of {', '.join(AUGMENTATIONS)}")
-        if len(self.augment) > 1 and {"auto", "none"} & set(self.augment):
-            raise UsageError("--augment auto and --augment none go with nothing else")
-        if self.scope == "block" and self.loss not in ("auto", "mse"):
-            raise UsageError(
-                f"--loss {self.loss} is for outputs, --scope block compares the values at the ends of blocks",
-                "leave one of the two out",
-            )
-        if self.scope == "block" and self.augment not in (("auto",), ("none",)):
-            raise UsageError("--augment is for --scope model: blocks learn from the samples as they are")
-        self._check_labels()
-        match = _SCHEDULE.fullmatch(self.schedule)
-        if not match or match["n"] == "0":
-            raise UsageError(f"--schedule is {self.schedule!r}, wanted oneshot or cubic:N, such as cubic:4")
-        if self.rounds > 1 and ":" in self.pattern and not self.pattern.startswith("block"):
-            raise UsageError(
-                f"--schedule {self.schedule} grows the sparsity, pattern {self.pattern} is all or nothing",
-                "leave one of the two out",
-            )
-        if self.steps is not None and self.rounds > self.steps:
-            raise UsageError(f"--schedule {self.schedule} needs a step a round, --steps is {self.steps}")
-        fields = [item for item in dataclasses.fields(self) if item.name in TRAINING]
-        asked = [item.name for item in fields if getattr(self, item.name) != _default(item)]
-        if asked and not self.finetune:
-            raise UsageError(f"--{asked[0]} is for fine-tuning", "add --finetune")
-
-    def _check_labels(self) -> None:
-        if self.labels is None:
-            return
-        if not (self.finetune or self.metric or Mixture.parse(self.criterion).gradients):
-            raise UsageError(
-                "--labels is for fine-tuning, for --metric and for criteria that need gradients",
-                f"add --finetune, --metric, or --criterion {', '.join(GRADIENT_CRITERIA)}",
-            )
-        if not self.labels:
-            raise UsageError("--labels is empty", "name the array that holds the labels")
-        if self.scope == "block":
-            raise UsageError(
-                "--labels are for outputs, --scope block compares the values at the ends of blocks",
-                "leave one of the two out",
-            )
-        if "mix" in self.augment:
-            raise UsageError(
-                "--augment mix blends samples, and a blend has no label",
-                "leave --augment mix or --labels out",
-            )
+        check(self)
 
     @property
     def rounds(self) -> int:
         """How many times the model is pruned (and fine-tuned)."""
-        match = _SCHEDULE.fullmatch(self.schedule)
+        match = SCHEDULE.fullmatch(self.schedule)
         assert match is not None  # checked on construction
         return int(match["n"] or 1)
 
@@ -584,7 +280,7 @@ class Recipe:
     @property
     def pattern_limit(self) -> float:
         """Share of zeros that the pattern can give: 1 - N/M, or 1."""
-        match = _PATTERN.fullmatch(self.pattern)
+        match = PATTERN.fullmatch(self.pattern)
         assert match is not None  # checked on construction
         return 1 - int(match["n"]) / int(match["m"]) if match["n"] else 1.0
 
@@ -633,10 +329,6 @@ def known_names(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
-
-
-def _default(item: dataclasses.Field[Any]) -> Any:
-    return item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
 
 
 def _coerce(key: str, value: Any, kind: str) -> Any:

@@ -13,6 +13,7 @@ from onnxprune.allocation import planfile
 from onnxprune.allocation.share import share_out
 from onnxprune.calibration.inputs import input_specs
 from onnxprune.calibration.unpad import unpad
+from onnxprune.choices import CURVES
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.inmemory import session_of_file
 from onnxprune.io import atomic_write_text, load
@@ -21,7 +22,7 @@ from onnxprune.model import Model
 from onnxprune.pipeline import read_data, recipe_with
 from onnxprune.plan import measure_layers
 from onnxprune.progress import NullProgress, Progress
-from onnxprune.recipe import CURVES, Recipe
+from onnxprune.recipe import Recipe
 from onnxprune.report.report import to_json
 
 LEVELS = (0.3, 0.5, 0.7, 0.85, 0.95)

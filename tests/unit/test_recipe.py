@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.errors import UsageError
-from onnxprune.recipe import (
+from onnxprune.choices import (
     ALLOCATIONS,
     BUDGETS,
     CRITERIA,
@@ -26,8 +25,9 @@ from onnxprune.recipe import (
     SOLVES,
     TARGETS,
     VALUES,
-    Recipe,
 )
+from onnxprune.errors import UsageError
+from onnxprune.recipe import Recipe
 
 FIELDS = {item.name: item for item in dataclasses.fields(Recipe)}
 
