@@ -135,13 +135,15 @@ def prune(
                 model, output, recipe=recipe, force=force, report=report, progress=progress, dry_run=dry_run
             )
     except FloorError as error:
-        _show_search(error.search, as_json)
+        _show_search(error.search, as_json, quiet)
         raise
     _show(result, report, as_json, quiet)
 
 
-def _show_search(search: dict[str, Any], as_json: bool) -> None:
-    """Print what was tried in vain."""
+def _show_search(search: dict[str, Any], as_json: bool, quiet: bool) -> None:
+    """Print what was tried in vain; quietly only what the error says."""
+    if quiet and not as_json:
+        return
 
     def render(console: Console) -> None:
         from onnxprune.report.curve import render_search

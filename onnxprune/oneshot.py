@@ -18,6 +18,7 @@ from onnxprune.plan import Measured, method_of
 from onnxprune.recipe import Recipe
 from onnxprune.sequential import layer_pattern, solve_table
 from onnxprune.solvers.layer import Job, Solution, dense_matrix, solve_layers
+from onnxprune.solvers.patterns import Pattern
 from onnxprune.solvers.prune import Method
 
 # Sums of a stage: moments of the rows that its layers multiply, or how often each row of its table is read.
@@ -71,6 +72,7 @@ def solutions(
     tied: Mapping[str, Moments],
     *,
     repair: bool,
+    patterns: Mapping[str, Pattern] | None = None,
 ) -> Iterator[tuple[Layer, list[Solution]]]:
     """Yield each layer with its solutions, one for each number of zeros that is ``wanted``.
 
@@ -82,15 +84,16 @@ def solutions(
         wanted: layer name -> numbers of zeros.
         tied: layer name -> sums of its later uses.
         repair: whether to correct biases.
+        patterns: layer name -> pattern, where it is not the method's.
     """
     for stage, found in zip(stages, sums, strict=True):
         if stage.site:
             continue
         if isinstance(found, Moments):
-            yield from _matrices(model, stage, found, method, wanted, tied, repair)
+            yield from _matrices(model, stage, found, method, wanted, tied, repair, patterns or {})
             continue
         for layer in stage.layers:
-            pattern = layer_pattern(layer, method)
+            pattern = (patterns or {}).get(layer.name, layer_pattern(layer, method))
             yield layer, [solve_table(model, layer, found, count, pattern) for count in wanted[layer.name]]
 
 
@@ -102,12 +105,14 @@ def _matrices(
     wanted: Mapping[str, Sequence[int]],
     tied: Mapping[str, Moments],
     repair: bool,
+    patterns: Mapping[str, Pattern],
 ) -> Iterator[tuple[Layer, list[Solution]]]:
     jobs = []
     for layer in stage.layers:
         W = dense_matrix(model, layer)
         moments = found + tied[layer.name] if layer.name in tied else found
-        jobs += [Job(layer, W, moments, count, method.pattern) for count in wanted[layer.name]]
+        pattern = patterns.get(layer.name, layer_pattern(layer, method))
+        jobs += [Job(layer, W, moments, count, pattern) for count in wanted[layer.name]]
     solved = iter(solve_layers(jobs, method, repair=repair))
     for layer in stage.layers:
         yield layer, [next(solved) for _ in wanted[layer.name]]

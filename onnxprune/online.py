@@ -13,7 +13,6 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune import statefile
-from onnxprune.allocation.rules import RULES
 from onnxprune.calibration.batching import AUTO_BATCH_ROWS, batch_key, join, row_count
 from onnxprune.calibration.collect import Stage, collect, find_stages, token_counts
 from onnxprune.calibration.data import CalibrationData
@@ -23,7 +22,7 @@ from onnxprune.calibration.sources.stream import pieces
 from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams
-from onnxprune.errors import DataError, UsageError
+from onnxprune.errors import DataError, ModelError, UsageError
 from onnxprune.io import load, save
 from onnxprune.layers import heads
 from onnxprune.mixture import Mixture
@@ -101,6 +100,7 @@ class Pruner:
 
         Raises:
             DataError: when they do not fit the model's inputs. What came before them was added.
+            ModelError: when activations are not finite; their batch was not added.
         """
         single = isinstance(data, Mapping | np.ndarray)
         feeds: Iterable[Any] = [data] if single else data
@@ -113,9 +113,13 @@ class Pruner:
             self.samples += count
             if not self._inputs.batched or len(waiting) * count >= full:
                 batch = join(waiting, self._inputs, {}) if len(waiting) > 1 else own
-                self._add(self._sums, batch, self._batches)
-                self._batches += 1
-                waiting.clear()
+                try:
+                    self._add_all(batch)
+                except ModelError:
+                    self.samples -= sum(row_count(one, self._inputs) for one in waiting)
+                    raise
+                finally:
+                    waiting.clear()
         return self.samples
 
     def prune(self, sparsity: float | None = None) -> Model:
@@ -224,6 +228,16 @@ class Pruner:
             return np.zeros(layer.view.stored[0], dtype=np.int64)
         return Moments.zeros(groups, features)
 
+    def _add_all(self, batch: Feed) -> None:
+        """Add a batch to the sums of all stages, or to none: one that overflows must not spoil the others."""
+        before = copy.deepcopy(self._sums)
+        try:
+            self._add(self._sums, batch, self._batches)
+        except ModelError:
+            self._sums = before
+            raise
+        self._batches += 1
+
     def _add(self, sums: list[Sums], batch: Feed, number: int) -> None:
         """Add a batch, in place."""
         values = {stage.value for stage in self.stages}
@@ -263,12 +277,18 @@ class Pruner:
             pruned, zeros, patterns = self.model.copy(), {}, {}
             method = method_of(recipe, last=heads(self.model, self.layers))
             wanted = {layer.name: (plan.zeros[layer.name],) for layer in self.layers}
-            solved = solutions(self.model, self.stages, sums, method, wanted, plan.tied, repair=recipe.refit)
+            kinds = {
+                layer.name: plan.patterns.get(layer.name, layer_pattern(layer, method))
+                for layer in self.layers
+            }
+            solved = solutions(
+                self.model, self.stages, sums, method, wanted, plan.tied, repair=recipe.refit, patterns=kinds
+            )
             for layer, (solution,) in solved:
                 for name, array in solution.arrays(self.model, layer).items():
                     pruned.set_array(name, array)
                 zeros[layer.name] = solution.zeros
-                patterns[layer.name] = layer_pattern(layer, method)
+                patterns[layer.name] = kinds[layer.name]
         return pruned, zeros, patterns
 
 
@@ -293,7 +313,6 @@ def _usable(recipe: Recipe) -> Recipe:
     Raises:
         UsageError: when it asks for what needs data at hand.
     """
-    rule = RULES.get(recipe.allocation)
     asked = {
         "a floor to search for": recipe.searches,
         "--finetune": recipe.finetune,
@@ -302,8 +321,8 @@ def _usable(recipe: Recipe) -> Recipe:
         "--target-size": recipe.target_size,
         "--target-speedup": recipe.target_speedup,
         "--budget flops": recipe.budget == "flops",
+        "--attention": recipe.attention != ("off",),
         f"--criterion {recipe.criterion}": Mixture.parse(recipe.criterion).gradients,
-        f"--allocation {recipe.allocation}": rule is not None and rule.scored,
     }
     wrong = [name for name, given in asked.items() if given]
     if wrong:

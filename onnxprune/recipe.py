@@ -115,8 +115,9 @@ class Recipe:
     )
     target_speedup: str | None = _option(
         None,
-        "Prune until the model is this many times faster with the kernels, such as 2x, as predicted; layers "
-        "that no kernel speeds up stay dense unless --sparsity is given too.",
+        "In place of --sparsity: prune until the model is this many times faster with the kernels, such as "
+        "2x, as predicted from where its time goes on this machine. Layers that no kernel speeds up stay "
+        "dense; all are pruned with an allocation that goes by no costs.",
     )
     plan: str | None = _option(
         None,

@@ -108,15 +108,20 @@ def _check_budget(recipe: Recipe) -> None:
         )
     amounts_of = ("target_size", "target_speedup", "plan", "threshold")
     given = [name for name in amounts_of if getattr(recipe, name) is not None]
-    if recipe.sparsity is not None and given not in ([], ["target_speedup"]):
+    if recipe.sparsity is not None and given:
         given.append("sparsity")
     if recipe.searches and given:
         given.append("max_drop" if recipe.max_drop is not None else "min_agreement")
     if len(given) > 1:
         names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise UsageError(f"{names} each say how much is pruned", "leave one of the two out")
+    if recipe.plan is not None and recipe.allocation != "sensitivity":
+        raise UsageError(
+            f"--plan says how much each layer loses, and so does --allocation {recipe.allocation}",
+            "leave one of the two out",
+        )
     kind = PATTERN.fullmatch(recipe.pattern)
-    if given and kind is not None and kind["n"]:
+    if given not in ([], ["plan"]) and kind is not None and kind["n"]:
         raise UsageError(
             f"--{given[0].replace('_', '-')} needs any number of zeros, pattern {recipe.pattern} has one",
             "leave one of the two out",
@@ -159,13 +164,18 @@ def _check_choice(recipe: Recipe) -> None:
             "leave one of the two out",
         )
     hybrid = recipe.granularity.startswith("hybrid")
-    if hybrid and recipe.solver == "sweep" and mixture.solves:
+    if recipe.granularity != "weight" and recipe.solver == "sweep" and mixture.solves:
         raise UsageError(
             f"--granularity {recipe.granularity} needs all columns at once, --solver sweep walks them"
         )
     if hybrid and recipe.selection == "sample":
         raise UsageError(
             f"--selection sample draws weights or neurons, --granularity {recipe.granularity} mixes them"
+        )
+    if "layer" in recipe.attention and (recipe.allocation not in CURVES or recipe.plan or recipe.threshold):
+        raise UsageError(
+            "--attention layer weighs what pruning a layer costs, and nothing is shared by costs here",
+            f"--allocation {' or '.join(CURVES)} does, without --plan and --threshold",
         )
     if recipe.threshold is None:
         if recipe.removal != 1.0:
@@ -176,6 +186,10 @@ def _check_choice(recipe: Recipe) -> None:
 
 def _check_threshold(recipe: Recipe, mixture: Mixture) -> None:
     assert recipe.threshold is not None
+    if recipe.attention != ("off",):
+        raise UsageError(
+            "--threshold is held against saliencies that attention does not weigh", "leave --attention out"
+        )
     threshold = Threshold.parse(recipe.threshold)
     if not 0.0 < recipe.removal <= 1.0:
         raise UsageError(f"--removal is {recipe.removal:g}, wanted a share above 0 and up to 1")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,16 @@ from onnxprune.choices import CURVES
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.inmemory import session_of_file
 from onnxprune.io import atomic_write_text, load
-from onnxprune.layers import find_layers
+from onnxprune.layers import Layer, find_layers, heads
 from onnxprune.model import Model
 from onnxprune.pipeline import read_data, recipe_with
-from onnxprune.plan import measure_layers
+from onnxprune.plan import measure_layers, method_of
 from onnxprune.progress import NullProgress, Progress
 from onnxprune.recipe import Recipe
+from onnxprune.report.curves import check_plot, draw
 from onnxprune.report.report import to_json
+from onnxprune.sequential import layer_pattern
+from onnxprune.solvers.patterns import Pattern
 
 LEVELS = (0.3, 0.5, 0.7, 0.85, 0.95)
 
@@ -118,6 +123,11 @@ def sensitivity(
     """
     recipe, data = recipe_with(recipe, options, data)
     _check(levels, recipe)
+    for path in (output, plot):
+        if path is not None and not force and os.path.lexists(path):
+            raise UsageError(f"{path} exists already", "--force overwrites it")
+    if plot is not None:
+        check_plot(Path(plot))
     progress = progress or NullProgress()
     progress.stage("reading")
     dense = model if isinstance(model, Model) else load(model, allow_external=recipe.allow_external)
@@ -128,6 +138,7 @@ def sensitivity(
     calibration = unpad(calibration, input_specs(dense), session_of_file(dense, threads=recipe.threads))
     measured = measure_layers(dense, layers, calibration, recipe, progress, levels=levels)
     plan = share_out(dense, layers, calibration, recipe, measured)
+    patterns = plan.patterns or _own_patterns(dense, layers, recipe)
     found = measured.sensitivity
     assert found is not None  # the allocation is one that measures
     report = SensitivityReport(
@@ -143,20 +154,25 @@ def sensitivity(
                 found.output.get(layer.name, ()),
                 found.error[layer.name],
                 plan.zeros[layer.name] / layer.size,
-                str(plan.patterns[layer.name]) if layer.name in plan.patterns else None,
+                str(patterns[layer.name]) if layer.name in patterns else None,
             )
             for layer in layers
         ),
         sum(plan.zeros.values()) / sum(layer.size for layer in layers),
-        planfile.document(layers, plan.zeros, plan.patterns),
+        planfile.document(layers, plan.zeros, patterns),
     )
     if plot is not None:
-        from onnxprune.report.curves import draw
-
         draw(report, Path(plot), force=force)
     if output is not None:
         atomic_write_text(Path(output), to_json(report.to_dict()), force=force)
     return report
+
+
+def _own_patterns(dense: Model, layers: Sequence[Layer], recipe: Recipe) -> dict[str, Pattern]:
+    """Return the recipe's pattern by layer, so that a plan repeats it; rows are a matter of granularity."""
+    method = method_of(recipe, last=heads(dense, layers))
+    patterns = {layer.name: layer_pattern(layer, method) for layer in layers}
+    return {name: found for name, found in patterns.items() if found.kind in ("nm", "block")}
 
 
 def _check(levels: tuple[float, ...], recipe: Recipe) -> None:
@@ -172,3 +188,6 @@ def _check(levels: tuple[float, ...], recipe: Recipe) -> None:
         )
     if recipe.plan is not None:
         raise UsageError("--plan is what this command writes", "leave --plan out; -o FILE says where")
+    if recipe.threshold is not None or recipe.searches:
+        asked = "--threshold" if recipe.threshold is not None else "--max-drop or --min-agreement"
+        raise UsageError(f"{asked} is for pruning; a plan is made for a sparsity", f"leave {asked} out")

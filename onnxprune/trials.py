@@ -104,6 +104,10 @@ class Search:
     def choose(self, point: Point) -> None:
         """Take ``point``; say so when the final samples turned down what the selection samples had chosen."""
         self.chosen = point
+        if self.stopped == TIME:
+            self.notes.append(
+                f"out of time after {len(self.points)} models: a higher sparsity may hold; raise --time-limit"
+            )
         more = [p for p in self.points if p.fell and p.zeros > point.zeros]
         if more:
             fell = max(more, key=lambda p: p.zeros)

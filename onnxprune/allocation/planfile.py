@@ -1,7 +1,7 @@
 """A plan as a file: the sparsity of each layer, and its pattern where it has one of its own.
 
-JSON: ``{"schema_version": 1, "layers": {"NAME": {"sparsity": 0.7, "pattern": "block:4x1"}}}``; other keys are
-for people. Layers that it does not name stay dense.
+JSON: ``{"schema_version": 1, "layers": {"NAME": {"sparsity": 0.7, "pattern": "block:4x1"}}}``, or only the
+number for a layer; other keys are for people. Layers that it does not name stay dense.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from onnxprune.layers import Layer
 from onnxprune.solvers.patterns import Pattern
 
 SCHEMA_VERSION = 1
+_WRITES = "onnxprune sensitivity MODEL -o FILE writes one"
 
 
 def document(
@@ -46,20 +47,25 @@ def read(
     """
     try:
         found = json.loads(Path(path).read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise UsageError(f"cannot read plan {path}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"cannot read plan {path}: it is no JSON ({error})", _WRITES) from error
     entries = found.get("layers") if isinstance(found, dict) else None
-    if not isinstance(entries, dict) or found.get("schema_version") != SCHEMA_VERSION:
+    if not isinstance(entries, dict):
+        raise UsageError(f"{path} is no plan: it has no object 'layers'", _WRITES)
+    if found.get("schema_version") != SCHEMA_VERSION:
         raise UsageError(
-            f"{path} is no plan of schema_version {SCHEMA_VERSION}",
-            "onnxprune sensitivity MODEL -o FILE writes one",
+            f"{path} has schema_version {found.get('schema_version')!r}, wanted {SCHEMA_VERSION}", _WRITES
         )
+    entries = {name: {"sparsity": e} if isinstance(e, int | float) else e for name, e in entries.items()}
     known = {layer.name: layer for layer in layers}
     for name in entries:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
+            of = f", it is of {found['model']}" if isinstance(found.get("model"), str) else ""
             raise UsageError(
-                f"{path}: the model has no prunable weight {name!r}",
+                f"{path}: the model has no prunable weight {name!r}{of}",
                 f"did you mean {near[0]}?" if near else "onnxprune inspect lists them",
             )
     patterns = {
@@ -73,18 +79,24 @@ def read(
         )
         for name, layer in known.items()
     }
+    for name, count in zeros.items():
+        if count == known[name].size:
+            raise UsageError(f"{path}: {name!r} would lose all of its {count} weights", "lower its sparsity")
     return zeros, patterns
 
 
 def _share(path: str | Path, name: str, entry: object) -> float:
     value = entry.get("sparsity") if isinstance(entry, dict) else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise UsageError(f"{path}: the sparsity of {name!r} is {value!r}, wanted a share from 0 to 1")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise UsageError(f"{path}: the sparsity of {name!r} is {value!r}, wanted a share from 0 to below 1")
     return float(value)
 
 
 def _pattern(path: str | Path, name: str, text: object) -> Pattern:
     try:
-        return Pattern.parse(str(text))
+        found = Pattern.parse(str(text))
+        if found.kind == "rows":
+            raise UsageError(f"pattern {text} is for all layers", f"--granularity {text}")
+        return found
     except UsageError as error:
         raise UsageError(f"{path}: {name!r}: {error}", error.hint) from error

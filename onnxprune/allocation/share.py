@@ -14,7 +14,7 @@ from onnxprune.allocation.budget import GRID, Curve, allocate
 from onnxprune.allocation.filesize import rough_bytes, tried_bytes
 from onnxprune.allocation.result import Measured, Plan
 from onnxprune.allocation.rules import RULES, counts
-from onnxprune.allocation.speed import Times, layer_times, relative_times
+from onnxprune.allocation.speed import Times, dense_costs, layer_times, relative_times
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.errors import ModelError
 from onnxprune.kernels.select import typical_feeds
@@ -51,8 +51,10 @@ def _shared(
         zeros, patterns = planfile.read(recipe.plan, layers, Pattern.parse(recipe.structure))
         return Plan(zeros, {}, measured.tied, patterns=patterns)
     times = None
-    if recipe.pattern == "auto" or recipe.target_speedup or recipe.budget == "flops":
+    if recipe.target_speedup:
         times = layer_times(model, layers, typical_feeds(data)[:1], recipe.threads)
+    elif recipe.pattern == "auto" or recipe.budget == "flops":  # how the layers compare is enough
+        times = Times.of(dense_costs(model, layers, typical_feeds(data)[:1]))
     at = partial(_plan, layers, recipe, measured, times)
 
     if recipe.size_limit is not None:
@@ -83,7 +85,7 @@ def _plan(
         return replace(plan, zeros=_fit_pattern(zeros, layers, recipe, sparsity, costs))
     assert times is not None
     chosen = _chosen(layers, recipe, measured, curves, times, zeros)
-    if recipe.speedup is not None and recipe.sparsity is None:
+    if recipe.speedup is not None:
         zeros = dict.fromkeys(zeros, 0)  # what no kernel speeds up need not lose anything
     patterns = {name: choice.pattern for name, choice in chosen.items()} if recipe.pattern == "auto" else {}
     relative = {name: choice.time for name, choice in chosen.items()}
@@ -91,7 +93,7 @@ def _plan(
         plan,
         zeros=zeros | {name: choice.zeros for name, choice in chosen.items()},
         patterns=patterns,
-        speedup=times.speedup(relative),
+        speedup=times.speedup(relative) if recipe.speedup is not None else None,
     )
 
 

@@ -38,6 +38,11 @@ class Times:
     layers: dict[str, float]
     multiplications: dict[str, float]
 
+    @classmethod
+    def of(cls, costs: dict[str, float]) -> Times:
+        """Return times in proportion to the multiplications, without anything else in the model."""
+        return cls(sum(costs.values()), costs, costs)
+
     def speedup(self, spent: Mapping[str, float]) -> float:
         """Return how many times faster the model is when these layers take so many seconds."""
         return self.whole / (self.whole - sum(self.layers[name] for name in spent) + sum(spent.values()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnxprune.calibration.mask import apply_row_mask
 from onnxprune.calibration.rows import input_rows, output_rows, output_shape, row_count
+from onnxprune.calibration.spread import Spread
 from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.streams import DENSE, PRUNED, Streams
 from onnxprune.errors import ModelError
@@ -24,7 +25,7 @@ from onnxprune.parallel import available, batched, map_threads, multiply
 ROWS_PER_FEATURE = 64
 MIN_ROWS = 4096
 SIDE_BY_SIDE = 2**25  # bytes of an activation up to which several batches are taken apart at once
-MAX_SHARD = 2**22  # elements of a sum up to which each thread has one of its own
+MAX_SHARDS = 2**23  # elements of the sums of all threads together
 MIN_PRODUCT = 1024  # rows that are collected before they are multiplied
 NARROW = 2  # products at the outputs: one for the difference, one with the inputs
 
@@ -139,6 +140,8 @@ def collect(
 
     def shard(part: Sequence[int]) -> Moments:
         moments = Moments.zeros(groups, features) if into is None else into
+        if spread is not None:
+            moments.spreads.append(spread.empty())
         sums = _Sums(moments, stage, max(MIN_PRODUCT, 2 * features), weights or {})
         for numbers in batched(part, 1 if large else available()):
             for found in map_threads(rows, numbers):
@@ -147,8 +150,9 @@ def collect(
         return moments
 
     large = len(batches) and streams.value(stage.value, batches[0], DENSE).nbytes > SIDE_BY_SIDE
-    whole = large or into is not None or groups * features**2 > MAX_SHARD
-    shards = 1 if whole else max(1, min(available(), len(batches)))
+    most = 1 if large or into is not None else min(available(), MAX_SHARDS // (groups * features**2))
+    shards = max(1, min(most, len(batches)))
+    spread = _spread(rows, batches) if into is None and len(batches) else None
     moments = reduce(add, map_threads(shard, [batches[k::shards] for k in range(shards)]))
     where = moments.not_finite()
     if where is not None:
@@ -159,6 +163,16 @@ def collect(
             f"check the data, or leave the weight alone with --exclude '{name}'",
         )
     return moments
+
+
+def _spread(rows: Callable[[int], _Rows], batches: Sequence[int]) -> Spread:
+    """Return a spread around the mean of the first rows: the one that a single thread would take."""
+    pieces: list[Floats] = []
+    for number in batches:
+        pieces.append(rows(number).pruned)
+        if sum(piece.shape[1] for piece in pieces) >= MIN_PRODUCT:
+            break
+    return Spread(_joined(pieces))
 
 
 def _rows(

@@ -35,6 +35,24 @@ class Spread:
         self.rows = 0
         self.squared_rows = 0  # sum of n_i^2
 
+    def empty(self) -> Spread:
+        """Return a spread without samples around the same centre; it adds to this one."""
+        return Spread(self.centre)
+
+    def __add__(self, other: Spread) -> Spread:
+        """Merge two shards around one centre.
+
+        Raises:
+            ValueError: when their centres differ.
+        """
+        if not np.array_equal(self.centre, other.centre):
+            raise ValueError("spreads around different centres do not add")
+        both = self.empty()
+        both.total, both.squares = self.total + other.total, self.squares + other.squares
+        both.rows = self.rows + other.rows
+        both.squared_rows = self.squared_rows + other.squared_rows
+        return both
+
     def add(self, rows: Floats, counts: Sequence[int], weights: Floats | None = None) -> None:
         """Add samples one after the other: ``counts[i]`` of the ``rows`` (groups, rows, features) each.
 

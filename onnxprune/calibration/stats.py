@@ -187,7 +187,7 @@ class Moments:
                 for name, seen in self.outputs.items()
                 if name in other.outputs
             },
-            [*self.spreads, *other.spreads],
+            _merged([*self.spreads, *other.spreads]),
         )
 
     def variance(self) -> Sums:
@@ -252,6 +252,18 @@ class Moments:
             return H, H
         G = self.G / n
         return (centred(H, mean_p), centred(G, mean_d)) if centre else (H, G)
+
+
+def _merged(spreads: Sequence[Spread]) -> list[Spread]:
+    """Add those that have a centre in common."""
+    found: list[Spread] = []
+    for spread in spreads:
+        same = [k for k, held in enumerate(found) if np.array_equal(held.centre, spread.centre)]
+        if same:
+            found[same[0]] = found[same[0]] + spread
+        else:
+            found.append(spread)
+    return found
 
 
 def _or(a: Sums | None, b: Sums) -> Sums:

@@ -14,7 +14,7 @@ from onnxprune.report.console import paragraph, table
 def render_search(console: Console, search: Mapping[str, Any]) -> None:
     """Print the curve; ``search`` as in :class:`onnxprune.report.report.Report`."""
     rows = [_row(point, search) for point in search["points"]]
-    columns = (">sparsity", ">file", ">metric", ">agreement", ">final metric", ">final", ">trained", "")
+    columns = (">sparsity", ">about", ">metric", ">agreement", ">final metric", ">final", ">trained", "")
     tried = "1 model was" if len(rows) == 1 else f"{len(rows)} models were"
     table(console, columns, rows, f"{tried} tried for {_floor(search)}")
     paragraph(console, judged_on(search), "dim")

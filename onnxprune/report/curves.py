@@ -17,6 +17,25 @@ FORMATS = ("png", "svg")
 NAMED = 8  # lines in the legend
 
 
+def check_plot(path: Path) -> str:
+    """Return the format of a figure, before the work that it will show.
+
+    Raises:
+        UsageError: when the ending is none of ours.
+        ResourceError: when matplotlib is missing.
+    """
+    form = path.suffix.lower().lstrip(".")
+    if form not in FORMATS:
+        raise UsageError(f"--plot is {str(path)!r}, wanted a file that ends in .png or .svg")
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ResourceError(
+            "--plot needs matplotlib, which is not installed", "pip install matplotlib"
+        ) from error
+    return form
+
+
 def draw(report: SensitivityReport, path: Path, *, force: bool = False) -> None:
     """Write the figure.
 
@@ -29,16 +48,10 @@ def draw(report: SensitivityReport, path: Path, *, force: bool = False) -> None:
         UsageError: for another ending, or when the file exists.
         ResourceError: when matplotlib is missing.
     """
-    form = path.suffix.lower().lstrip(".")
-    if form not in FORMATS:
-        raise UsageError(f"--plot is {str(path)!r}, wanted a file that ends in .png or .svg")
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ResourceError(
-            "--plot needs matplotlib, which is not installed", "pip install matplotlib"
-        ) from error
+    form = check_plot(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     whole = all(item.output for item in report.layers)
     curves = {item.name: item.output if whole else item.error for item in report.layers}
     order = sorted(curves, key=lambda name: -curves[name][-1])

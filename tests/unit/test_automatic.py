@@ -154,6 +154,12 @@ def test_patience(run: Callable[..., Report]) -> None:
     assert [p["sparsity"] for p in curve(report)] == [0.49, 0.61, 0.74]
 
 
+def test_out_of_time_is_said(run: Callable[..., Report], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(automatic.Automatic, "_expired", lambda self: len(self.search.points) >= 2)
+    report = run("always", max_drop="1%", time_limit=5.0)
+    assert any("out of time after 2 models" in warning for warning in report.warnings)
+
+
 def test_time_limit(run: Callable[..., Report], monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 100_000, 20))
     monkeypatch.setattr(automatic.time, "monotonic", lambda: float(next(clock)))

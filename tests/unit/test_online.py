@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import onnxprune
 from onnxprune import online, runtime
 from onnxprune.calibration.stats import Moments
-from onnxprune.errors import DataError, UsageError, VerificationError
+from onnxprune.errors import DataError, ModelError, UsageError, VerificationError
 from onnxprune.io import load
 from onnxprune.model import Model
 from onnxprune.online import Pruner
@@ -271,7 +271,7 @@ class TestRefusals:
             {"min_agreement": 0.9},
             {"format": "sparse-initializer"},
             {"criterion": "obs+fisher"},
-            {"allocation": "owl"},
+            {"attention": ("token",)},
             {"threshold": "mean"},
             {"target_size": "1kB"},
             {"budget": "flops"},
@@ -289,13 +289,25 @@ class TestRefusals:
             pruner.feed([])
         assert pruner.samples == 0
 
+    def test_a_batch_that_overflows_spoils_nothing(self, dense: Model) -> None:
+        pruner, other = Pruner(dense, **OPTIONS), Pruner(dense, **OPTIONS)
+        for one in (pruner, other):
+            one.feed(X)
+        before = pruner.samples
+        with np.errstate(over="ignore"), pytest.raises(ModelError, match="NaN or infinite"):
+            pruner.feed(np.concatenate([X, X]) * np.float32(1e30))
+            pruner.prune(0.5)
+        assert pruner.samples <= before + 2 * len(X)
+        assert all(np.isfinite(item.H).all() for item in pruner._sums if isinstance(item, Moments))
+
     @pytest.mark.parametrize(
         "options",
         [
             {"pattern": "2:4"},
             {"pattern": "block:4x1"},
-            {"granularity": "neuron"},
+            {"granularity": "neuron", "solver": "admm"},
             {"allocation": "erk"},
+            {"allocation": "owl"},
             {"criterion": "attention"},
         ],
     )

@@ -39,9 +39,9 @@ def test_round_trip(tmp_path: Path, layers: tuple[Layer, ...]) -> None:
 
 def test_layers_without_a_line_stay_dense(tmp_path: Path, layers: tuple[Layer, ...]) -> None:
     path = written(
-        tmp_path / "p.json", {"schema_version": 1, "layers": {"first": {"sparsity": 1, "note": "x"}}}
+        tmp_path / "p.json", {"schema_version": 1, "layers": {"first": {"sparsity": 0.99, "note": "x"}}}
     )
-    assert planfile.read(path, layers, Pattern())[0] == {"first": 64, "second": 0}
+    assert planfile.read(path, layers, Pattern())[0] == {"first": 63, "second": 0}
     assert planfile.read(path, layers, Pattern.parse("2:4"))[0] == {"first": 32, "second": 0}
 
 
@@ -49,14 +49,22 @@ def test_layers_without_a_line_stay_dense(tmp_path: Path, layers: tuple[Layer, .
     ("content", "message"),
     [
         ("no json", "cannot read plan"),
-        ([], "no plan of schema_version 1"),
-        ({"layers": {}}, "no plan of schema_version 1"),
-        ({"schema_version": 2, "layers": {}}, "no plan of schema_version 1"),
+        ("[" * 100_000, "no JSON"),
+        ([], "no object 'layers'"),
+        ({"layers": {}}, "schema_version None, wanted 1"),
+        ({"schema_version": 2, "layers": {}}, "schema_version 2, wanted 1"),
+        ({"schema_version": 1, "model": "a.onnx", "layers": {"z": 0.5}}, "it is of a.onnx"),
+        ({"schema_version": 1, "layers": {"first": 0.9999}}, "lose all of its 64 weights"),
         ({"schema_version": 1, "layers": {"frist": {}}}, "no prunable weight 'frist'"),
         ({"schema_version": 1, "layers": {"first": {}}}, "sparsity of 'first' is None"),
         ({"schema_version": 1, "layers": {"first": {"sparsity": 1.5}}}, "is 1.5, wanted a share"),
+        ({"schema_version": 1, "layers": {"first": {"sparsity": 1}}}, "is 1, wanted a share"),
+        (
+            {"schema_version": 1, "layers": {"first": {"sparsity": 0, "pattern": "neuron"}}},
+            "for all layers",
+        ),
         ({"schema_version": 1, "layers": {"first": {"sparsity": True}}}, "is True, wanted a share"),
-        ({"schema_version": 1, "layers": {"first": 0.5}}, "is None, wanted a share"),
+        ({"schema_version": 1, "layers": {"first": "half"}}, "is None, wanted a share"),
         ({"schema_version": 1, "layers": {"first": {"sparsity": 0.5, "pattern": "4x1"}}}, "'first': pattern"),
     ],
 )
@@ -65,6 +73,11 @@ def test_what_is_no_plan(tmp_path: Path, layers: tuple[Layer, ...], content: Any
         planfile.read(written(tmp_path / "p.json", content), layers, Pattern())
     if "frist" in message:
         assert caught.value.hint == "did you mean first?"
+
+
+def test_a_number_is_a_sparsity(tmp_path: Path, layers: tuple[Layer, ...]) -> None:
+    path = written(tmp_path / "p.json", {"schema_version": 1, "layers": {"first": 0.5}})
+    assert planfile.read(path, layers, Pattern())[0] == {"first": 32, "second": 0}
 
 
 def test_a_missing_file(tmp_path: Path, layers: tuple[Layer, ...]) -> None:

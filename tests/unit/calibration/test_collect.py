@@ -22,6 +22,7 @@ from onnxprune.calibration.streams import DENSE, PRUNED, Streams
 from onnxprune.errors import ModelError
 from onnxprune.layers import Layer, find_layers
 from onnxprune.model import Model
+from onnxprune.parallel import workers
 from onnxprune.solvers.layer import dense_matrix
 from onnxprune.solvers.reconstruct import bias_shift, target_weight
 
@@ -581,3 +582,25 @@ def test_places_weigh_their_rows(build_model: Build, store: ArrayStore) -> None:
         collect(streams, stage, [None], batches=[0], seed=0, places=places) for places in (False, True)
     )
     np.testing.assert_array_equal(plain.H, same.H)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_threads_change_no_statistics(build_model: Build, samples: int) -> None:
+    """Each thread sees few samples: what they vary by must not depend on how they are dealt."""
+    model = Model(
+        build_model("g (float[N, 6] x) => (float[N, 4] y) { y = MatMul(x, w) }", {"w": noise(6, 4)})
+    )
+    layers = find_layers(model, min_size=1)[0]
+    batches = [{"x": noise(samples, 6) + k} for k in range(8)]
+    found = []
+    for threads in (1, 2, 8):
+        with ArrayStore(2**20) as held, workers(threads):
+            streams = Streams(model, None, batches, {"x"}, held, 1)
+            streams.advance(["x"])
+            (stage,) = find_stages(model, layers)
+            found.append(collect(streams, stage, [None] * 8, batches=range(8), seed=0))
+    for other in found[1:]:
+        np.testing.assert_allclose(other.H, found[0].H, rtol=1e-6)
+        assert other.uncertainty() == pytest.approx(found[0].uncertainty(), rel=1e-6)
+        assert len(other.spreads) == 1 and other.n == found[0].n
+    assert found[0].uncertainty() > 0

@@ -64,3 +64,17 @@ def test_one_sample_has_no_noise() -> None:
     assert spread.noise().tolist() == [0.0]
     spread.add(rows, [4])
     assert spread.noise().tolist() == [0.0]
+
+
+def test_shards_around_one_centre_merge_exactly() -> None:
+    rows = np.concatenate(samples(3, [4] * 6, 5), 1)
+    whole = Spread(rows)
+    parts = [whole.empty() for _ in range(3)]
+    whole.add(rows, [4] * 6)
+    for k, part in enumerate(parts):
+        part.add(rows[:, 8 * k : 8 * k + 8], [4, 4])
+    merged = parts[0] + parts[1] + parts[2]
+    np.testing.assert_allclose(merged.noise(), whole.noise(), rtol=1e-12)
+    assert merged.rows == whole.rows and merged.squared_rows == whole.squared_rows
+    with pytest.raises(ValueError, match="different centres"):
+        _ = whole + Spread(rows + 1)
