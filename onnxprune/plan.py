@@ -13,11 +13,11 @@ from onnxprune.allocation.result import Measured, Plan
 from onnxprune.allocation.rules import RULES
 from onnxprune.allocation.rules.facts import Facts
 from onnxprune.allocation.scores import score_layers
-from onnxprune.allocation.sensitivity import LEVELS, Sensitivity, measure
+from onnxprune.allocation.sensitivity import LEVELS, measure
 from onnxprune.allocation.share import share_out
 from onnxprune.allocation.threshold import count_below
+from onnxprune.allocation.walk import all_stages
 from onnxprune.attention.guide import Guide, make_guide
-from onnxprune.calibration.collect import find_stages
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.mask import row_mask
 from onnxprune.calibration.store import ArrayStore
@@ -97,38 +97,15 @@ def measure_layers(
     """
     slopes = collect_slopes(model, layers, data, recipe, progress)
     guide = make_guide(model, layers, data, recipe)
-    found = _known(model, layers, data, recipe, progress, levels, slopes, guide)
-    return replace(found, slopes=slopes, guide=guide)
-
-
-def _known(
-    model: Model,
-    layers: Sequence[Layer],
-    data: CalibrationData,
-    recipe: Recipe,
-    progress: Progress,
-    levels: tuple[float, ...],
-    slopes: Mapping[str, Slopes],
-    guide: Guide,
-) -> Measured:
-    """Return what the allocation has to know."""
+    rule = RULES.get(recipe.allocation)
     if recipe.threshold is not None:
-        return _count_below(model, layers, data, recipe, slopes, progress)
-    tied = any(len(layer.sites) > 1 for layer in layers)
-    rule = None if recipe.plan else RULES.get(recipe.allocation)
-    if recipe.plan and not tied:
-        return Measured()
-    if rule is None:
-        found, from_cache = _measured(model, layers, data, recipe, slopes, progress, tied, levels, guide)
-        return Measured(found, {}, found.tied, from_cache)
-    also = (
-        _measured(model, layers, data, recipe, slopes, progress, tied, levels, guide)[0].tied if tied else {}
-    )
-    if not rule.scored:
-        return Measured(
-            facts={layer.name: Facts.of(layer, 1.0) for layer in layers}, tied=also, slopes=slopes
-        )
-    return Measured(facts=_scored(model, layers, data, recipe, progress), tied=also)
+        found = _count_below(model, layers, data, recipe, slopes, progress)
+    elif recipe.plan is not None or rule is not None:
+        scored = rule is not None and rule.scored and recipe.plan is None
+        found = _facts(model, layers, data, recipe, progress, scored)
+    else:
+        found = _curves(model, layers, data, recipe, slopes, progress, levels, guide)
+    return replace(found, slopes=slopes, guide=guide)
 
 
 def _count_below(
@@ -141,8 +118,7 @@ def _count_below(
 ) -> Measured:
     """Count what lies below the recipe's threshold."""
     assert recipe.threshold is not None
-    sites = range(_sites(layers))
-    targets = {stage.value for site in sites for stage in find_stages(model, layers, site)}
+    targets = {stage.value for stage in all_stages(model, layers)}
     progress.stage("comparing with the threshold", len(layers))
     with ArrayStore(int(recipe.max_memory * 2**30)) as store, workers(recipe.threads):
         streams = Streams(model, None, data.batches, targets, store, recipe.threads, data.batched)
@@ -160,42 +136,57 @@ def _count_below(
     return Measured(below=below, tied=tied)
 
 
-def _scored(
-    model: Model, layers: Sequence[Layer], data: CalibrationData, recipe: Recipe, progress: Progress
-) -> dict[str, Facts]:
-    """Return the saliencies of the layers."""
+def _facts(
+    model: Model,
+    layers: Sequence[Layer],
+    data: CalibrationData,
+    recipe: Recipe,
+    progress: Progress,
+    scored: bool,
+) -> Measured:
+    """Return what rules go by, and the statistics of the later uses of tied weights, which solvers need."""
+    if not scored and all(len(layer.sites) == 1 for layer in layers):
+        return Measured(facts={layer.name: Facts.of(layer, 1.0) for layer in layers})
     masks = [row_mask(batch) for batch in data.batches]
-    targets = {stage.value for stage in find_stages(model, layers)}
+    targets = {stage.value for stage in all_stages(model, layers)}
     progress.stage("scoring the layers", len(layers))
     with ArrayStore(int(recipe.max_memory * 2**30)) as store, workers(recipe.threads):
         streams = Streams(model, None, data.batches, targets, store, recipe.threads, data.batched)
-        used = None if recipe.criterion == "magnitude" else streams
-        return score_layers(
-            model, layers, used, masks, 1.0, seed=recipe.seed, on_layer=lambda _: progress.advance()
+        facts, tied = score_layers(
+            model,
+            layers,
+            streams,
+            masks,
+            1.0,
+            by_inputs=scored and recipe.criterion != "magnitude",
+            seed=recipe.seed,
+            on_layer=lambda _: progress.advance(),
         )
+    return Measured(facts=facts, tied=tied)
 
 
-def _measured(
+def _curves(
     model: Model,
     layers: Sequence[Layer],
     data: CalibrationData,
     recipe: Recipe,
     slopes: Mapping[str, Slopes],
     progress: Progress,
-    tied: bool,
     levels: tuple[float, ...],
     guide: Guide,
-) -> tuple[Sensitivity, bool]:
+) -> Measured:
+    """Return what pruning each layer alone does, from the cache where it is known."""
+    tied = any(len(layer.sites) > 1 for layer in layers)
     if Pattern.parse(recipe.structure).kind == "nm":
         levels = (recipe.target_sparsity,)
     outputs = recipe.allocation == "sensitivity"
     others = CANDIDATES[1:] if recipe.pattern == "auto" else ()
     path = cached.cache_path(model, layers, data, recipe, levels)
     if recipe.cache and not tied and (found := cached.read(path, layers, levels, outputs, others)):
-        return found, True
+        return Measured(found, {}, found.tied, cached=True)
     batches = data.batches
     masks = [row_mask(batch) for batch in batches]
-    targets = {stage.value for site in range(_sites(layers)) for stage in find_stages(model, layers, site)}
+    targets = {stage.value for stage in all_stages(model, layers)}
     if outputs:
         targets |= set(model.index.outputs)
     progress.stage("measuring the layers", len(layers))
@@ -218,11 +209,7 @@ def _measured(
         )
     if recipe.cache and not tied:
         cached.write(path, found)
-    return found, False
-
-
-def _sites(layers: Sequence[Layer]) -> int:
-    return max((len(layer.sites) for layer in layers), default=0)
+    return Measured(found, {}, found.tied)
 
 
 def probe_batches(data: CalibrationData, masks: Sequence[NDArray | None]) -> list[int]:  # type: ignore[type-arg]

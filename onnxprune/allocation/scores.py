@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnxprune.allocation.budget import GRID
 from onnxprune.allocation.rules.facts import OUTLIER, Facts
-from onnxprune.calibration.collect import collect, find_stages, token_counts
+from onnxprune.allocation.walk import Seen, add_tied, walk
 from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.streams import Streams
 from onnxprune.layers import Layer
@@ -19,48 +19,44 @@ from onnxprune.solvers.embedding import row_weights
 from onnxprune.solvers.layer import dense_matrix
 
 Floats = NDArray[np.float32]
-Seen = Moments | NDArray[np.int64] | None
 
 
 def score_layers(
     dense: Model,
     layers: Sequence[Layer],
-    streams: Streams | None,
+    streams: Streams,
     masks: Sequence[NDArray[np.bool_] | None],
     highest: float,
     *,
+    by_inputs: bool,
     seed: int,
     on_layer: Callable[[str], None] = lambda name: None,
-) -> dict[str, Facts]:
-    """Return the facts of every layer, in the order of ``layers``.
+) -> tuple[dict[str, Facts], dict[str, Moments]]:
+    """Return the facts of every layer, in the order of ``layers``, and what tied weights see in later uses.
 
     Args:
         dense: the model.
         layers: what to score.
-        streams: one stream (dense) over the calibration batches, not advanced yet; None scores by magnitude.
+        streams: one stream (dense) over the calibration batches, not advanced yet.
         masks: per batch, which tokens are real.
         highest: largest sparsity that a layer may get.
+        by_inputs: score by the inputs too, not by magnitude alone.
         seed: of the choice of rows.
         on_layer: called after each layer.
     """
-    facts = {}
-    done: list[str] = []
-    for stage in find_stages(dense, layers):
-        seen: Seen = None
-        if streams is not None:
-            streams.advance([stage.value], done)
-            done = [stage.value]
-            if stage.layers[0].kind == "embedding":
-                seen = token_counts(streams, stage, masks)
-            else:
-                seen = collect(streams, stage, masks, batches=range(streams.size), seed=seed)
-        for layer in stage.layers:
-            facts[layer.name] = scored(layer, dense_matrix(dense, layer), seen, highest)
+    facts: dict[str, Facts] = {}
+    tied: dict[str, Moments] = {}
+    for stage, seen in walk(dense, layers, streams, masks, seed=seed):
+        add_tied(tied, stage, seen)
+        for layer in stage.layers if not stage.site else ():
+            facts[layer.name] = scored(
+                layer, dense_matrix(dense, layer), seen if by_inputs else None, highest
+            )
             on_layer(layer.name)
-    return {layer.name: facts[layer.name] for layer in layers}
+    return {layer.name: facts[layer.name] for layer in layers}, tied
 
 
-def scored(layer: Layer, W: Floats, seen: Seen, highest: float) -> Facts:
+def scored(layer: Layer, W: Floats, seen: Seen | None, highest: float) -> Facts:
     """Return the facts of a layer.
 
     Scores are ``|W_ij| ||x_j||`` as Wanda has them; between layers their squares count, as shares of what the

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.allocation.effect import Effects
+from onnxprune.allocation.walk import Seen, add_tied, walk
 from onnxprune.attention.guide import NOTHING, Guide
-from onnxprune.calibration.collect import collect, find_stages, token_counts
 from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.streams import Streams
 from onnxprune.layers import Layer
@@ -82,40 +82,19 @@ def measure(
     """
     fit = [number for number in range(streams.size) if number not in set(probes)] or list(range(streams.size))
     found = Sensitivity({}, {}, levels, {}, {pattern: {} for pattern in others})
-    stages = [stage for site in range(_sites(layers)) for stage in find_stages(dense, layers, site)]
-    stages.sort(key=lambda stage: (dense.index.producer.get(stage.value, -1), stage.value))
-    done: list[str] = []
     with Effects(dense, streams, masks, probes, on_layer) as effects:
-        for stage in stages:
-            streams.advance([stage.value], done)
-            done = [stage.value]
-            if stage.layers[0].kind == "embedding":
-                counts = token_counts(streams, stage, masks)
-                solve = _table_candidates(dense, counts, method)
-            else:
-                moments = collect(
-                    streams,
-                    stage,
-                    masks,
-                    batches=fit,
-                    seed=seed,
-                    tokens=guide.tokens.get(stage.layers[0].name),
-                    places=stage.layers[0].name in guide.places,
-                )
-                if stage.site > 0:
-                    for layer in stage.layers:
-                        found.tied[layer.name] = found.tied.get(layer.name, Moments.like(moments)) + moments
-                    continue
-                solve = _matrix_candidates(dense, moments, method, repair, guide)
-            if stage.site > 0:
+        for stage, seen in walk(dense, layers, streams, masks, seed=seed, batches=fit, guide=guide):
+            if stage.site:
+                add_tied(found.tied, stage, seen)
                 continue
+            solve = _candidates(dense, seen, method, repair, guide)
             making = effects.rest_of(stage) if outputs else None
             candidates = _by_layer(stage.layers, solve(stage.layers, levels))
             found.error.update(_errors(candidates))
             effects.measure(making, stage.layers, candidates)
             del making, candidates  # as large as the layers
-            for pattern in others if stage.layers[0].kind != "embedding" else ():
-                again = _matrix_candidates(dense, moments, replace(method, pattern=pattern), repair, guide)
+            for pattern in others if isinstance(seen, Moments) else ():
+                again = _candidates(dense, seen, replace(method, pattern=pattern), repair, guide)
                 found.others[pattern].update(_errors(_by_layer(stage.layers, again(stage.layers, levels))))
     found.output.update(effects.found)
     return found
@@ -131,11 +110,14 @@ def _errors(candidates: Mapping[str, Sequence[Solution]]) -> dict[str, tuple[flo
     return {name: tuple(solution.error or 0.0 for solution in found) for name, found in candidates.items()}
 
 
-def _sites(layers: Sequence[Layer]) -> int:
-    return max((len(layer.sites) for layer in layers), default=0)
-
-
 Candidates = Callable[[Sequence[Layer], Sequence[float]], list[Solution]]
+
+
+def _candidates(dense: Model, seen: Seen, method: Method, repair: bool, guide: Guide) -> Candidates:
+    """Return the solver of one stage."""
+    if isinstance(seen, Moments):
+        return _matrix_candidates(dense, seen, method, repair, guide)
+    return _table_candidates(dense, seen, method)
 
 
 def _table_candidates(dense: Model, counts: NDArray[np.int64], method: Method) -> Candidates:
@@ -148,7 +130,7 @@ def _table_candidates(dense: Model, counts: NDArray[np.int64], method: Method) -
 
 
 def _matrix_candidates(
-    dense: Model, moments: Moments, method: Method, repair: bool, guide: Guide = NOTHING
+    dense: Model, moments: Moments, method: Method, repair: bool, guide: Guide
 ) -> Candidates:
     """Return the solver of one stage: every layer at every level, layer by layer."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.calibration.collect import collect, find_stages
+from onnxprune.allocation.walk import add_tied, walk
 from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.streams import Streams
 from onnxprune.errors import ModelError
@@ -55,24 +55,15 @@ def count_below(
     Raises:
         ModelError: when all weights of a layer would go.
     """
-    sites = max((len(layer.sites) for layer in layers), default=0)
-    stages = [stage for site in range(sites) for stage in find_stages(dense, layers, site)]
-    stages.sort(key=lambda stage: (dense.index.producer.get(stage.value, -1), stage.value))
     first: dict[str, Moments] = {}
     tied: dict[str, Moments] = {}
     counts: dict[str, int] = {}
     waiting = {layer.name: len(layer.sites) for layer in layers}
-    done: list[str] = []
-    for stage in stages:
-        streams.advance([stage.value], done)
-        done = [stage.value]
-        table = stage.layers[0].kind == "embedding"
-        moments = None if table else collect(streams, stage, masks, batches=range(streams.size), seed=seed)
+    for stage, seen in walk(dense, layers, streams, masks, seed=seed):
+        add_tied(tied, stage, seen)
         for layer in stage.layers:
-            if moments is not None and stage.site == 0:
-                first[layer.name] = moments
-            elif moments is not None:
-                tied[layer.name] = tied.get(layer.name, Moments.like(moments)) + moments
+            if isinstance(seen, Moments) and not stage.site:
+                first[layer.name] = seen
             waiting[layer.name] -= 1
             if waiting[layer.name]:
                 continue

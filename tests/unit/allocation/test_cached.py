@@ -55,3 +55,4 @@ def test_what_is_missing_is_measured_again(tmp_path: Path, layers: tuple[Layer, 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     cached.write(tmp_path / "file" / "b.json", FOUND)
+    assert (tmp_path / "file").read_text() == "" and [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
 from onnxprune.allocation.budget import GRID
-from onnxprune.allocation.scores import score_layers
+from onnxprune.allocation.rules.facts import Facts
+from onnxprune.allocation.scores import score_layers, scored
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams
 from onnxprune.layers import Layer, find_layers
@@ -33,17 +35,21 @@ def layers(model: Model) -> tuple[Layer, ...]:
     return find_layers(model, min_size=1)[0]
 
 
-def test_magnitudes_need_no_data(model: Model, layers: tuple[Layer, ...]) -> None:
-    found = score_layers(model, layers, None, [None], 0.9, seed=0)
+def scored_all(model: Model, layers: tuple[Layer, ...], highest: float, **options: Any) -> dict[str, Facts]:
+    with ArrayStore(2**20) as store:
+        streams = Streams(model, None, [{"x": X, "i": IDS}], {"x", "i"}, store, 1)
+        return score_layers(model, layers, streams, [None], highest, seed=0, **options)[0]
+
+
+def test_magnitudes_are_left_alone(model: Model, layers: tuple[Layer, ...]) -> None:
+    found = scored_all(model, layers, 0.9, by_inputs=False)
     assert np.allclose(found["w"].quantiles, np.quantile(np.abs(W), GRID))
     assert found["w"].highest == 0.9 and found["w"].outliers == 0.0
 
 
 def test_shares_of_the_output(model: Model, layers: tuple[Layer, ...]) -> None:
     seen: list[str] = []
-    with ArrayStore(2**20) as store:
-        streams = Streams(model, None, [{"x": X, "i": IDS}], {"x", "i"}, store, 1)
-        found = score_layers(model, layers, streams, [None], 1.0, seed=0, on_layer=seen.append)
+    found = scored_all(model, layers, 1.0, by_inputs=True, on_layer=seen.append)
     norms = np.sqrt((X**2).mean(0))
     score = np.abs(W.T) * norms
     energy = ((X @ W) ** 2).mean(0).sum()
@@ -60,6 +66,5 @@ def test_outliers(build_model: Callable[..., onnx.ModelProto]) -> None:
     weight = np.ones((10, 10), np.float32)
     weight[0, :3] = 100
     text = "g (float[N, 10] x) => (float[N, 10] y) { y = MatMul(x, w) }"
-    model = Model(build_model(text, {"w": weight}))
-    found = score_layers(model, find_layers(model, min_size=1)[0], None, [None], 1.0, seed=0)
-    assert found["w"].outliers == pytest.approx(0.03)
+    (layer,) = find_layers(Model(build_model(text, {"w": weight})), min_size=1)[0]
+    assert scored(layer, weight.T[None], None, 1.0).outliers == pytest.approx(0.03)

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxprune import runtime
-from onnxprune.allocation import effect, sensitivity
+from onnxprune.allocation import effect, walk
 from onnxprune.allocation.sensitivity import LEVELS, Sensitivity, measure
 from onnxprune.calibration.collect import collect, find_stages
 from onnxprune.calibration.mask import row_mask
@@ -135,7 +135,7 @@ def test_probes_are_not_what_the_layer_was_fitted_to(
         seen.append(list(options["batches"]))
         return collect(*args, **options)
 
-    monkeypatch.setattr(sensitivity, "collect", recorded)
+    monkeypatch.setattr(walk, "collect", recorded)
     measured(model, batches, probes=[1])
     assert all(fit == [0, 2] for fit in seen)
     seen.clear()
