@@ -119,7 +119,7 @@ def prune(
         pruned = Automatic(
             outcome,
             (chooser, final),
-            lambda plan, part: _solved(dense, layers, plan, calibration, part, progress),
+            lambda plan, part: solve(dense, layers, plan, calibration, part, progress),
             progress,
         ).run()
     else:
@@ -200,7 +200,7 @@ def _pruned(outcome: Outcome, held_out: CalibrationData, progress: Progress) -> 
             zeros = {name: round(share * count) for name, count in zeros.items()}
         with clock.stage("solve"):
             step = dataclasses.replace(plan, zeros=zeros)
-            model, outcome.solved = _solved(model, layers, step, outcome.calibration, recipe, progress)
+            model, outcome.solved = solve(model, layers, step, outcome.calibration, recipe, progress)
         if recipe.finetune:
             with clock.stage("fine-tune"):
                 part = share_of(recipe, rounds)
@@ -212,24 +212,6 @@ def _pruned(outcome: Outcome, held_out: CalibrationData, progress: Progress) -> 
     return model
 
 
-def _solved(
-    dense: Model,
-    layers: tuple[Layer, ...],
-    plan: Plan,
-    data: CalibrationData,
-    recipe: Recipe,
-    progress: Progress,
-) -> tuple[Model, tuple[Solved, ...]]:
-    """Return what :func:`solve` does.
-
-    Raises:
-        ModelError: when some of it is not finite.
-    """
-    model, solved = solve(dense, layers, plan, data, recipe, progress)
-    _check_finite(model, layers)
-    return model, solved
-
-
 def solve(
     dense: Model,
     layers: tuple[Layer, ...],
@@ -238,7 +220,11 @@ def solve(
     recipe: Recipe,
     progress: Progress,
 ) -> tuple[Model, tuple[Solved, ...]]:
-    """Return the pruned copy of the model (plain weights) and what happened to each layer."""
+    """Return the pruned copy of the model (plain weights) and what happened to each layer.
+
+    Raises:
+        ModelError: when some of it is not finite.
+    """
     pruned = dense.copy()
     sequential = recipe.solve == "sequential" and recipe.refit
     targets = {stage.value for stage in find_stages(dense, layers)}
@@ -263,6 +249,7 @@ def solve(
             guide=plan.guide,
             on_layer=lambda _: progress.advance(),
         )
+    _check_finite(pruned, layers)
     return pruned, solved
 
 
@@ -274,7 +261,8 @@ def store(
     names = [layer.name for layer in layers if zeros[layer.name]]
     final = pruned.copy()
     if recipe.format == "packed":
-        return final, pack(final, names, values="fp16" if recipe.values == "fp16" else "same")
+        with workers(recipe.threads):
+            return final, pack(final, names, values=recipe.values)
     if recipe.format == "sparse-initializer":
         return final, to_sparse_initializers(final, names)
     return final, None

@@ -125,7 +125,11 @@ def collect(
     groups, _, features = first.view.matrix
     limit = max(MIN_ROWS, ROWS_PER_FEATURE * features) // max(len(batches), 1)
 
+    ready: dict[int, _Rows] = {}  # taken apart already, for the spread
+
     def rows(number: int) -> _Rows:
+        if number in ready:
+            return ready.pop(number)
         return _rows(
             streams,
             stage,
@@ -152,7 +156,7 @@ def collect(
     large = len(batches) and streams.value(stage.value, batches[0], DENSE).nbytes > SIDE_BY_SIDE
     most = 1 if large or into is not None else min(available(), MAX_SHARDS // (groups * features**2))
     shards = max(1, min(most, len(batches)))
-    spread = _spread(rows, batches) if into is None and len(batches) else None
+    spread = _spread(rows, batches, ready) if into is None and len(batches) else None
     moments = reduce(add, map_threads(shard, [batches[k::shards] for k in range(shards)]))
     where = moments.not_finite()
     if where is not None:
@@ -165,14 +169,18 @@ def collect(
     return moments
 
 
-def _spread(rows: Callable[[int], _Rows], batches: Sequence[int]) -> Spread:
-    """Return a spread around the mean of the first rows: the one that a single thread would take."""
-    pieces: list[Floats] = []
+def _spread(rows: Callable[[int], _Rows], batches: Sequence[int], ready: dict[int, _Rows]) -> Spread:
+    """Return a spread around the mean of the first rows, the same for any number of threads.
+
+    What was taken apart for it is left in ``ready``.
+    """
+    found: dict[int, _Rows] = {}
     for number in batches:
-        pieces.append(rows(number).pruned)
-        if sum(piece.shape[1] for piece in pieces) >= MIN_PRODUCT:
+        found[number] = rows(number)
+        if sum(item.pruned.shape[1] for item in found.values()) >= MIN_PRODUCT:
             break
-    return Spread(_joined(pieces))
+    ready.update(found)
+    return Spread(_joined([item.pruned for item in found.values()]))
 
 
 def _rows(

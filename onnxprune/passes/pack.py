@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from onnxprune.errors import ModelError
 from onnxprune.model import Model
-from onnxprune.parallel import map_threads, workers
+from onnxprune.parallel import map_threads
 from onnxprune.storage import FORMS
 from onnxprune.storage.choose import Candidate, choose
 from onnxprune.storage.domain import check_domain, write_functions
@@ -83,9 +83,7 @@ class _Packer:
         """
         reasons: dict[str, str] = {}
         candidates: dict[str, Candidate] = {}
-        with workers():
-            compared = map_threads(self._compare, names)
-        for name, found in zip(names, compared, strict=True):
+        for name, found in zip(names, map_threads(self._compare, names), strict=True):
             if isinstance(found, str):
                 reasons[name] = found
             else:
