@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,8 +30,6 @@ def op_seconds(
     Raises:
         ModelError: when ONNX Runtime refuses the model.
     """
-    import time
-
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
         session = session_of(model, threads=threads, profile=str(Path(folder) / "run"))
         names = {item.name for item in session.get_inputs()}
@@ -41,9 +40,19 @@ def op_seconds(
             rounds += 1
         path = Path(session.end_profiling())
         events = json.loads(path.read_text(encoding="utf8"))
+    return spent(events, rounds)
+
+
+def spent(events: Sequence[Mapping[str, Any]], rounds: int) -> dict[str, float]:
+    """Return the seconds per round of each operator type, the largest first.
+
+    Args:
+        events: of the profiler, of as many equal rounds.
+        rounds: the first one does not count.
+    """
     kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
     first = len(kernels) // rounds  # of the run that does not count
-    spent: Counter[str] = Counter()
+    total: Counter[str] = Counter()
     for event in kernels[first:]:
-        spent[event["args"]["op_name"]] += event["dur"]
-    return {op: us * 1e-6 / max(rounds - 1, 1) for op, us in spent.most_common()}
+        total[event["args"]["op_name"]] += event["dur"]
+    return {op: us * 1e-6 / max(rounds - 1, 1) for op, us in total.most_common()}
