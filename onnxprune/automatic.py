@@ -34,7 +34,6 @@ from onnxprune.trials import Point, Search
 STEP = 0.01  # of sparsity: the search ends when it is known so well
 HIGHEST = 0.98
 NEAR = 3.0  # a candidate that loses no more than so many times what is allowed is worth some training
-ABOVE = 1.001  # of what may be lost: a candidate that does not hold
 SHORT = 8  # its training takes this part of the full one
 
 Solve = Callable[[Plan, Recipe], tuple[Model, tuple[Solved, ...]]]
@@ -134,8 +133,10 @@ class Automatic:
         if best.point.holds and (self.best is None or zeros >= self.best.point.zeros):
             self.best = best
         used = floor.used(best.point.metric, best.point.agreement)
-        # What the final samples turn down does not hold: the search goes on below it.
-        return used if best.point.holds else max(used, ABOVE)
+        if best.point.fell:  # what the final samples turn down does not hold: the search goes on below it
+            judged = self.search.final.floor.used(best.point.final_metric, best.point.final_agreement)
+            used = max(used, judged)
+        return used
 
     def _keep(self, point: Point, start: float) -> None:
         seconds = time.monotonic() - start

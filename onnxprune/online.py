@@ -51,14 +51,14 @@ class Pruner:
     It differs from :func:`onnxprune.prune`, which needs all data at once: there each layer is solved on the
     inputs that the already pruned layers before it give, and aimed at the dense model's outputs; here all
     layers are solved on the dense model's inputs (one-shot, as ``--solve one-shot``), so errors pile up from
-    layer to layer. Zeros are shared by the layers' own errors (``--allocation error``) or evenly, since their
-    effect on the output cannot be had from sums. At high sparsity expect less accuracy. The file is for stock
-    ONNX Runtime: kernels are chosen by measuring, on data.
+    layer to layer. Zeros are shared by the layers' own errors (``--allocation error``) or by a rule, since
+    their effect on the output cannot be had from sums. At high sparsity expect less accuracy. The file is
+    for stock ONNX Runtime: kernels are chosen by measuring, on data.
 
     Args:
         model: a path, or a loaded model (left as it is).
-        recipe: settings; ``options`` override it. ``allocation`` is ``error``, ``uniform`` or ``erk``,
-            ``sensitivity`` becomes ``error``; what needs data to run is refused.
+        recipe: settings; ``options`` override it. ``allocation`` ``sensitivity`` becomes
+            ``error``; what needs data to run is refused.
         **options: fields of :class:`~onnxprune.recipe.Recipe`.
 
     Raises:

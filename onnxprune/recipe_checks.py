@@ -126,7 +126,7 @@ def _check_budget(recipe: Recipe) -> None:
             f"--{given[0].replace('_', '-')} needs any number of zeros, pattern {recipe.pattern} has one",
             "leave one of the two out",
         )
-    if recipe.target_size is not None and (recipe.size_limit, recipe.format)[1] == "dense":
+    if recipe.size_limit is not None and recipe.format == "dense":
         raise UsageError(
             "--target-size needs packed weights, with --format dense zeros take as much room as before",
             "leave one of the two out",

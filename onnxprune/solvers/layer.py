@@ -212,7 +212,7 @@ def solve_layer(
 def evidence_of(job: Job, W: Floats, method: Method) -> Evidence:
     """Return what criteria may look at; ``W`` is to be pruned: the job's weight or its repaired form."""
     H, _, _ = job.moments.centred(job.layer.name, False)
-    mean = job.moments.sum_p / max(job.moments.n, 1)
+    mean = job.moments.sum_p / (job.moments.n or 1)
     return Evidence(W, H, mean, method.slopes.get(job.layer.name), method.alpha)
 
 
