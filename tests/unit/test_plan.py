@@ -159,7 +159,7 @@ class TestTied:
             found = planned(model, layers, data, allocation=allocation, sparsity=0.5, cache=True)
             assert found.zeros == {"w": 32} and not found.cached
             assert found.tied["w"].n > 0 and found.tied["w"].H.any()
-        assert len(calls) == 2
+        assert len(calls) == (2 if allocation == "sensitivity" else 0)  # rules measure no curves
 
 
 class TestProbes:
