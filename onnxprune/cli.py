@@ -19,7 +19,6 @@ from click.shell_completion import shell_complete
 
 import onnxprune
 from onnxprune.allocator import reuse_memory
-from onnxprune.choices import FORMATS, VALUES
 from onnxprune.errors import FloorError
 from onnxprune.options import (
     DATA_FIELDS,
@@ -34,6 +33,7 @@ from onnxprune.options import (
     to_toml,
 )
 from onnxprune.recipe import Recipe
+from onnxprune.recipe.choices import FORMATS, VALUES
 from onnxprune.report.report import COMMAND_LINE, plain, skipped_weights
 from onnxprune.terminal import complain, emit, explain, prepare_process, working
 

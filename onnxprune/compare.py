@@ -15,6 +15,7 @@ import onnx
 
 from onnxprune.errors import DataError
 from onnxprune.evaluate import Agreement, agreement, load_function, task_metric, verdict
+from onnxprune.files.tensors import Found, byte_size, walk
 from onnxprune.interface import OWN, interface_differences
 from onnxprune.io import load, total_bytes
 from onnxprune.model import Model, subgraphs
@@ -22,7 +23,6 @@ from onnxprune.outputs import is_float
 from onnxprune.progress import NullProgress, Progress
 from onnxprune.recipe import Recipe
 from onnxprune.runtime import session
-from onnxprune.tensors import Found, byte_size, walk
 from onnxprune.verdict import BROKEN
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.errors import DataError, ModelError, ResourceError
 from onnxprune.layers import Layer
-from onnxprune.mixture import CRITERIA, GRADIENT_CRITERIA, Mixture
 from onnxprune.model import Model
 from onnxprune.progress import Progress
 from onnxprune.recipe import Recipe
+from onnxprune.recipe.mixture import CRITERIA, GRADIENT_CRITERIA, Mixture
 from onnxprune.scoring.evidence import Slopes
 
 # Samples go one by one, each a run forward and back.

@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxprune.choices import FORMATS, VALUES
 from onnxprune.errors import ModelError, UsageError, VerificationError
 from onnxprune.interface import interface_differences
 from onnxprune.io import load, save, total_bytes
@@ -23,6 +22,7 @@ from onnxprune.model import Model
 from onnxprune.passes.pack import pack
 from onnxprune.passes.sparse_initializer import to_sparse_initializers
 from onnxprune.passes.unpack import unpack
+from onnxprune.recipe.choices import FORMATS, VALUES
 from onnxprune.runtime import session
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnxprune import runtime
 from onnxprune.errors import ModelError
-from onnxprune.externalize import copy_fields
+from onnxprune.files.externalize import copy_fields
 from onnxprune.model import MAX_PROTO_BYTES, Model
 
 LARGE = 4096  # elements of a weight that is worth handing over beside the model

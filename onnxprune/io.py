@@ -17,12 +17,11 @@ from typing import Literal
 import onnx
 from google.protobuf.message import DecodeError
 
-from onnxprune import external as external_data
-from onnxprune.atomic import atomic_write_bytes, atomic_write_text, staged
 from onnxprune.errors import ModelError, OnnxPruneError, ResourceError, UsageError
-from onnxprune.externalize import Splitter
-from onnxprune.model import MAX_PROTO_BYTES, Model
-from onnxprune.tensors import (
+from onnxprune.files import external as external_data
+from onnxprune.files.atomic import atomic_write_bytes, atomic_write_text, staged
+from onnxprune.files.externalize import Splitter
+from onnxprune.files.tensors import (
     LAYOUT,
     Found,
     FoundSparse,
@@ -33,8 +32,9 @@ from onnxprune.tensors import (
     estimated_bytes,
     walk,
 )
-from onnxprune.validate import check_structure
-from onnxprune.wrongfile import not_a_model
+from onnxprune.files.validate import check_structure
+from onnxprune.files.wrongfile import not_a_model
+from onnxprune.model import MAX_PROTO_BYTES, Model
 
 __all__ = ["atomic_write_bytes", "atomic_write_text", "file_digest", "load", "save", "total_bytes"]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.tensors import TYPED_FIELDS, estimated_bytes
+from onnxprune.files.tensors import TYPED_FIELDS, estimated_bytes
 
 MAX_PROTO_BYTES = 2**31 - 1  # protobuf refuses longer messages
 
@@ -205,3 +205,12 @@ class Model:
             if len(data) <= MAX_PROTO_BYTES:
                 return data
         raise ModelError(f"{self.name}: over 2 GiB, cannot be serialised in one piece")
+
+
+def only_reader(model: Model, value: str) -> onnx.NodeProto | None:
+    """Return the one node that reads ``value`` as a direct input, else None."""
+    uses = model.index.uses.get(value, [])
+    if len(uses) != 1 or uses[0].slot < 0 or value in model.index.outputs:
+        return None
+    reader: onnx.NodeProto = model.graph.node[uses[0].index]
+    return reader

@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from onnxprune.errors import UsageError
-from onnxprune.recipe import SCHEMA_VERSION, Recipe
+from onnxprune.recipe.recipe import SCHEMA_VERSION, Recipe
 
 F = TypeVar("F", bound=Callable[..., Any])
 

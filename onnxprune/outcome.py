@@ -12,6 +12,7 @@ from onnxprune.attention.guide import Guide
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.clock import Clock
 from onnxprune.evaluate import verdict
+from onnxprune.files.tensors import estimated_bytes
 from onnxprune.io import file_digest, total_bytes
 from onnxprune.kernels.select import Decision, Selection
 from onnxprune.layers import Layer, Skip
@@ -23,10 +24,9 @@ from onnxprune.report import units
 from onnxprune.report.report import LayerReport, Report, SkippedWeight, Speed, Timing
 from onnxprune.sequential import Solved
 from onnxprune.storage.report import PackReport
-from onnxprune.tensors import estimated_bytes
 
 if TYPE_CHECKING:
-    from onnxprune.trials import Search
+    from onnxprune.search.trials import Search
 
 
 @dataclass

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 
-from onnxprune.automatic import Automatic
 from onnxprune.calibration.collect import find_stages
 from onnxprune.calibration.data import CalibrationData, from_iterable, load_data
 from onnxprune.calibration.inputs import input_specs
@@ -26,11 +25,10 @@ from onnxprune.evidence import check_torch
 from onnxprune.finetune.stage import check_labels, check_options, merged, share_of, tune
 from onnxprune.inmemory import session_of_file
 from onnxprune.io import atomic_write_text, load, save, total_bytes
-from onnxprune.judge import Judge, split_held_out
 from onnxprune.kernels.select import Selection, select
-from onnxprune.layers import Layer, Skip, find_layers, heads
+from onnxprune.layers import Layer, Skip, find_layers
+from onnxprune.layers.heads import heads
 from onnxprune.measure import find_measure
-from onnxprune.mixture import Mixture
 from onnxprune.model import Model
 from onnxprune.outcome import Outcome, make_report
 from onnxprune.parallel import workers
@@ -40,8 +38,12 @@ from onnxprune.passes.pack import PackReport, pack
 from onnxprune.passes.sparse_initializer import to_sparse_initializers
 from onnxprune.plan import Plan, make_plan, method_of
 from onnxprune.progress import NullProgress, Progress
-from onnxprune.recipe import Recipe, known_names
+from onnxprune.recipe import Recipe
+from onnxprune.recipe.mixture import Mixture
+from onnxprune.recipe.recipe import known_names
 from onnxprune.report.report import Report, to_json
+from onnxprune.search.automatic import Automatic
+from onnxprune.search.judge import Judge, split_held_out
 from onnxprune.sequential import Solved, prune_sequential
 from onnxprune.storage.edit import raise_ir_version
 from onnxprune.targets import find_targets

@@ -23,15 +23,16 @@ from onnxprune.calibration.mask import row_mask
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams, sample_count
 from onnxprune.evidence import collect_slopes
-from onnxprune.layers import Layer, heads
+from onnxprune.layers import Layer
+from onnxprune.layers.heads import heads
 from onnxprune.model import Model
 from onnxprune.parallel import workers
 from onnxprune.progress import Progress
 from onnxprune.recipe import Recipe
+from onnxprune.recipe.threshold import Threshold
 from onnxprune.scoring.evidence import Slopes
 from onnxprune.solvers.patterns import Pattern
 from onnxprune.solvers.prune import Method
-from onnxprune.threshold import Threshold
 
 __all__ = ["Measured", "Plan", "make_plan", "measure_layers", "method_of", "probe_batches", "share_out"]
 

@@ -15,16 +15,17 @@ from onnxprune.allocation import planfile
 from onnxprune.allocation.share import share_out
 from onnxprune.calibration.inputs import input_specs
 from onnxprune.calibration.unpad import unpad
-from onnxprune.choices import CURVES
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.inmemory import session_of_file
 from onnxprune.io import atomic_write_text, load
-from onnxprune.layers import Layer, find_layers, heads
+from onnxprune.layers import Layer, find_layers
+from onnxprune.layers.heads import heads
 from onnxprune.model import Model
 from onnxprune.pipeline import read_data, recipe_with
 from onnxprune.plan import measure_layers, method_of
 from onnxprune.progress import NullProgress, Progress
 from onnxprune.recipe import Recipe
+from onnxprune.recipe.choices import CURVES
 from onnxprune.report.curves import check_plot, draw
 from onnxprune.report.report import to_json
 from onnxprune.sequential import layer_pattern

@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from onnxprune.atomic import staged
 from onnxprune.errors import UsageError
+from onnxprune.files.atomic import staged
 from onnxprune.finetune.stage import follower
 from onnxprune.io import DATA_SUFFIX
 from onnxprune.model import Model

@@ -16,8 +16,8 @@ from pathlib import Path
 from statistics import mean
 
 import onnxprune
-from onnxprune.choices import ALLOCATIONS
-from onnxprune.mixture import CRITERIA
+from onnxprune.recipe.choices import ALLOCATIONS
+from onnxprune.recipe.mixture import CRITERIA
 
 CONFIGS = ("0.5", "0.7", "0.8", "2:4", "block:4x1@0.7")
 

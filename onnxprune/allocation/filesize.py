@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from onnxprune.files.tensors import estimated_bytes
 from onnxprune.layers import Layer
 from onnxprune.model import MAX_PROTO_BYTES, Model
 from onnxprune.passes.pack import pack
 from onnxprune.passes.sparse_initializer import to_sparse_initializers
 from onnxprune.recipe import Recipe
-from onnxprune.tensors import estimated_bytes
 
 
 def rough_bytes(model: Model, layers: Sequence[Layer], zeros: Mapping[str, int], recipe: Recipe) -> float:

@@ -17,6 +17,7 @@ from onnxprune.calibration.streams import Streams
 from onnxprune.errors import ModelError
 from onnxprune.layers import Layer
 from onnxprune.model import Model
+from onnxprune.recipe.threshold import Threshold
 from onnxprune.scoring import mixed
 from onnxprune.scoring.attention import sample_attention
 from onnxprune.scoring.evidence import Evidence
@@ -24,7 +25,6 @@ from onnxprune.sequential import layer_pattern
 from onnxprune.solvers.layer import Job, dense_matrix, evidence_of, ridge
 from onnxprune.solvers.linalg import inverse_hessian
 from onnxprune.solvers.prune import Method
-from onnxprune.threshold import Threshold
 
 
 def count_below(

@@ -14,7 +14,7 @@ import onnx
 from onnxprune.attention.block import AttentionBlock, Layout, Projections, Rejected
 from onnxprune.attention.fused import FUSED
 from onnxprune.attention.walk import Walker, Weighted
-from onnxprune.layers import attribute
+from onnxprune.attributes import attribute
 from onnxprune.model import Model, label, subgraphs
 from onnxprune.passes.shapes import Shapes, infer
 

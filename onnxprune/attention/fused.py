@@ -18,8 +18,8 @@ from onnx import helper
 from onnxprune import runtime
 from onnxprune.attention.block import AttentionBlock, Projections
 from onnxprune.attention.walk import Walker
+from onnxprune.attributes import attribute
 from onnxprune.errors import ModelError
-from onnxprune.layers import attribute
 from onnxprune.model import Model, label
 from onnxprune.passes.constants import evaluate
 

@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune.attention.walk import MIXES, MOVES, PRODUCTS, Walker
-from onnxprune.layers import attribute
+from onnxprune.attributes import attribute
 from onnxprune.model import Model, label
 
 Floats = NDArray[np.float32]

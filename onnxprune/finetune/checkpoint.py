@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 import onnxprune
-from onnxprune.atomic import atomic_write_bytes
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.errors import ResourceError
+from onnxprune.files.atomic import atomic_write_bytes
 from onnxprune.machine import cache_dir
 from onnxprune.model import Model
 from onnxprune.userfunction import wrap

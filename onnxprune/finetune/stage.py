@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.calibration.data import CalibrationData
-from onnxprune.choices import LOSSES
 from onnxprune.errors import ResourceError
 from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.progress import Progress
 from onnxprune.recipe import Recipe
+from onnxprune.recipe.choices import LOSSES
 
 if TYPE_CHECKING:
     from onnxprune.finetune.task import Task

@@ -10,8 +10,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from onnxprune.atomic import atomic_write_text
 from onnxprune.errors import OnnxPruneError
+from onnxprune.files.atomic import atomic_write_text
 from onnxprune.machine import cache_dir
 
 Ratios = dict[str, list[float]]

@@ -18,6 +18,7 @@ from onnx import numpy_helper
 from onnxprune import machine, runtime
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.errors import ModelError
+from onnxprune.files.tensors import estimated_bytes
 from onnxprune.kernels import library
 from onnxprune.kernels.cache import Cache
 from onnxprune.kernels.nodes import Gain, measure
@@ -32,7 +33,6 @@ from onnxprune.passes.sparse_ops import find_chains, rewrite
 from onnxprune.progress import NullProgress, Progress
 from onnxprune.storage.domain import form_of, write_functions
 from onnxprune.storage.form import DOMAIN, Packed
-from onnxprune.tensors import estimated_bytes
 
 LARGEST = 2**30  # bytes of a model that is still measured: several sessions of it are held at once
 _SAMPLED = 16  # samples that are looked at for the sizes of the inputs

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from onnx import TensorProto
 
-from onnxprune.layers import only_reader
-from onnxprune.model import Model
+from onnxprune.model import Model, only_reader
 from onnxprune.passes.products import Product
 from onnxprune.passes.regions import Region, activation, normalisation
 from onnxprune.passes.shapes import Shapes

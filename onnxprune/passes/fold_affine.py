@@ -20,8 +20,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from onnxprune.layers import attribute, only_reader
-from onnxprune.model import Model
+from onnxprune.attributes import attribute
+from onnxprune.model import Model, only_reader
 from onnxprune.passes.unread import drop_unread
 from onnxprune.storage.edit import Names, drop_value_info, is_overridable
 

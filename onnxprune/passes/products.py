@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import AttributeProto, TensorProto, helper
 
-from onnxprune.layers import attribute
+from onnxprune.attributes import attribute
 from onnxprune.model import Model
 from onnxprune.passes.constants import evaluate
 from onnxprune.passes.shapes import Shapes

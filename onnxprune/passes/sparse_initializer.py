@@ -17,11 +17,11 @@ import onnx
 from onnx import TensorProto, helper
 
 from onnxprune.errors import ModelError
+from onnxprune.files.tensors import type_name
 from onnxprune.model import Model
 from onnxprune.storage import coo
 from onnxprune.storage.edit import drop_initializers, is_overridable, raise_ir_version
 from onnxprune.storage.report import PackReport, StoredWeight
-from onnxprune.tensors import type_name
 
 _MIN_IR_VERSION = 5  # SparseTensorProto
 _MIN_OPSET = 11  # Constant.sparse_value

@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxprune.atomic import atomic_write_bytes
 from onnxprune.errors import ResourceError, UsageError
+from onnxprune.files.atomic import atomic_write_bytes
 from onnxprune.report.units import clean, shorten
 
 if TYPE_CHECKING:

@@ -235,7 +235,7 @@ class Report:
             UsageError: when the file exists (without ``force``) or its folder does not.
             ResourceError: when the disk is full or the folder cannot be written.
         """
-        from onnxprune.atomic import atomic_write_text
+        from onnxprune.files.atomic import atomic_write_text
 
         atomic_write_text(path, to_json(self.to_dict()), force=force)
 

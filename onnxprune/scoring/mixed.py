@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.mixture import SOLVER, Mixture
+from onnxprune.recipe.mixture import SOLVER, Mixture
 from onnxprune.scoring import CRITERIA
 from onnxprune.scoring.evidence import Evidence
 

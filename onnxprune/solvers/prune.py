@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.mixture import Mixture
+from onnxprune.recipe.mixture import Mixture
 from onnxprune.scoring import mixed
 from onnxprune.scoring.attention import sample_attention
 from onnxprune.scoring.evidence import Evidence, Slopes
@@ -26,7 +26,7 @@ class Method:
     """The part of a recipe that a single layer needs.
 
     Attributes:
-        criterion: what :meth:`onnxprune.mixture.Mixture.parse` reads.
+        criterion: what :meth:`onnxprune.recipe.mixture.Mixture.parse` reads.
         solver: of ``obs``: ``admm`` or ``sweep``.
         pattern: of the zeros.
         damping: ridge as a share of the mean diagonal of the Hessian.

@@ -44,8 +44,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
+from onnxprune.files.tensors import type_name
 from onnxprune.storage.form import MAX_FOLDED_BYTES, Array, Packed, np_dtype, onnx_type, round_to_fp16
-from onnxprune.tensors import type_name
 
 RAGGED = "DecodeRagged"
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)

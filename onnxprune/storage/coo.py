@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from onnxprune.errors import ModelError
+from onnxprune.files.tensors import check_inline, check_sparse
 from onnxprune.storage.form import Array, np_dtype
-from onnxprune.tensors import check_inline, check_sparse
 
 MAX_DENSE_BYTES = 2**31 - 1  # what one tensor of a protobuf file can hold
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import onnx
 from onnx import helper
 
+from onnxprune.files.tensors import TYPED_FIELDS
 from onnxprune.model import Model, subgraphs
-from onnxprune.tensors import TYPED_FIELDS
 
 
 class Names:

@@ -38,8 +38,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
+from onnxprune.files.tensors import type_name
 from onnxprune.storage.form import MAX_FOLDED_BYTES, Array, Packed, onnx_type, round_to_fp16
-from onnxprune.tensors import type_name
 
 
 class Gaps:

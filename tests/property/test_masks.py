@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from onnxprune.allocation.threshold import is_below
+from onnxprune.recipe.threshold import Threshold
 from onnxprune.solvers.choose import choose
 from onnxprune.solvers.patterns import Pattern, lowest
-from onnxprune.threshold import Threshold
 
 # Few distinct values, so that ties are the rule; wide ones too, since float32 sums round.
 VALUES = st.one_of(

@@ -45,7 +45,7 @@ def test_nodes_and_weights_are_no_part_of_it() -> None:
 def test_our_domain_and_keys_are_ours() -> None:
     def change(m: onnx.ModelProto) -> None:
         m.opset_import.add(domain="onnxprune", version=1)
-        m.metadata_props.add(key="onnxprune.recipe", value="{}")
+        m.metadata_props.add(key="onnxprune.recipe.recipe", value="{}")
 
     assert differences(change) == ()
 

@@ -17,8 +17,8 @@ PACKAGE = ROOT / "onnxprune"
 # Module -> the file that tests it instead of tests/unit/<same path>, and why.
 TESTED_ELSEWHERE = {
     "__main__.py": ("tests/e2e/test_cli.py", "only runs as a process: python -m onnxprune"),
-    "choices.py": ("tests/unit/test_recipe.py", "words that the recipe's fields take"),
-    "recipe_checks.py": ("tests/unit/test_recipe.py", "run whenever a recipe is made"),
+    "recipe/choices.py": ("tests/unit/recipe/test_recipe.py", "words that the recipe's fields take"),
+    "recipe/checks.py": ("tests/unit/recipe/test_recipe.py", "run whenever a recipe is made"),
     **{
         f"finetune/{name}.py": ("tests/unit/finetune/test_view.py", "a part of the view, tested through it")
         for name in ("attributes", "compiler", "dtypes", "gaps", "parameters", "plan", "registry", "scope")

@@ -13,12 +13,12 @@ import pytest
 
 from onnxprune import plan
 from onnxprune.calibration.data import CalibrationData, from_iterable
-from onnxprune.choices import ALLOCATIONS
 from onnxprune.layers import Layer, find_layers
 from onnxprune.model import Model
 from onnxprune.plan import PROBE_ROWS, Plan, make_plan, probe_batches
 from onnxprune.progress import NullProgress
 from onnxprune.recipe import Recipe
+from onnxprune.recipe.choices import ALLOCATIONS
 
 Build = Callable[..., onnx.ModelProto]
 TEXT = """g (float[N, 8] x) => (float[N, 7] y) {

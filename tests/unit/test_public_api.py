@@ -51,7 +51,8 @@ def test_importing_the_module_does_not_hide_the_function(name: str) -> None:
 
 def test_submodules_that_share_no_name_are_attributes() -> None:
     assert (
-        python("import onnxprune, onnxprune.recipe; print(onnxprune.recipe.__name__)") == "onnxprune.recipe"
+        python("import onnxprune, onnxprune.recipe.recipe; print(onnxprune.recipe.recipe.__name__)")
+        == "onnxprune.recipe.recipe"
     )
 
 

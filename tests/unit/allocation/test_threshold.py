@@ -16,11 +16,11 @@ from onnxprune.io import load
 from onnxprune.layers import find_layers
 from onnxprune.model import Model
 from onnxprune.passes.unpack import unpack
+from onnxprune.recipe.threshold import Threshold
 from onnxprune.scoring.attention import sample_attention
 from onnxprune.solvers.layer import Job, dense_matrix, evidence_of
 from onnxprune.solvers.patterns import Pattern
 from onnxprune.solvers.prune import Method
-from onnxprune.threshold import Threshold
 from tests.unit.finetune.networks import parse
 
 TEXT = """g (int64[N, 4] ids, float[N, 4, 8] x) => (float[N, 4, 6] y) {

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxprune.mixture import Mixture
+from onnxprune.recipe.mixture import Mixture
 from onnxprune.scoring import CRITERIA, mixed
 from onnxprune.scoring.evidence import Evidence, Slopes
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnxprune import mixture
+from onnxprune.recipe import mixture
 from onnxprune.scoring import CRITERIA, Criterion
 from onnxprune.scoring.evidence import Evidence, Slopes
 

@@ -1,0 +1,11 @@
+"""The prunable weights of a model, each seen as a matrix."""
+
+from onnxprune.layers.find import find_layers as find_layers
+from onnxprune.layers.layer import Bias as Bias
+from onnxprune.layers.layer import Layer as Layer
+from onnxprune.layers.layer import MatrixView as MatrixView
+from onnxprune.layers.layer import Site as Site
+from onnxprune.layers.layer import Skip as Skip
+from onnxprune.layers.layer import Window as Window
+
+__all__ = ["Bias", "Layer", "MatrixView", "Site", "Skip", "Window", "find_layers"]

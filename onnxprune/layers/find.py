@@ -1,0 +1,119 @@
+"""Find the prunable weights of a model and say why others are left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+import numpy as np
+from onnx import TensorProto
+
+from onnxprune.errors import ModelError
+from onnxprune.layers.layer import FLOATS, Layer, Skip
+from onnxprune.layers.views import BUILDERS, RefusalError
+from onnxprune.model import Model, label
+
+_QUANTIZED = {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4}
+
+
+def find_layers(
+    model: Model, *, include: Sequence[str] = (), exclude: Sequence[str] = (), min_size: int = 256
+) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:
+    """Return the prunable layers in graph order and everything that is left alone with its reason.
+
+    Args:
+        model: the model.
+        include: globs over weight and node names; empty means all.
+        exclude: globs over weight and node names.
+        min_size: smallest number of elements worth pruning.
+
+    Raises:
+        ModelError: when a prunable weight holds NaN or infinity.
+    """
+    layers: list[Layer] = []
+    skips: list[Skip] = []
+    for name, tensor in model.index.tensors.items():
+        uses = model.index.uses.get(name, [])
+        size = int(np.prod(tensor.dims)) if tensor.dims else 1
+        nodes = tuple(label(model.graph.node[use.index]) for use in uses)
+        if not _worth_naming(tensor, size):
+            continue
+        try:
+            _check_selected(name, nodes, include, exclude)
+            if size < min_size:
+                raise RefusalError(f"too small: {size} elements, --min-size is {min_size}")
+            layer = _build(model, name, tensor)
+        except RefusalError as refusal:
+            skips.append(Skip(name, nodes[0] if nodes else "", size, str(refusal)))
+            continue
+        if not np.isfinite(model.array(name).astype(np.float32)).all():
+            raise ModelError(
+                f"weight {name!r} of node {nodes[0]!r} holds NaN or infinite values",
+                f"--exclude '{name}' leaves it alone",
+            )
+        layers.append(layer)
+    layers.sort(key=lambda layer: (layer.sites[0].node, layer.name))
+    return tuple(layers), tuple(skips)
+
+
+def _worth_naming(tensor: TensorProto, size: int) -> bool:
+    """Scalars, vectors (biases, norm scales) and shape arithmetic are not worth a line in the report."""
+    matrix_like = sum(dim > 1 for dim in tensor.dims) >= 2
+    return matrix_like and size >= 16 and tensor.data_type in FLOATS | _QUANTIZED
+
+
+def _check_selected(name: str, nodes: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> None:
+    names = (name, *nodes)
+    for pattern in exclude:
+        if any(fnmatchcase(item, pattern) for item in names):
+            raise RefusalError(f"excluded by --exclude {pattern}")
+    if include and not any(fnmatchcase(item, pattern) for item in names for pattern in include):
+        raise RefusalError("not matched by any --include")
+
+
+def _build(model: Model, name: str, tensor: TensorProto) -> Layer:
+    """Build the layer of weight ``name``; every one of its uses must give the same matrix view."""
+    if tensor.data_type in _QUANTIZED:
+        raise RefusalError("quantized")
+    uses = model.index.uses.get(name, [])
+    if not uses:
+        raise RefusalError("no node uses it")
+    if name in model.index.outputs:
+        raise RefusalError("is a graph output")
+    found = [_from_use(model, name, tuple(tensor.dims), use.index, use.slot) for use in uses]
+    first = found[0]
+    for other in found[1:]:
+        if (other.kind, other.view, other.window, other.transposed_input) != (
+            first.kind,
+            first.view,
+            first.window,
+            first.transposed_input,
+        ):
+            raise RefusalError(f"shared by {first.nodes[0]} and {other.nodes[0]} in different roles")
+    sites = tuple(layer.sites[0] for layer in found)
+    nodes = tuple(layer.nodes[0] for layer in found)
+    bias = first.bias if len(found) == 1 else None
+    return Layer(
+        name,
+        first.kind,
+        first.view,
+        first.dtype,
+        sites,
+        nodes,
+        first.window,
+        bias,
+        first.transposed_input,
+        first.alpha,
+    )
+
+
+def _from_use(model: Model, name: str, dims: tuple[int, ...], position: int, slot: int) -> Layer:
+    node = model.graph.node[position]
+    if slot < 0:
+        raise RefusalError(f"read inside the subgraph of {label(node)}")
+    builder = BUILDERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if builder is None:
+        if node.op_type == "Identity":
+            raise RefusalError("read through Identity, which only --target-runtime cpu looks through")
+        raise RefusalError(f"used by {node.op_type}, which is not a prunable operator")
+    return builder(model, name, dims, node, position, slot)

@@ -1,0 +1,126 @@
+"""What a layer is: one prunable weight with every node that uses it, seen as a matrix.
+
+Solvers see it as ``W (groups, out_features, in_features)``; what cannot be seen like this is returned
+as a :class:`Skip` with the reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+Kind = Literal["conv", "conv_transpose", "gemm", "matmul", "embedding"]
+FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+
+
+@dataclass(frozen=True)
+class MatrixView:
+    """How a stored tensor is seen as ``W (groups, out_features, in_features)``.
+
+    The stored tensor is reshaped to ``split``, its axes are permuted by ``perm`` and it is reshaped
+    to ``matrix``; :meth:`to_stored` does the reverse.
+    """
+
+    stored: tuple[int, ...]
+    split: tuple[int, ...]
+    perm: tuple[int, ...]
+    matrix: tuple[int, int, int]
+
+    def to_matrix(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return ``array`` (stored shape) as (groups, out_features, in_features)."""
+        return array.reshape(self.split).transpose(self.perm).reshape(self.matrix)
+
+    def to_stored(self, matrix: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return ``matrix`` (groups, out_features, in_features) in the stored shape."""
+        permuted = tuple(self.split[axis] for axis in self.perm)
+        inverse = tuple(int(axis) for axis in np.argsort(self.perm))
+        return np.ascontiguousarray(matrix.reshape(permuted).transpose(inverse).reshape(self.stored))
+
+
+@dataclass(frozen=True)
+class Window:
+    """The sliding window of a convolution; one entry per spatial axis."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]  # begin..., end... as in ONNX
+    auto_pad: str
+
+
+@dataclass(frozen=True)
+class Bias:
+    """A constant that shifts the layer's output: ``output = W x + sign * scale * value``.
+
+    ``sign`` is -1 for the running mean of a BatchNormalization that follows the layer.
+    """
+
+    name: str
+    sign: int
+    scale: float
+
+
+@dataclass(frozen=True)
+class Site:
+    """One node that uses the weight.
+
+    Attributes:
+        node: position in graph order.
+        input: the activation that the weight multiplies (indices for an embedding).
+        output: what the node produces.
+        residual: the other operand when the output (after its bias) goes into an Add, else "".
+    """
+
+    node: int
+    input: str
+    output: str
+    residual: str = ""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One prunable weight; ``name`` is the key used everywhere."""
+
+    name: str
+    kind: Kind
+    view: MatrixView
+    dtype: np.dtype[np.generic]
+    sites: tuple[Site, ...]
+    nodes: tuple[str, ...]
+    window: Window | None = None
+    bias: Bias | None = None
+    transposed_input: bool = False  # the activation's features lie on its last but one axis
+    alpha: float = 1.0  # output = alpha * W x
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return int(np.prod(self.view.stored))
+
+    @property
+    def groups(self) -> int:
+        """Independent matrices: groups of a convolution, or the batch of a batched MatMul."""
+        return self.view.matrix[0]
+
+    @property
+    def depthwise(self) -> bool:
+        """True for a convolution with one input channel per group."""
+        return (
+            self.window is not None
+            and self.groups > 1
+            and self.view.matrix[2] == int(np.prod(self.window.kernel))
+        )
+
+
+@dataclass(frozen=True)
+class Skip:
+    """A weight that is left alone, and why."""
+
+    name: str
+    node: str
+    size: int
+    reason: str

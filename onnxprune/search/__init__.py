@@ -1,0 +1,1 @@
+"""Search for the most compressed model that holds a floor."""

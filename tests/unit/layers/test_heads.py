@@ -1,0 +1,28 @@
+"""Which layers make the model's answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from onnxprune.layers import find_layers
+from onnxprune.layers.heads import heads
+from onnxprune.model import Model
+from tests.unit.layers.conftest import Build
+
+
+@pytest.mark.parametrize(
+    ("end", "last"),
+    [
+        ("y = MatMul(h, w2)", {"w2"}),
+        ("k = MatMul(h, w2) b = Add(k, c) y = Softmax(b)", {"w2"}),
+        ("k = MatMul(h, w2) y = Add(c, k)", {"w2"}),
+        ("k = MatMul(h, w2) y = Relu(k)", set()),
+        ("k = MatMul(h, w2) y = Add(k, h)", set()),
+    ],
+)
+def test_heads_make_the_answers(build_model: Build, end: str, last: set[str]) -> None:
+    text = f"g (float[N, 8] x) => (float[N, 8] y) {{ a = MatMul(x, w1) h = Relu(a) {end} }}"
+    weights = {"w1": np.eye(8, dtype=np.float32), "w2": np.eye(8, dtype=np.float32)}
+    model = Model(build_model(text, weights | {"c": np.ones(8, np.float32)}))
+    assert heads(model, find_layers(model, min_size=1)[0]) == last
