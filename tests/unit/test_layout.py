@@ -17,6 +17,10 @@ PACKAGE = ROOT / "onnxprune"
 # Module -> the file that tests it instead of tests/unit/<same path>, and why.
 TESTED_ELSEWHERE = {
     "__main__.py": ("tests/e2e/test_cli.py", "only runs as a process: python -m onnxprune"),
+    **{
+        f"commands/{name}.py": ("tests/unit/test_cli.py", "a command is tested through the program")
+        for name in ("common", "machine", "models", "pruning")
+    },
     "recipe/choices.py": ("tests/unit/recipe/test_recipe.py", "words that the recipe's fields take"),
     "recipe/checks.py": ("tests/unit/recipe/test_recipe.py", "run whenever a recipe is made"),
     **{

@@ -1,0 +1,169 @@
+"""``onnxprune inspect``, ``compare``, ``sensitivity`` and ``export``: what tells of models or stores them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxprune.commands.common import PATH, output_options
+from onnxprune.options import (
+    DATA_FIELDS,
+    PLANNING_FIELDS,
+    SectionedCommand,
+    floats,
+    given,
+    recipe_options,
+)
+from onnxprune.recipe import Recipe
+from onnxprune.recipe.choices import FORMATS, VALUES
+from onnxprune.report.report import plain, skipped_weights
+from onnxprune.terminal import emit, working
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@click.command(cls=SectionedCommand, short_help="List what can be pruned, what cannot and why.")
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=PATH)
+@click.option(
+    "--attention", "show_attention", is_flag=True, help="Also list attention: form, heads, weights."
+)
+@recipe_options(("include", "exclude", "min_size", "allow_external"))
+@output_options
+@click.pass_context
+def inspect(
+    ctx: click.Context,
+    /,
+    models: tuple[Path, ...],
+    show_attention: bool,
+    as_json: bool,
+    quiet: bool,
+    **_: object,
+) -> None:
+    """List the layers of each MODEL: what can be pruned, what cannot and why."""
+    recipe = Recipe.from_dict(given(ctx))
+    from onnxprune.inspection import inspect as run
+
+    with working(quiet):
+        results = [run(model, recipe, attention=show_attention) for model in models]
+
+    def render(console: Console) -> None:
+        from onnxprune.report.listing import render_inspection
+
+        for path, result in zip(models, results, strict=True):
+            render_inspection(console, str(path), result, quiet)
+
+    def document() -> dict[str, Any]:
+        documents = [
+            {"model": str(path), **plain(result), "skipped": skipped_weights(result.skipped)}
+            for path, result in zip(models, results, strict=True)
+        ]
+        return {"schema_version": 1, "models": documents}
+
+    emit(document, render, as_json)
+
+
+@click.command(cls=SectionedCommand, short_help="Compare two models on the same data.")
+@click.argument("first", type=PATH)
+@click.argument("second", type=PATH)
+@recipe_options((*DATA_FIELDS, "eval", "min_size", "seed", "threads", "allow_external"))
+@output_options
+@click.pass_context
+def compare(
+    ctx: click.Context, /, first: Path, second: Path, as_json: bool, quiet: bool, **_: object
+) -> None:
+    """Compare model SECOND with FIRST: interface, sizes, zeros, and outputs on the same data.
+
+    Ends with status 1 when SECOND cannot stand in for FIRST.
+    """
+    recipe = Recipe.from_dict(given(ctx))
+    from onnxprune.compare import compare as run
+
+    with working(quiet) as progress:
+        result = run(first, second, recipe=recipe, progress=progress)
+
+    def render(console: Console) -> None:
+        from onnxprune.report.listing import render_comparison
+
+        render_comparison(console, result, quiet)
+
+    emit(result.to_dict, render, as_json)
+    ctx.exit(0 if result.agrees else 1)
+
+
+@click.command(cls=SectionedCommand, short_help="Say how much each layer can be pruned.")
+@click.argument("model", type=PATH)
+@click.option("-o", "--output", type=PATH, help="Where to write the plan, which prune reads with --plan.")
+@click.option("--plot", type=PATH, help="Where to draw the curves: a .png or .svg file.")
+@click.option(
+    "--levels", default=None, callback=floats, metavar="F,F", help="Sparsities to try (default: five)."
+)
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
+@recipe_options(PLANNING_FIELDS)
+@output_options
+@click.pass_context
+def sensitivity(
+    ctx: click.Context,
+    /,
+    model: Path,
+    output: Path | None,
+    plot: Path | None,
+    levels: tuple[float, ...] | None,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+    **_: object,
+) -> None:
+    """Prune each layer of MODEL alone, see how far its output moves, and plan the sparsity of each."""
+    recipe = Recipe.from_dict(given(ctx))
+    from onnxprune.sensitivity import LEVELS
+    from onnxprune.sensitivity import sensitivity as run
+
+    with working(quiet) as progress:
+        result = run(
+            model, output, levels=levels or LEVELS, plot=plot, recipe=recipe, force=force, progress=progress
+        )
+
+    def render(console: Console) -> None:
+        from onnxprune.report.listing import render_sensitivity
+
+        render_sensitivity(console, result, str(output or ""), quiet)
+
+    emit(result.to_dict, render, as_json)
+
+
+@click.command(short_help="Store the pruned weights in another form.")
+@click.argument("model", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="Where to write the model.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), required=True, help="How weights are stored there."
+)
+@click.option("--values", type=click.Choice(VALUES), default="same", help="Type of packed values.")
+@click.option("--allow-external", is_flag=True, help="Trust external data outside the model's own folder.")
+@click.option("--force", is_flag=True, help="Overwrite an existing output.")
+@output_options
+def export(
+    model: Path,
+    output: Path,
+    form: str,
+    values: str,
+    allow_external: bool,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Write MODEL with its pruned weights stored in another form; the values stay the same."""
+    from onnxprune.export import export as run
+
+    with working(quiet) as progress:
+        progress.stage(f"storing as {form}")
+        result = run(model, output, format=form, values=values, allow_external=allow_external, force=force)
+
+    def render(console: Console) -> None:
+        from onnxprune.report.listing import render_export
+
+        render_export(console, result, quiet)
+
+    emit(lambda: {"schema_version": 1, **plain(result)}, render, as_json)
