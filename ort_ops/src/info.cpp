@@ -11,7 +11,7 @@ extern "C" __attribute__((visibility("default"))) const char* onnxprune_ops_info
     for (size_t i = 0; const Level* candidate = level_at(i); ++i)
       levels += std::string(i ? ", " : "") + "\"" + candidate->name + "\"";
     return std::string("{\"level\": \"") + level().name + "\", \"lanes\": " + std::to_string(level().lanes) +
-           ", \"levels\": [" + levels + "], \"ops\": " + std::to_string(all_ops().size()) +
+           ", \"levels\": [" + levels + "], \"ops\": " + std::to_string(all_ops(false).size()) +
            ", \"ort_api\": " + std::to_string(ort::api_version) + ", \"compiler\": \"" __VERSION__ "\"}";
   }();
   return text.c_str();

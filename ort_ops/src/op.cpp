@@ -94,6 +94,15 @@ std::vector<OpName> grammar() {
   return names;
 }
 
+// The residual's memory may become the output's, where no other node needs it: every kernel reads it where it writes,
+// and before it does. The runtime asks without naming the op, hence a function for each position.
+template <int RESIDUAL>
+size_t may_inplace(int** inputs, int** outputs) noexcept {
+  static int input = RESIDUAL, output = 0;
+  *inputs = &input, *outputs = &output;
+  return 1;
+}
+
 }  // namespace
 
 std::string OpName::text() const {
@@ -107,8 +116,8 @@ std::string OpName::text() const {
   return text + (add ? "Add" : "") + text_of(activation) + (norm ? "Norm" : "");
 }
 
-Op::Op(const OpName& what) : OrtCustomOp{}, what(what), name(what.text()) {
-  version = ort::api_version;
+Op::Op(const OpName& what, uint32_t api) : OrtCustomOp{}, what(what), name(what.text()) {
+  version = api;
   GetName = [](const OrtCustomOp* op) noexcept { return self(op).name.c_str(); };
   GetExecutionProviderType = [](const OrtCustomOp*) noexcept -> const char* { return "CPUExecutionProvider"; };
   GetInputType = input_type;
@@ -128,15 +137,20 @@ Op::Op(const OpName& what) : OrtCustomOp{}, what(what), name(what.text()) {
   InferOutputShapeFn = infer_output_shape;
   GetStartVersion = [](const OrtCustomOp*) noexcept { return 1; };
   GetEndVersion = [](const OrtCustomOp*) noexcept { return std::numeric_limits<int>::max(); };
+  if (what.add) {
+    GetMayInplace = what.residual() == 4 ? may_inplace<4> : may_inplace<3>;
+    ReleaseMayInplace = [](int*, int*) noexcept {};
+  }
 }
 
-const std::deque<Op>& all_ops() {
-  static const auto* ops = [] {
+const std::deque<Op>& all_ops(bool inplace) {
+  const auto make = [](uint32_t api) {
     auto* made = new std::deque<Op>;
-    for (const OpName& name : grammar()) made->emplace_back(name);
+    for (const OpName& name : grammar()) made->emplace_back(name, api);
     return made;
-  }();
-  return *ops;
+  };
+  static const auto *oldest = make(ort::api_version), *newer = make(ort::inplace_version);
+  return inplace ? *newer : *oldest;
 }
 
 }  // namespace onnxprune

@@ -39,13 +39,13 @@ struct OpName {
 };
 
 struct Op : OrtCustomOp {
-  explicit Op(const OpName& what);
+  Op(const OpName& what, uint32_t api);
   OpName what;
   std::string name;
 };
 
-// Every op of the grammar; made once, never freed, since sessions keep pointers to them.
-const std::deque<Op>& all_ops();
-
+// Every op of the grammar; made once, never freed, since sessions keep pointers to them. inplace: the runtime can be
+// told that a residual's memory may be the output's.
+const std::deque<Op>& all_ops(bool inplace);
 
 }  // namespace onnxprune

@@ -52,6 +52,11 @@ struct OrtCustomOp {
   OrtStatus* (*InferOutputShapeFn)(const OrtCustomOp*, OrtShapeInferContext*);
   int (*GetStartVersion)(const OrtCustomOp*);
   int (*GetEndVersion)(const OrtCustomOp*);
+  // From version 18 on
+  size_t (*GetMayInplace)(int** inputs, int** outputs);
+  void (*ReleaseMayInplace)(int* inputs, int* outputs);
+  size_t (*GetAliasMap)(int** inputs, int** outputs);
+  void (*ReleaseAliasMap)(int* inputs, int* outputs);
 };
 
 }  // extern "C"
@@ -59,6 +64,7 @@ struct OrtCustomOp {
 namespace onnxprune::ort {
 
 constexpr uint32_t api_version = 17;
+constexpr uint32_t inplace_version = 18;  // of an op, where the runtime knows it
 
 enum ElementType { undefined = 0, float32 = 1, uint8 = 2, float16 = 10 };
 enum ErrorCode { fail = 1, invalid_argument = 2 };

@@ -128,13 +128,15 @@ class ConvKernel:
         high: float = 0.0,
         threads: int = 1,
         conv: Conv | None = None,
+        in_place: bool = False,  # the residual lies where the output goes
     ) -> Array:
         conv = conv or self.conv
-        y = np.full(conv.y_shape, np.nan, np.float32)
+        y = residual if in_place and residual is not None else np.full(conv.y_shape, np.nan, np.float32)
         # A read or write behind X or Y ends the process
         guarded = [None if a is None else Guarded(a) for a in (x, y, bias, residual)]
         fields = conv.fields()
         x_, y_, bias_, residual_ = (g.address if g else None for g in guarded)
+        residual_ = y_ if in_place else residual_
         act = ACTIVATIONS.index(activation)
         self.library.c_conv_run(
             self.handle, x_, y_, fields.ctypes.data, bias_, residual_, act, low, high, threads

@@ -101,11 +101,15 @@ class MatMul:
         beta: Array | None = None,
         epsilon: float = 1e-5,
         threads: int = 1,
+        in_place: bool = False,  # the residual lies where the output goes
     ) -> Array:
         # Floats around Y show a write outside of it
         guard = 64
         buffer = np.full(len(x) * self.rows + 2 * guard, np.nan, np.float32)
         y = buffer[guard:-guard]
+        if in_place and residual is not None:
+            y[:] = residual.ravel()
+            residual = y
         floats = [_pointer(a, _FLOATS) for a in (x, y, bias, residual, gamma, beta)]
         self.library.c_matmul_run(
             self.handle,

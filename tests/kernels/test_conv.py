@@ -55,8 +55,9 @@ def check(library: ConvLibrary, conv: Conv, weight: Array, **epilogue: Any) -> N
     found = list(each(library, weight, conv))
     assert len(found) >= 2 * len(library.levels)
     for name, kernel in found:
-        y = kernel(x, **epilogue)
-        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=2e-7 * scale, err_msg=f"{name} {conv}")
+        for in_place in {False, epilogue.get("residual") is not None}:
+            y = kernel(x, in_place=in_place, **epilogue)
+            np.testing.assert_allclose(y, expected, rtol=1e-5, atol=2e-7 * scale, err_msg=f"{name} {conv}")
 
 
 SHAPES = {

@@ -48,9 +48,9 @@ def check(library: Kernels, weight: Array, x: Array, **epilogue: Any) -> None:
     # Of the sums that the result is the end of: cancellation is not the kernel's error
     scale = max(1.0, float((np.abs(x) @ np.abs(weight.T)).max(initial=0)))
     for name, kernel in each(library, weight):
-        np.testing.assert_allclose(
-            kernel(x, **epilogue), expected, rtol=1e-5, atol=2e-7 * scale, err_msg=name
-        )
+        for in_place in {False, epilogue.get("residual") is not None}:
+            y = kernel(x, in_place=in_place, **epilogue)
+            np.testing.assert_allclose(y, expected, rtol=1e-5, atol=2e-7 * scale, err_msg=name)
 
 
 def test_every_level_of_the_machine_is_tested(library: Kernels) -> None:

@@ -295,3 +295,38 @@ def test_a_lower_level_can_be_forced(ops_library: Path, tmp_path: Path, level: s
     assert json.loads(done.stdout) == (level if level in levels else levels[0])
     expected = ort_session(model, kernels=False).run(None, {"X": random((30, 128))})[0]
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=1e-4, atol=1e-4)
+
+
+PEAK = """
+import resource, sys
+import numpy as np
+from onnxprune import runtime
+
+session = runtime.session(sys.argv[1], threads=1)
+feed = {"X": np.ones((2048, 64), np.float32), "R": np.ones((2048, 8192), np.float32)}
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+session.run(None, feed)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_the_residual_becomes_the_output(
+    sparse_model: Any, sparse_weight: Any, ops_library: Path, tmp_path: Path
+) -> None:
+    """Where no other node reads it: of 64 MB between two other nodes there is one copy, not two."""
+    model = sparse_model(
+        SparseOp("MatMul", "Gap4", Epilogue(True, "Relu")), sparse_weight((64, 8192)), ["N", 64], ["N", 8192]
+    )
+    node = model.graph.node[0]
+    node.input[list(node.input).index("R")] = "before"
+    node.output[0] = "sum"
+    model.graph.node.insert(0, onnx.helper.make_node("Abs", ["R"], ["before"]))
+    model.graph.node.append(onnx.helper.make_node("ReduceMax", ["sum"], ["Y"], axes=[1]))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    environment = {**os.environ, "ONNXPRUNE_OPS": str(ops_library)}
+    run = subprocess.run(
+        [sys.executable, "-c", PEAK, path], env=environment, capture_output=True, text=True, check=True
+    )
+    assert int(run.stdout) < 1.4 * 64 * 1024

@@ -178,7 +178,7 @@ def test_declarations_agree_with_the_header_of_1_17(tmp_path: Path) -> None:
     fields = re.findall(
         r"\(\*(\w+)\)\(", (sources / "src" / "ort_abi.h").read_text().partition("OrtCustomOp {")[2]
     )
-    fields = fields[: fields.index("GetEndVersion") + 1]
+    fields = fields[: fields.index("GetEndVersion") + 1]  # those behind came with 1.18
     lines = [f"static_assert(offsetof(OrtApi, {n}) == {slot} * sizeof(void*));" for slot, n in declared()]
     lines += [
         f"static_assert(offsetof(OrtCustomOp, {n}) == {i + 1} * sizeof(void*));" for i, n in enumerate(fields)

@@ -70,8 +70,9 @@ struct DepthwiseJob {
   int64_t rows, width;         // of the output
   float* Y;
   float bias, low, high;       // y = min(max(sum + bias, low), high)
-  bool finish;                 // then y = activation(y + residual)
-  const float* residual;       // as Y, or null
+  bool finish;                 // then out = activation(y + residual)
+  float* out;                  // may be Y, or the residual
+  const float* residual;       // as out, or null
   Activation activation;
   float last_low, last_high;
 };

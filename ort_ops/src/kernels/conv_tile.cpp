@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 #include "../levels.h"
 #include "conv_functions.h"
@@ -21,7 +22,7 @@ constexpr int64_t kChunkRows = 64;
 // Rows of one conv group: the weight without its empty columns
 struct Panel {
   TileWeight weight;
-  std::vector<uint32_t> column;  // of the whole weight
+  std::vector<uint32_t> channel, tap;  // of each column
   std::vector<std::vector<uint32_t>> rows;  // by chunk, counted from the panel's first
 };
 
@@ -82,6 +83,18 @@ Csr panel_of(const Csr& weight, int64_t first, int64_t last, std::vector<uint32_
   return out;
 }
 
+// The activation as a last step of the sums, where it is no more than bounds
+std::optional<TileStep> bounds_of(const Finish& finish) {
+  TileStep step;
+  if (finish.activation == Activation::none) return step;
+  step.clamp = true;
+  step.low = finish.low, step.high = finish.high;
+  if (finish.activation == Activation::clip) return step;
+  step.low = 0.f, step.high = std::numeric_limits<float>::infinity();
+  if (finish.activation == Activation::relu) return step;
+  return std::nullopt;
+}
+
 ConvTile::ConvTile(const Csr& weight, const ConvShape& shape, const Level& level)
     : level_(level),
       nonzeros_(static_cast<int64_t>(weight.value.size())),
@@ -94,7 +107,12 @@ ConvTile::ConvTile(const Csr& weight, const ConvShape& shape, const Level& level
   vectors_ = mean < 1.5 ? level.single_vectors : level.group_vectors;
   for (int64_t g = 0; g < shape.group; ++g) {
     Panel panel;
-    const Csr part = panel_of(weight, g * rows, (g + 1) * rows, &panel.column);
+    std::vector<uint32_t> column;  // of the whole weight
+    const Csr part = panel_of(weight, g * rows, (g + 1) * rows, &column);
+    for (uint32_t c : column) {  // divisions belong here, not into run()
+      panel.channel.push_back(c / static_cast<uint32_t>(taps_));
+      panel.tap.push_back(c % static_cast<uint32_t>(taps_));
+    }
     panel.weight = TileWeight(part, level.lanes, kChunkRows, tile_columns(vectors_, level.lanes, mean));
     for (int64_t c = 0; c < panel.weight.chunks(); ++c) panel.rows.push_back(panel.weight.chunk_rows(c));
     panels_.push_back(std::move(panel));
@@ -103,7 +121,7 @@ ConvTile::ConvTile(const Csr& weight, const ConvShape& shape, const Level& level
 
 size_t ConvTile::bytes() const {
   size_t n = sizeof *this;
-  for (const Panel& panel : panels_) n += panel.weight.bytes() + panel.column.size() * 4;
+  for (const Panel& panel : panels_) n += panel.weight.bytes() + panel.channel.size() * 8;
   return n;
 }
 
@@ -131,7 +149,8 @@ void ConvTile::run_tile(const Image& image, const Panel& panel, const Tile& tile
   const float* X = image.X + panel_index * group_channels_ * image.channel + tile.position;
   float* T = scratch(Scratch::tile, static_cast<size_t>(weight.block_columns() * P));
 
-  // In place where a tile covers whole vectors of Y, else by way of accumulators
+  // In place where a tile covers whole vectors of Y, else by way of accumulators. A residual may lie where Y does: in
+  // place it is read before anything is written, else when all is.
   Finish finish = image.finish;
   finish.Y += first_row * finish.plane;
   if (finish.bias) finish.bias += first_row;
@@ -139,21 +158,29 @@ void ConvTile::run_tile(const Image& image, const Panel& panel, const Tile& tile
   const bool in_place = image.plain && count == P;
   float* C = in_place ? finish.Y + tile.position : scratch(Scratch::accumulators, static_cast<size_t>(weight.rows() * P));
   const int64_t ldc = in_place ? finish.plane : P;
+  const std::optional<TileStep> bounds = in_place ? bounds_of(finish) : std::nullopt;
 
   std::vector<int64_t> offset(static_cast<size_t>(weight.block_columns()));
   for (int64_t b = 0; b < weight.blocks(); ++b) {
     const int64_t begin = weight.block_begin(b), columns = weight.block_end(b) - begin;
     for (int64_t k = 0; k < columns; ++k) {
-      const int64_t column = panel.column[static_cast<size_t>(begin + k)];
-      offset[static_cast<size_t>(k)] = column / taps_ * image.channel + image.tap[static_cast<size_t>(column % taps_)];
+      const size_t column = static_cast<size_t>(begin + k);
+      offset[static_cast<size_t>(k)] = panel.channel[column] * image.channel + image.tap[panel.tap[column]];
     }
     level_.conv->pack_tile(X, offset.data(), columns, count, P, T);
-    TileStep step;
-    step.first = b == 0;
     for (int64_t chunk = first; chunk < last; ++chunk) {
-      level_.tile_accumulate(tile.vectors, weight.block(chunk, b), T, C + weight.row_base(chunk) * ldc, ldc, step);
+      const int64_t row = weight.row_base(chunk);
+      TileStep step = bounds && b + 1 == weight.blocks() ? *bounds : TileStep{};
+      step.first = b == 0;
+      if (in_place && step.first) {
+        step.bias = finish.bias ? finish.bias + row : nullptr;
+        step.residual = finish.residual ? finish.residual + tile.position + row * ldc : nullptr;
+      }
+      level_.tile_accumulate(tile.vectors, weight.block(chunk, b), T, C + row * ldc, ldc, step);
     }
   }
+  if (bounds) return;
+  if (in_place) finish.bias = finish.residual = nullptr;
   const std::vector<Segment> segments =
       segments_of(tile.position, count, image.layout.pitch, image.shape.out_width, image.shape.out_height);
   finish.segments = segments.data();

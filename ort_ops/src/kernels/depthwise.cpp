@@ -59,7 +59,9 @@ void Depthwise::run_rows(const Rows& rows, const float* X, float* Y, const ConvS
     job.weight = weight_.data() + row * taps_;
     job.bias = epilogue.bias ? epilogue.bias[row] : 0.f;
     job.residual = epilogue.residual ? epilogue.residual + place : nullptr;
-    job.Y = Y + place;
+    job.out = Y + place;
+    // Sums in scratch: the residual may lie where Y does
+    job.Y = job.residual ? scratch(Scratch::accumulators, static_cast<size_t>(job.rows * s.out_width)) : job.out;
     functions_.depthwise(job);
   }
 }

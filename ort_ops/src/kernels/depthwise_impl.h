@@ -117,14 +117,14 @@ static void depthwise_any(const DepthwiseJob& job) {
   }
 }
 
-// What the strips leave: residual and curved activations, in place
+// What the strips leave: residual and curved activations
 static void depthwise_finish(const DepthwiseJob& job) {
   const int64_t n = job.rows * job.width;
   for (int64_t i = 0; i < n; i += W) {
     const int64_t count = n - i < W ? n - i : W;
     V v = load_masked(job.Y + i, count);
     if (job.residual) v += load_masked(job.residual + i, count);
-    store_masked(job.Y + i, activate(v, job.activation, job.last_low, job.last_high), count);
+    store_masked(job.out + i, activate(v, job.activation, job.last_low, job.last_high), count);
   }
 }
 

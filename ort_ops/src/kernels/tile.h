@@ -43,8 +43,9 @@ struct TileBlock {
 
 // What happens to C at this block. Default: C += W T.
 struct TileStep {
-  bool first = false;           // C = bias + W T instead
-  const float* bias = nullptr;  // of the chunk's rows, or null for zero; read when first
+  bool first = false;               // C = bias + residual + W T instead
+  const float* bias = nullptr;      // of the chunk's rows, or null for zero; read when first
+  const float* residual = nullptr;  // laid out as C, or null; read when first, before C is written: it may be C
   bool clamp = false;           // last block: C = min(max(C, low), high), so Relu and Clip cost no pass
   float low = 0.f, high = 0.f;
 };

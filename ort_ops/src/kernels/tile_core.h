@@ -20,14 +20,19 @@ constexpr int strip(int vectors, int R) {
 // Entries taken at once into accumulators of their own: 8 chains hide the latency of an fma (4 cycles, 2 ports)
 constexpr int chains(int accumulators) { return accumulators >= 8 ? 1 : accumulators >= 4 ? 2 : 4; }
 
+// C: of the strip, which begins `at` floats behind the tile
 template <int R, int S>
-static inline void open_rows(V (&acc)[R][S], const uint16_t* row, const float* C, ptrdiff_t ldc, const TileStep& step) {
+static inline void open_rows(V (&acc)[R][S], const uint16_t* row, const float* C, ptrdiff_t ldc, const TileStep& step,
+                             int at) {
   if (!step.first) {
     ONNXPRUNE_UNROLL for (int r = 0; r < R; ++r)
       ONNXPRUNE_UNROLL for (int s = 0; s < S; ++s) acc[r][s] = load(C + row[r] * ldc + s * W);
   } else {
     ONNXPRUNE_UNROLL for (int r = 0; r < R; ++r)
       ONNXPRUNE_UNROLL for (int s = 0; s < S; ++s) acc[r][s] = step.bias ? splat(step.bias[row[r]]) : V{};
+    if (!step.residual) return;
+    ONNXPRUNE_UNROLL for (int r = 0; r < R; ++r)
+      ONNXPRUNE_UNROLL for (int s = 0; s < S; ++s) acc[r][s] += load(step.residual + row[r] * ldc + at + s * W);
   }
 }
 
@@ -112,10 +117,10 @@ static inline void own_entries(V (&acc)[U][2][S], const char* T, const uint16_t*
 
 template <int S, int VECTORS>
 static void quad(const char* T, const uint16_t* meta, const uint16_t* index, const float* value, float* C, ptrdiff_t ldc,
-                 const TileStep& step) {
+                 const TileStep& step, int at) {
   constexpr int U = chains(4 * S);
   V acc[U][4][S] = {};
-  open_rows<4, S>(acc[0], meta + 1, C, ldc, step);
+  open_rows<4, S>(acc[0], meta + 1, C, ldc, step, at);
   common_entries<4, S, VECTORS, U>(acc, T, index, value, meta[0]);
   sum_chains<4, S, U>(acc);
   close_rows<4, S>(acc[0], meta + 1, C, ldc, step);
@@ -123,15 +128,27 @@ static void quad(const char* T, const uint16_t* meta, const uint16_t* index, con
 
 template <int S, int VECTORS>
 static void couple(const char* T, const uint16_t* meta, const uint16_t* index, const float* value, float* C, ptrdiff_t ldc,
-                   const TileStep& step) {
+                   const TileStep& step, int at) {
   constexpr int U = chains(2 * S);
   V acc[U][2][S] = {};
   const int common = meta[0], own = meta[1];
-  open_rows<2, S>(acc[0], meta + 2, C, ldc, step);
+  open_rows<2, S>(acc[0], meta + 2, C, ldc, step, at);
   common_entries<2, S, VECTORS, U>(acc, T, index, value, common);
   own_entries<S, VECTORS, U>(acc, T, index + common, value + 2 * common, own);
   sum_chains<2, S, U>(acc);
   close_rows<2, S>(acc[0], meta + 2, C, ldc, step);
+}
+
+// Rows of an output lie far apart, and what comes of them is not guessed by the processor
+constexpr int kAhead = 4;        // groups: about the latency of a far cache
+constexpr ptrdiff_t kFar = 512;  // floats between rows of C; scratch is nearer
+
+template <int VECTORS>
+static inline void fetch_rows(const uint16_t* row, int rows, float* C, ptrdiff_t ldc, const TileStep& step) {
+  for (int r = 0; r < rows; ++r)
+    for (int v = 0; v < VECTORS; v += 64 / static_cast<int>(sizeof(V)))
+      if (step.residual) __builtin_prefetch(step.residual + row[r] * ldc + v * W);
+      else __builtin_prefetch(C + row[r] * ldc + v * W, 1);
 }
 
 template <int VECTORS>
@@ -142,16 +159,19 @@ static void tile_accumulate_width(const TileBlock& block, const float* tile, flo
   const uint16_t* index = block.index;
   const float* value = block.value;
   constexpr size_t kVector = W * sizeof(float);
+  const bool far = ldc >= kFar;
   for (uint32_t g = 0; g < block.quads; ++g) {
     constexpr int S = strip(VECTORS, 4);
-    for (int s = 0; s < VECTORS; s += S) quad<S, VECTORS>(T + s * kVector, meta, index, value, C + s * W, ldc, step);
+    if (far && g + kAhead < block.quads) fetch_rows<VECTORS>(meta + 5 * kAhead + 1, 4, C, ldc, step);
+    for (int s = 0; s < VECTORS; s += S) quad<S, VECTORS>(T + s * kVector, meta, index, value, C + s * W, ldc, step, s * W);
     index += meta[0];
     value += 4 * meta[0];
     meta += 5;
   }
   for (uint32_t g = 0; g < block.couples; ++g) {
     constexpr int S = strip(VECTORS, 2);
-    for (int s = 0; s < VECTORS; s += S) couple<S, VECTORS>(T + s * kVector, meta, index, value, C + s * W, ldc, step);
+    if (far && g + kAhead < block.couples) fetch_rows<VECTORS>(meta + 4 * kAhead + 2, 2, C, ldc, step);
+    for (int s = 0; s < VECTORS; s += S) couple<S, VECTORS>(T + s * kVector, meta, index, value, C + s * W, ldc, step, s * W);
     index += meta[0] + 2 * meta[1];
     value += 2 * (meta[0] + meta[1]);
     meta += 4;
