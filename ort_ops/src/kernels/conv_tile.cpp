@@ -53,7 +53,8 @@ class ConvTile final : public ConvKernel {
   size_t bytes() const override;
 
  private:
-  std::vector<Tile> tiles_of(int64_t positions) const;
+  std::vector<Tile> tiles_of(int64_t positions, bool wide) const;
+  int wide_vectors() const;
   void run_image(const Image& image, const Pool& pool) const;
   // Chunks [first, last) of rows of one tile
   void run_tile(const Image& image, const Panel& panel, const Tile& tile, int64_t first, int64_t last) const;
@@ -125,12 +126,25 @@ size_t ConvTile::bytes() const {
   return n;
 }
 
-// Widths that the core has, about equal, so that no tile is much narrower than the best width
-std::vector<Tile> ConvTile::tiles_of(int64_t positions) const {
+// Of a tile that fits into a part of L1 with all columns, or 0
+int ConvTile::wide_vectors() const {
+  constexpr int64_t kTileBytes = 24 * 1024;
+  int64_t columns = 1;
+  for (const Panel& panel : panels_) columns = std::max(columns, panel.weight.cols());
+  for (const int width : {32, 24, 16, 12})
+    if (width % vectors_ == 0 && width * level_.lanes * 4 * columns <= kTileBytes) return width;
+  return 0;
+}
+
+// Wide ones first, then widths that the core has, about equal, so that no tile is much narrower than the best width
+std::vector<Tile> ConvTile::tiles_of(int64_t positions, bool wide) const {
   std::vector<Tile> tiles;
   const int64_t vectors = (positions + level_.lanes - 1) / level_.lanes;
-  int64_t left = (vectors + vectors_ - 1) / vectors_;
-  for (int64_t v = 0; v < vectors; --left) {
+  int64_t begin = 0;
+  if (const int width = wide ? wide_vectors() : 0; width > 0)
+    for (; (begin + width) * level_.lanes <= positions; begin += width) tiles.push_back({begin * level_.lanes, width});
+  int64_t left = (vectors - begin + vectors_ - 1) / vectors_;
+  for (int64_t v = begin; v < vectors; --left) {
     int64_t width = (vectors - v + left - 1) / left;
     if (width == 5) width = 6;
     if (width == 7) width = 8;
@@ -214,8 +228,9 @@ void ConvTile::run(const float* X, float* Y, const ConvShape& s, const Epilogue&
   const bool copied = !is_pointwise(s);
   std::vector<int64_t> tap;
   for (int64_t t = 0; t < taps_; ++t) tap.push_back(layout.offset(s, t / s.kernel_w, t % s.kernel_w));
-  const std::vector<Tile> tiles = tiles_of(layout.positions);
+  constexpr int64_t kPageFloats = 1024;
   const int64_t plane = s.out_height * s.out_width, slack = kMaxTileVectors * level_.lanes;
+  const std::vector<Tile> tiles = tiles_of(layout.positions, !copied && plane >= kPageFloats);
   for (int64_t n = 0; n < s.batch; ++n) {
     const float* input = X + n * s.channels * s.height * s.width;
     if (copied) input = padded_image(*level_.conv, input, s, layout, slack, pool);

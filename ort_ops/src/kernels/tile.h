@@ -50,7 +50,8 @@ struct TileStep {
   float low = 0.f, high = 0.f;
 };
 
-// Tiles of 1, 2, 3, 4, 6 and 8 vectors are built; tile_vectors() of the level says which is best.
+// Tiles of 1, 2, 3, 4, 6 and 8 vectors are built; tile_vectors() of the level says which is best. The wide ones, of 12,
+// 16, 24 and 32, are for weights of few columns whose output rows lie in pages of their own: long runs in each.
 constexpr int kMaxTileVectors = 8;
 
 // Height of a tile of `vectors` vectors: what L1 holds of it beside the sums and weights that pass through. Single

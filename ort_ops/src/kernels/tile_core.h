@@ -13,8 +13,8 @@ namespace ONNXPRUNE_LEVEL {
 // Strip of a tile of `vectors` for R rows: R * S accumulators + S inputs + 1 weight
 constexpr int strip(int vectors, int R) {
   return vectors * (R + 1) + 1 <= kRegisters ? vectors
-         : vectors % 3 == 0 && 3 * (R + 1) + 1 <= kRegisters ? 3
          : vectors % 4 == 0 && 4 * (R + 1) + 1 <= kRegisters ? 4
+         : vectors % 3 == 0 && 3 * (R + 1) + 1 <= kRegisters ? 3
          : vectors % 2 == 0 ? 2 : 1;
 }
 // Entries taken at once into accumulators of their own: 8 chains hide the latency of an fma (4 cycles, 2 ports)
@@ -186,6 +186,10 @@ static void tile_accumulate(int vectors, const TileBlock& block, const float* T,
     case 3: return tile_accumulate_width<3>(block, T, C, ldc, step);
     case 4: return tile_accumulate_width<4>(block, T, C, ldc, step);
     case 6: return tile_accumulate_width<6>(block, T, C, ldc, step);
+    case 12: return tile_accumulate_width<12>(block, T, C, ldc, step);
+    case 16: return tile_accumulate_width<16>(block, T, C, ldc, step);
+    case 24: return tile_accumulate_width<24>(block, T, C, ldc, step);
+    case 32: return tile_accumulate_width<32>(block, T, C, ldc, step);
     default: return tile_accumulate_width<8>(block, T, C, ldc, step);
   }
 }
