@@ -62,13 +62,16 @@ constexpr int kDirectVectors = 8;
 
 // Some output rows of one depthwise plane
 struct DepthwiseJob {
-  const float* X;              // the padded copy, at the first of the rows
+  const float* X;              // the input plane; tapwise: its padded copy, at the first of the rows
+  const float* zeros;          // as wide as a row of X
+  int64_t in_height, in_width, pad_top, pad_left;
   const float* weight;         // [kernel_h][kernel_w]
-  const int64_t* offset;       // [kernel_h][kernel_w]
-  int64_t kernel_h, kernel_w, stride_h, dilation_h;
+  int64_t kernel_h, kernel_w, stride;
+  bool tapwise;                // any kernel, stride and dilation, from a padded copy (see PlaneLayout)
+  const int64_t* offset;       // then: [kernel_h][kernel_w]
   int64_t pitch;
-  int64_t rows, width;         // of the output
-  float* Y;
+  int64_t first_row, rows, width;  // of the output
+  float* Y;                    // at the first of the rows
   float bias, low, high;       // y = min(max(sum + bias, low), high)
   bool finish;                 // then out = activation(y + residual)
   float* out;                  // may be Y, or the residual

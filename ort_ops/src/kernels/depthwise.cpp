@@ -46,12 +46,22 @@ class Depthwise final : public ConvKernel {
   std::vector<float> weight_;  // [out_channels][kernel_h * kernel_w]
 };
 
+// Those that depthwise strips are compiled for
+bool has_strips(const ConvShape& s) {
+  const bool rows = s.kernel_h == 3 || s.kernel_h == 5 || (s.kernel_h == 7 && s.stride_h == 1);
+  return rows && s.dilation_h == 1 && s.dilation_w == 1 && s.stride_h == s.stride_w && s.stride_h <= 2;
+}
+
 void Depthwise::run_rows(const Rows& rows, const float* X, float* Y, const ConvShape& s, CopyJob copy, DepthwiseJob job,
                          const Epilogue& epilogue) const {
-  copy.pad_top -= rows.begin * s.stride_h;
-  float* padded = scratch(Scratch::tile, static_cast<size_t>(copy.channel + 2 * lanes_));
-  functions_.copy_plane(copy, X + rows.plane * s.height * s.width, padded);
-  job.X = padded;
+  job.X = X + rows.plane * s.height * s.width;
+  if (job.tapwise) {
+    copy.pad_top -= rows.begin * s.stride_h;
+    float* padded = scratch(Scratch::tile, static_cast<size_t>(copy.channel + 2 * lanes_));
+    functions_.copy_plane(copy, job.X, padded);
+    job.X = padded;
+  }
+  job.first_row = rows.begin;
   job.rows = rows.end - rows.begin;
   for (int64_t m = 0; m < multiplier_; ++m) {
     const int64_t row = rows.channel * multiplier_ + m;
@@ -78,21 +88,23 @@ void set_epilogue(const Epilogue& epilogue, DepthwiseJob* job) {
   job->last_low = epilogue.low, job->last_high = epilogue.high;
 }
 
-int64_t padded_floats(const ConvShape& s) { return PlaneLayout(s).channel; }
-
 void Depthwise::run(const float* X, float* Y, const ConvShape& s, const Epilogue& epilogue, const Pool& pool) const {
   // Chunks of rows whose copy stays in L1; strips are 8 rows high
-  const int64_t chunks = std::min((padded_floats(s) + kCopyFloats - 1) / kCopyFloats, (s.out_height + 7) / 8);
+  const int64_t chunks = std::min((PlaneLayout(s).channel + kCopyFloats - 1) / kCopyFloats, (s.out_height + 7) / 8);
   ConvShape chunk_shape = s;
   chunk_shape.out_height = (s.out_height + chunks - 1) / chunks;
   const PlaneLayout layout(chunk_shape);
   std::vector<int64_t> offset;
   for (int64_t t = 0; t < taps_; ++t) offset.push_back(layout.offset(s, t / s.kernel_w, t % s.kernel_w));
+  const std::vector<float> zeros(static_cast<size_t>(s.width));
   const CopyJob copy = copy_job(s, layout);
   DepthwiseJob job{};
-  job.offset = offset.data();
-  job.kernel_h = s.kernel_h, job.kernel_w = s.kernel_w, job.stride_h = s.stride_h, job.dilation_h = s.dilation_h;
-  job.pitch = layout.pitch, job.width = s.out_width;
+  job.tapwise = !has_strips(s);
+  job.zeros = zeros.data();
+  job.in_height = s.height, job.in_width = s.width, job.pad_top = s.pad_top, job.pad_left = s.pad_left;
+  job.offset = offset.data(), job.pitch = layout.pitch;
+  job.kernel_h = s.kernel_h, job.kernel_w = s.kernel_w, job.stride = s.stride_h;
+  job.width = s.out_width;
   set_epilogue(epilogue, &job);
 
   const int64_t units = s.batch * s.channels * chunks;
