@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from numpy.typing import NDArray
@@ -109,6 +110,15 @@ def measure_layers(
     return replace(found, slopes=slopes, guide=guide)
 
 
+@contextmanager
+def _dense_stream(
+    model: Model, data: CalibrationData, recipe: Recipe, targets: Iterable[str]
+) -> Iterator[Streams]:
+    """Open the stream of the dense model, on the recipe's threads and within its memory."""
+    with ArrayStore(int(recipe.max_memory * 2**30)) as store, workers(recipe.threads):
+        yield Streams(model, None, data.batches, targets, store, recipe.threads, data.batched)
+
+
 def _count_below(
     model: Model,
     layers: Sequence[Layer],
@@ -121,8 +131,7 @@ def _count_below(
     assert recipe.threshold is not None
     targets = {stage.value for stage in all_stages(model, layers)}
     progress.stage("comparing with the threshold", len(layers))
-    with ArrayStore(int(recipe.max_memory * 2**30)) as store, workers(recipe.threads):
-        streams = Streams(model, None, data.batches, targets, store, recipe.threads, data.batched)
+    with _dense_stream(model, data, recipe, targets) as streams:
         below, tied = count_below(
             model,
             layers,
@@ -151,8 +160,7 @@ def _facts(
     masks = [row_mask(batch) for batch in data.batches]
     targets = {stage.value for stage in all_stages(model, layers)}
     progress.stage("scoring the layers", len(layers))
-    with ArrayStore(int(recipe.max_memory * 2**30)) as store, workers(recipe.threads):
-        streams = Streams(model, None, data.batches, targets, store, recipe.threads, data.batched)
+    with _dense_stream(model, data, recipe, targets) as streams:
         facts, tied = score_layers(
             model,
             layers,
@@ -185,14 +193,12 @@ def _curves(
     path = cached.cache_path(model, layers, data, recipe, levels)
     if recipe.cache and not tied and (found := cached.read(path, layers, levels, outputs, others)):
         return Measured(found, {}, found.tied, cached=True)
-    batches = data.batches
-    masks = [row_mask(batch) for batch in batches]
+    masks = [row_mask(batch) for batch in data.batches]
     targets = {stage.value for stage in all_stages(model, layers)}
     if outputs:
         targets |= set(model.index.outputs)
     progress.stage("measuring the layers", len(layers))
-    with ArrayStore(int(recipe.max_memory * 2**30)) as store, workers(recipe.threads):
-        streams = Streams(model, None, batches, targets, store, recipe.threads, data.batched)
+    with _dense_stream(model, data, recipe, targets) as streams:
         found = measure(
             model,
             layers,
