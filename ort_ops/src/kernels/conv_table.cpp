@@ -34,16 +34,13 @@ static double shared_rows(const Csr& weight, const ConvShape& shape) {
 }
 
 // Measured on AVX2 and AVX-512 at 50 to 90 %. The tile kernel packs what it reads, so its loads are aligned, and its
-// core knows single rows best: it wins where a packed value is read often. The direct kernel packs nothing.
+// core knows single rows best: it wins where a packed value is read often. The direct kernel packs nothing, where a
+// tile would hold each value once for every tap.
 static bool direct_is_best(const Csr& weight, const ConvShape& s, const Level& level) {
+  if (s.kernel_h * s.kernel_w == 1) return false;
   const double density = static_cast<double>(weight.value.size()) / static_cast<double>(weight.rows * weight.cols);
-  const bool shared = shared_rows(weight, s) >= 1.5;
-  if (s.kernel_h * s.kernel_w == 1) {
-    const int64_t plane = s.out_height * s.out_width;  // 0: unknown
-    return shared && density > 0.15 && plane > 0 && plane <= 256 && s.stride_h == 1 && s.stride_w == 1;
-  }
   // A load of 64 bytes that is not aligned costs two
-  return shared || level.lanes < 16 || density < 0.25;
+  return shared_rows(weight, s) >= 1.5 || density < (level.lanes < 16 ? 0.35 : 0.25);
 }
 
 std::unique_ptr<ConvKernel> best_conv(const Csr& weight, const ConvShape& shape, const Level& level) {
