@@ -28,7 +28,7 @@ def run(*words: object, launcher: tuple[str, ...] = (), **env: str) -> subproces
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
-    """Run in this process, since importing takes longer than refusing; return the status and the first line."""
+    """Run in this process, since importing takes longer than refusing; return status and first line."""
     status = main([str(word) for word in words])
     return status, capsys.readouterr().err.splitlines()[0]
 
