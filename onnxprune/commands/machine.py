@@ -97,7 +97,7 @@ def doctor(ctx: click.Context, /, as_json: bool, quiet: bool) -> None:
 
 @click.group(short_help="Build the kernels for ONNX Runtime, or say which are in use.")
 def ops() -> None:
-    """The library that makes pruned models faster than dense ones in ONNX Runtime on a CPU.
+    """The libraries that make pruned models faster than dense ones in ONNX Runtime, on a CPU or with CUDA.
 
     Models run without it too, on the functions in the file, at dense speed.
     """
@@ -105,21 +105,37 @@ def ops() -> None:
 
 @ops.command("build", short_help="Compile the library into the user's cache.")
 @click.option("--force", is_flag=True, help="Compile even if it is there.")
+@click.option("--cuda", is_flag=True, help="Compile the kernels for CUDA too: needs nvcc and some minutes.")
+@click.option("--verbose", is_flag=True, help="With --cuda: what each kernel takes of a GPU's registers.")
 @output_options
-def ops_build(force: bool, as_json: bool, quiet: bool) -> None:
-    """Compile the library into the user's cache; needs a C++ compiler and under a minute."""
+def ops_build(force: bool, cuda: bool, verbose: bool, as_json: bool, quiet: bool) -> None:
+    """Compile the library into the user's cache; needs a C++ compiler and under a minute.
+
+    --cuda needs nvcc besides: of the CUDA toolkit, or pip install "onnxprune[cuda-build]". No GPU is needed.
+    """
+    from onnxprune import cudabuild
     from onnxprune.ops import build
 
     with working(quiet) as progress:
         progress.stage("compiling")
-        library = build(force=force)
+        library = build(force=force, cuda=cuda)
+    made = library.with_name(cudabuild.NAME) if cuda else None
+    uses = cudabuild.usage(made) if made and verbose else ()
 
     def render(console: Console) -> None:
         from onnxprune.report.console import paragraph
+        from onnxprune.report.listing import render_uses
 
-        paragraph(console, str(library))
+        if uses:
+            render_uses(console, uses)
+        for path in (library, made):
+            if path is not None:
+                paragraph(console, str(path))
 
-    emit(lambda: {"schema_version": 1, "library": str(library)}, render, as_json)
+    document: dict[str, Any] = {"schema_version": 1, "library": str(library)}
+    if made is not None:
+        document |= {"cuda": str(made), "kernels": [plain(use) for use in uses]}
+    emit(lambda: document, render, as_json)
 
 
 @ops.command("info", short_help="What is loaded, and on which instruction set.")

@@ -22,6 +22,7 @@ from onnxprune.report.text import (
 )
 
 if TYPE_CHECKING:
+    from onnxprune.cudabuild import KernelUse
     from onnxprune.compare import Comparison, WeightZeros
     from onnxprune.doctor import Check
     from onnxprune.export import ExportResult
@@ -86,6 +87,10 @@ def render_ops(console: Console, info: OpsInfo, quiet: bool = False) -> None:
             ("compiled with", info.compiler or "-"),
             ("ONNX Runtime", f"{info.onnxruntime or 'none'} (wanted: {info.oldest_onnxruntime} or newer)"),
             ("sources", info.sources or "none"),
+            ("CUDA library", info.cuda.library or "none"),
+            ("CUDA kernels", f"{info.cuda.ops}, {info.cuda.compiler}" if info.cuda.compiler else "none"),
+            ("GPUs", ", ".join(info.cuda.devices) or "none"),
+            ("nvcc", info.cuda.nvcc or "none"),
         ]
         table(console, ("", ""), rows)
         console.print()
@@ -93,6 +98,26 @@ def render_ops(console: Console, info: OpsInfo, quiet: bool = False) -> None:
         paragraph(console, f"no kernels: {info.problem}", "bold yellow")
     else:
         paragraph(console, "packed models run on the kernels", "bold green")
+        if info.cuda.problem:
+            paragraph(console, f"no CUDA kernels: {info.cuda.problem}", "yellow")
+        else:
+            paragraph(console, "CUDA sessions run on the CUDA kernels", "bold green")
+
+
+def render_uses(console: Console, uses: Sequence[KernelUse]) -> None:
+    """Print a row for each CUDA kernel: registers and spills on each target."""
+    targets = list(dict.fromkeys(use.target for use in uses))
+    names = list(dict.fromkeys(use.kernel for use in uses))
+    found = {(use.kernel, use.target): use for use in uses}
+    rows: list[Sequence[object]] = []
+    for name in names:
+        row: list[object] = [name]
+        for target in targets:
+            use = found.get((name, target))
+            row.append("-" if use is None else f"{use.registers} / {use.spill_bytes}")
+        shared = max(use.shared_bytes for use in uses if use.kernel == name)
+        rows.append((*row, shared))
+    table(console, ("kernel (registers / spilled bytes)", *targets, "static shared bytes"), rows)
 
 
 def render_inspection(console: Console, path: str, result: Inspection, quiet: bool = False) -> None:

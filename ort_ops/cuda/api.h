@@ -58,6 +58,7 @@ typedef struct {
 typedef int32_t (*OnnxpruneCudaAbi)(void);                       // onnxprune_cuda_abi
 typedef const OnnxpruneCudaOp* (*OnnxpruneCudaOpAt)(int32_t i);  // onnxprune_cuda_op: null beyond the last
 typedef const char* (*OnnxpruneCudaInfo)(void);                  // onnxprune_cuda_info: JSON, one object
+typedef const char* (*OnnxpruneCudaProblem)(void);               // onnxprune_cuda_problem: null when there is a device
 
 #ifdef __cplusplus
 }

@@ -100,6 +100,18 @@ ONNXPRUNE_EXPORT const OnnxpruneCudaOp* onnxprune_cuda_op(int32_t i) {
   return i >= 0 && i < static_cast<int32_t>(sizeof kOps / sizeof kOps[0]) ? kOps[i] : nullptr;
 }
 
+ONNXPRUNE_EXPORT const char* onnxprune_cuda_problem() {
+  using namespace onnxprune;
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess) {
+    cudaGetLastError();  // it would be the next caller's
+    return say("no CUDA device: %s", cudaGetErrorString(status));
+  }
+  Device device;
+  return count ? read_device(&device) : say("no CUDA device");
+}
+
 // {"compiler", "runtime", "driver", "devices": [{"name", "capability", "processors", "memory"}], "problem"}
 ONNXPRUNE_EXPORT const char* onnxprune_cuda_info() {
   static thread_local std::string text;

@@ -3,6 +3,7 @@
 #include <mutex>
 #include <string>
 
+#include "device_op.h"
 #include "infer.h"
 #include "op.h"
 
@@ -26,6 +27,8 @@ OrtStatus* domain_of(const OrtApi* api, const ort::Functions& ort, OrtCustomOpDo
     if (OrtStatus* status = ort.CreateCustomOpDomain(domain_name, &made)) return status;
     for (const Op& op : all_ops())
       if (OrtStatus* status = ort.CustomOpDomain_Add(made, &op)) return status;
+    for (const DeviceOp& op : all_device_ops())
+      if (OrtStatus* status = ort.CustomOpDomain_Add(made, &op)) return status;
     set_inference_functions(api);
     domain = made;
   }
@@ -47,6 +50,9 @@ ONNXPRUNE_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const 
   }
   const ort::Functions ort(api);
   try {
+    const DeviceLibrary& device = device_library();
+    if (device.required && !device.problem.empty())
+      return ort.CreateStatus(ort::fail, ("ONNXPRUNE_CUDA=on, but " + device.problem).c_str());
     int registered = 0;
     if (OrtStatus* status = ort.HasSessionConfigEntry(options, registered_key, &registered)) return status;
     if (registered) return nullptr;

@@ -47,5 +47,7 @@ struct Op : OrtCustomOp {
 // Every op of the grammar; made once, never freed, since sessions keep pointers to them.
 const std::deque<Op>& all_ops();
 
+// As in names of ops; empty for none
+const char* text_of(Activation activation);
 
 }  // namespace onnxprune
