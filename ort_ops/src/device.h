@@ -16,8 +16,9 @@ struct DeviceLibrary {
   std::vector<const OnnxpruneCudaOp*> ops;  // empty when there is a problem
 };
 
-// The environment variable ONNXPRUNE_CUDA is auto (the default: the file beside this library), off, on (registration
-// fails when there is a problem) or a path. Opened once, never closed.
+// The environment variable ONNXPRUNE_CUDA is auto (the default: the file beside this library, for sessions that say they
+// have CUDA), off, on (every session has CUDA; registration fails when there is a problem) or a path. Opened once, never
+// closed.
 const DeviceLibrary& device_library();
 
 }  // namespace onnxprune

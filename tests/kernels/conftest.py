@@ -22,6 +22,7 @@ Dims = Sequence[int | str] | None
 # Now, and not in a fixture: tests get a cache of their own, in which nothing is built.
 _FOUND = ops.library_path()
 _CACHED = None if _FOUND else ops._cached()
+_CUDA = ops.cuda_path()
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +40,14 @@ def ops_library() -> Path:
                 pytest.skip(f"no kernels: {error}")
             ops.build()
     return _CACHED
+
+
+@pytest.fixture(scope="session")
+def cuda_library() -> Path:
+    """The library of CUDA kernels that was built before (``onnxprune ops build --cuda``); nvcc takes minutes."""
+    if _CUDA is None or not _CUDA.is_file():
+        pytest.skip("no library of CUDA kernels: onnxprune ops build --cuda makes it")
+    return _CUDA
 
 
 @pytest.fixture(scope="session")
