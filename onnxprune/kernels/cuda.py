@@ -176,41 +176,46 @@ class CudaKernels:
             raise ModelError(f"{weight.layout.prefix} writes behind its output")
         return y[: y.size - guard].reshape(len(x), weight.rows)
 
-    def time(self, weight: DeviceWeight, m: int, *, total_bytes: int, graph: bool = True) -> float:
-        """Return milliseconds of a product with ``m`` rows of X, weights taken in turns from ``total_bytes``."""
-        found = ctypes.c_float()
-        packed = _pack(weight)
+    def time(
+        self, weight: DeviceWeight, rows: Sequence[int], *, total_bytes: int, graph: bool = True
+    ) -> list[float]:
+        """Return milliseconds of a product, for each number of rows of X.
+
+        The weight is taken in turns from so many copies that they have ``total_bytes``.
+        """
+        found, packed = (ctypes.c_float * len(rows))(), _pack(weight)
         self._must(
             self._library.onnxprune_cuda_time(
-                self._ops[weight.layout.prefix], ctypes.byref(packed), ctypes.c_int64(m),
-                ctypes.c_int64(total_bytes), int(graph), ctypes.byref(found),
+                self._ops[weight.layout.prefix], ctypes.byref(packed), (ctypes.c_int64 * len(rows))(*rows),
+                len(rows), ctypes.c_int64(total_bytes), int(graph), found,
             )
         )  # fmt: skip
-        return found.value
+        return list(found)
 
     def time_dense(
         self,
         shape: tuple[int, int],
-        m: int,
+        rows: Sequence[int],
         *,
         data_type: int,
         total_bytes: int,
         transposed: bool = True,
         graph: bool = True,
         cublas: str = "",
-    ) -> float:
+    ) -> list[float]:
         """Return milliseconds of the same with a dense weight ``shape`` (N, K) and cuBLAS.
 
         ``transposed``: the weight is stored (K, N), as MatMul of ONNX has it.
         """
-        found = ctypes.c_float()
-        wide = [ctypes.c_int64(number) for number in (*shape, m, total_bytes)]
+        found = (ctypes.c_float * len(rows))()
         self._must(
             self._library.onnxprune_cuda_time_dense(
-                cublas.encode(), data_type, *wide, int(transposed), int(graph), ctypes.byref(found)
+                cublas.encode(), data_type, ctypes.c_int64(shape[0]), ctypes.c_int64(shape[1]),
+                (ctypes.c_int64 * len(rows))(*rows), len(rows), ctypes.c_int64(total_bytes), int(transposed),
+                int(graph), found,
             )
-        )
-        return found.value
+        )  # fmt: skip
+        return list(found)
 
     def bandwidth(self) -> float:
         """Return GB/s of a copy within the device's memory, bytes read plus bytes written."""

@@ -196,9 +196,10 @@ ONNXPRUNE_EXPORT const char* onnxprune_cuda_try(const OnnxpruneCudaOp* op, const
   return cuda_error("download", cudaMemcpy(run->y, device.y, bytes, cudaMemcpyDeviceToHost));
 }
 
-// Milliseconds of a product with m rows of X; copies of the weight take `total` bytes together
+// Milliseconds of a product with rows[i] rows of X, for each i < count; copies of the weight take `total` bytes together
 ONNXPRUNE_EXPORT const char* onnxprune_cuda_time(const OnnxpruneCudaOp* op, const OnnxpruneCudaWeight* weight,
-                                                 int64_t m, int64_t total, int32_t graph, float* milliseconds) {
+                                                 const int64_t* rows, int32_t count, int64_t total, int32_t graph,
+                                                 float* milliseconds) {
   using namespace onnxprune;
   Session session;
   if (const char* error = session.start()) return error;
@@ -208,17 +209,23 @@ ONNXPRUNE_EXPORT const char* onnxprune_cuda_time(const OnnxpruneCudaOp* op, cons
   for (void*& plan : plans)
     if (const char* error = session.plan(op, *weight, &plan)) return error;
   void *x = nullptr, *y = nullptr;
-  if (const char* error = random(session, &x, m * weight->cols, weight->type, 1)) return error;
-  if (const char* error = session.room(&y, m * weight->rows * 2)) return error;
-  const OnnxpruneCudaRun run = {x, y, nullptr, m, 0, 0.f, 0.f, session.stream()};
-  return time_products(session.stream(), static_cast<int>(plans.size()), graph, milliseconds,
-                       [&](int i) { return op->run(plans[i], &run); });
+  const int64_t most = *std::max_element(rows, rows + count);
+  if (const char* error = random(session, &x, most * weight->cols, weight->type, 1)) return error;
+  if (const char* error = session.room(&y, most * weight->rows * 2)) return error;
+  for (int32_t which = 0; which < count; ++which) {
+    const OnnxpruneCudaRun run = {x, y, nullptr, rows[which], 0, 0.f, 0.f, session.stream()};
+    const char* error = time_products(session.stream(), static_cast<int>(plans.size()), graph, milliseconds + which,
+                                      [&](int i) { return op->run(plans[i], &run); });
+    if (error) return error;
+  }
+  return nullptr;
 }
 
 // The same for a dense weight and cuBLAS; transposed: stored (cols, rows), as MatMul of ONNX has it
 ONNXPRUNE_EXPORT const char* onnxprune_cuda_time_dense(const char* cublas_path, int32_t type, int64_t rows,
-                                                       int64_t cols, int64_t m, int64_t total, int32_t transposed,
-                                                       int32_t graph, float* milliseconds) {
+                                                       int64_t cols, const int64_t* x_rows, int32_t count,
+                                                       int64_t total, int32_t transposed, int32_t graph,
+                                                       float* milliseconds) {
   using namespace onnxprune;
   Session session;
   Cublas cublas;
@@ -229,8 +236,9 @@ ONNXPRUNE_EXPORT const char* onnxprune_cuda_time_dense(const char* cublas_path, 
   for (void*& weight : weights)
     if (const char* error = random(session, &weight, rows * cols, type, seed++)) return error;
   void *x = nullptr, *y = nullptr, *workspace = nullptr;
-  if (const char* error = random(session, &x, m * cols, type, 1)) return error;
-  if (const char* error = session.room(&y, m * rows * 2)) return error;
+  const int64_t most = *std::max_element(x_rows, x_rows + count);
+  if (const char* error = random(session, &x, most * cols, type, 1)) return error;
+  if (const char* error = session.room(&y, most * rows * 2)) return error;
   if (const char* error = session.room(&workspace, kWorkspace)) return error;
   Cublas::Handle handle = nullptr;
   if (cublas.create(&handle)) return say("cuBLAS cannot start");
@@ -238,14 +246,16 @@ ONNXPRUNE_EXPORT const char* onnxprune_cuda_time_dense(const char* cublas_path, 
   cublas.set_workspace(handle, workspace, kWorkspace);
   const float one = 1.f, zero = 0.f;
   const int cuda_type = type == kFloat16 ? 2 : 14;  // CUDA_R_16F, CUDA_R_16BF; 68: CUBLAS_COMPUTE_32F
-  const int n = static_cast<int>(rows), k = static_cast<int>(cols), columns = static_cast<int>(m);
-  const char* error = time_products(
-      session.stream(), static_cast<int>(weights.size()), graph, milliseconds, [&](int i) -> const char* {
-        const int status =
-            cublas.gemm(handle, transposed ? 0 : 1, 0, n, columns, k, &one, weights[i], cuda_type, transposed ? n : k,
-                        x, cuda_type, k, &zero, y, cuda_type, n, 68, -1);
-        return status ? say("cuBLAS fails with status %d", status) : nullptr;
-      });
+  const int n = static_cast<int>(rows), k = static_cast<int>(cols);
+  const char* error = nullptr;
+  for (int32_t which = 0; which < count && !error; ++which)
+    error = time_products(
+        session.stream(), static_cast<int>(weights.size()), graph, milliseconds + which, [&](int i) -> const char* {
+          const int status = cublas.gemm(handle, transposed ? 0 : 1, 0, n, static_cast<int>(x_rows[which]), k, &one,
+                                         weights[i], cuda_type, transposed ? n : k, x, cuda_type, k, &zero, y,
+                                         cuda_type, n, 68, -1);
+          return status ? say("cuBLAS fails with status %d", status) : nullptr;
+        });
   cublas.destroy(handle);
   return error;
 }

@@ -69,14 +69,7 @@ class DeviceOp:
         constants = [helper.make_node("Constant", [], [name]) for name in names]
         for made, name in zip(constants, names, strict=True):
             made.attribute.add(name="value_ints", ref_attr_name=name, type=AttributeProto.INTS)
-        nodes = [*constants, *layout.body(), node("MatMul", ["X", "W"], "product")]
-        nodes.append(node("Add", ["product", "B"], "Y" if not self.activation else "sum"))
-        if self.activation == "Relu":
-            nodes.append(node("Relu", ["sum"], "Y"))
-        elif self.activation:  # in float32, as in the kernel
-            nodes.append(node("Cast", ["sum"], "wide_sum", to=TensorProto.FLOAT))
-            nodes += activation_tail(self.activation, "wide_sum", "active", opset)
-            nodes.append(cast_to_weight("active", "Y"))
+        nodes = [*constants, *layout.body(), *self.tail(opset)]
         limits = ["low", "high"] * (self.activation == "Clip")
         function: onnx.FunctionProto = helper.make_function(
             DOMAIN,
@@ -89,6 +82,25 @@ class DeviceOp:
         )
         function.doc_string = f"MatMul for CUDA, weight in layout {self.prefix}, version {VERSION}. By onnxprune."
         return function
+
+    def tail(self, opset: int, *, bias: bool = True, trans: bool = False) -> list[onnx.NodeProto]:
+        """Return standard nodes from ``X``, the dense ``W`` and ``B`` to ``Y``; attributes refer to the function's.
+
+        ``bias=False`` leaves ``B`` out. ``trans``: W is (N, K), else (K, N).
+        """
+        if trans:
+            nodes = [node("Gemm", ["X", "W", *["B"] * bias], "sum", transB=1)]
+        else:
+            nodes = [node("MatMul", ["X", "W"], "product" if bias else "sum")]
+            nodes += [node("Add", ["product", "B"], "sum")] * bias
+        if self.activation == "Relu":
+            nodes.append(node("Relu", ["sum"], "Y"))
+        elif self.activation:  # in float32, as in the kernel
+            nodes.append(node("Cast", ["sum"], "wide_sum", to=TensorProto.FLOAT))
+            nodes += activation_tail(self.activation, "wide_sum", "active", opset)
+            nodes.append(cast_to_weight("active", "Y"))
+        nodes[-1].output[0] = "Y"
+        return nodes
 
 
 def parse(op_type: str) -> DeviceOp | None:
