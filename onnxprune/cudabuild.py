@@ -1,7 +1,7 @@
 """Compile the CUDA kernels of ``ort_ops/cuda``: find nvcc, run it, and read what it says of each kernel.
 
-nvcc comes with NVIDIA's toolkit or from PyPI (``pip install "onnxprune[cuda-build]"``), whose wheels lie in the
-package ``nvidia``. No GPU and no driver are needed to compile.
+nvcc comes with NVIDIA's toolkit or from PyPI (``pip install "onnxprune[cuda-build]"``), whose wheels lie in
+the package ``nvidia``. No GPU and no driver are needed to compile.
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ def build_words(sources: Path) -> dict[str, list[str]]:
     try:
         text = (sources / "cuda" / "build.txt").read_text(encoding="utf8")
     except OSError as error:
-        raise ResourceError("the sources of the CUDA kernels are not installed", "reinstall onnxprune") from error
+        raise ResourceError(
+            "the sources of the CUDA kernels are not installed", "reinstall onnxprune"
+        ) from error
     words: dict[str, list[str]] = {}
     for line in text.splitlines():
         if line and not line.startswith("#"):
@@ -154,7 +156,9 @@ def read_usage(text: str) -> list[KernelUse]:
     for line in text.splitlines():
         if match := re.search(r"Compiling entry function '(\S+)' for '(\S+)'", line):
             kernel, target = kernel_name(match[1]), match[2]
-        elif match := re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill", line):
+        elif match := re.search(
+            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill", line
+        ):
             stack, spills = int(match[1]), int(match[2]) + int(match[3])
         elif kernel and (match := re.search(r"Used (\d+) registers", line)):
             shared = re.search(r"(\d+) bytes smem", line)
@@ -190,7 +194,9 @@ def _run(command: list[str]) -> str:
         raise ResourceError(f"{command[0]} cannot be run: {error}", _NO_NVCC) from error
     text = done.stdout + done.stderr
     if done.returncode:
-        errors = [line for line in text.splitlines() if "error" in line or "fatal" in line] or text.splitlines()
+        errors = [
+            line for line in text.splitlines() if "error" in line or "fatal" in line
+        ] or text.splitlines()
         detail = errors[0] if errors else f"status {done.returncode}"
         raise ResourceError(f"{command[0]} fails: {detail}", "it needs a host compiler too: apt install g++")
     return text

@@ -5,8 +5,8 @@ packed model carries its ops as functions, which any ONNX Runtime runs, only not
 ``onnxprune ops build`` makes the library later, in the user's cache.
 
 The environment variable ``ONNXPRUNE_OPS`` names a library to use instead, or is ``0`` for none.
-``ONNXPRUNE_CUDA`` is ``auto`` (kernels for CUDA where their library lies beside it and a device is there), ``off``,
-or ``on`` (without them registration fails); ``onnxprune ops build --cuda`` makes that library.
+``ONNXPRUNE_CUDA`` is ``auto`` (kernels for CUDA where their library lies beside it and a device is there),
+``off``, or ``on`` (without them registration fails); ``onnxprune ops build --cuda`` makes that library.
 ``ONNXPRUNE_LEVEL`` (``scalar``, ``avx2``, ``avx512``, ``neon``) makes its kernels use a lower
 instruction set than the processor has.
 """
@@ -154,7 +154,11 @@ def _cached() -> Path:
 def _fingerprint(sources: Path) -> str:
     """What the library depends on: its sources, its flags, the kind of machine."""
     digest = hashlib.sha256(f"{sys.platform} {_processor()}".encode())
-    files = [sources / "build.txt", *sorted((sources / "src").rglob("*.*")), *sorted(sources.glob("cuda/*.*"))]
+    files = [
+        sources / "build.txt",
+        *sorted((sources / "src").rglob("*.*")),
+        *sorted(sources.glob("cuda/*.*")),
+    ]
     for path in files:
         digest.update(f"\n{path.relative_to(sources).as_posix()}\n".encode())
         digest.update(path.read_bytes())

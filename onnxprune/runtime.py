@@ -88,8 +88,9 @@ def session(
         optimized_path: where ORT writes the optimised graph, for inspection.
         providers: execution providers, in order of preference.
         config: session configuration entries of ONNX Runtime, such as ``session.intra_op.allow_spinning``.
-        kernels: whether sparse ops run on the kernels of ``ort_ops/``. None: if the library is there, the model
-            has ops of domain ``onnxprune`` and the session is for CUDA or for the CPU alone; True: or else raise.
+        kernels: whether sparse ops run on the kernels of ``ort_ops/``. None: if the library is there, the
+            model has ops of domain ``onnxprune`` and the session is for CUDA or for the CPU alone; True: or
+            else raise.
         weights: values of initializers that the model says are external; not to be changed afterwards.
         profile: beginning of the path of the file that ``end_profiling`` of the session writes.
         name: what error messages call the model; default its path.

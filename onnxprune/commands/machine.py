@@ -138,6 +138,53 @@ def ops_build(force: bool, cuda: bool, verbose: bool, as_json: bool, quiet: bool
     emit(lambda: document, render, as_json)
 
 
+@ops.command("tune", short_help="Measure the CUDA kernels on this machine's GPU.")
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="NxK", help="Outputs x inputs of a weight (repeatable)."
+)
+@click.option("--batch", "batches", callback=integers, metavar="M,M", help="Rows of X (default: 1 to 2048).")
+@click.option(
+    "--cublas", default="", metavar="PATH", help="cuBLAS to measure against (default: what is found)."
+)
+@click.option(
+    "-o", "--output", default=None, type=PATH, help="File of the table (default: in the user's cache)."
+)
+@output_options
+def ops_tune(
+    shapes: tuple[str, ...],
+    batches: tuple[int, ...] | None,
+    cublas: str,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Measure the CUDA kernels against cuBLAS, for --target-runtime cuda; takes minutes."""
+    from onnxprune.kernels.devicetable import table_path
+    from onnxprune.kernels.tune import SHAPES, default_cublas, open_kernels, parse_shape, tune
+
+    kernels = open_kernels()
+    with working(quiet) as progress:
+        table = tune(
+            kernels,
+            shapes=tuple(map(parse_shape, shapes)) or SHAPES,
+            rows=batches,
+            cublas=cublas or default_cublas(),
+            progress=progress,
+        )
+    path = output or table_path(table.gpu)
+    table.save(path)
+
+    def render(console: Console) -> None:
+        from onnxprune.report.console import paragraph
+        from onnxprune.report.listing import render_device_table
+
+        if not quiet:
+            render_device_table(console, table)
+        paragraph(console, str(path))
+
+    emit(lambda: {"schema_version": 1, "table": str(path), **plain(table)}, render, as_json)
+
+
 @ops.command("info", short_help="What is loaded, and on which instruction set.")
 @output_options
 def ops_info(as_json: bool, quiet: bool) -> None:

@@ -1,6 +1,7 @@
 """The library of CUDA kernels, called directly: to test and to time its kernels without ONNX Runtime.
 
-The C interface is ``ort_ops/cuda/api.h``; the calls that take host memory are those of ``ort_ops/cuda/measure.cu``.
+The C interface is ``ort_ops/cuda/api.h``; the calls that take host memory are those of
+``ort_ops/cuda/measure.cu``.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ class DeviceWeight:
     @classmethod
     def of(cls, layout: Layout, weight: Array) -> DeviceWeight:
         """Encode ``weight`` (N, K), float16 or bfloat16."""
-        return cls(layout, layout.encode(weight), *weight.shape, onnx_type(weight.dtype))
+        rows, cols = weight.shape
+        return cls(layout, layout.encode(weight), rows, cols, onnx_type(weight.dtype))
 
     @property
     def nbytes(self) -> int:
@@ -103,7 +105,9 @@ class CudaKernels:
         except (OSError, AttributeError) as error:
             raise ResourceError(f"{path} cannot be loaded: {error}", "onnxprune ops build --cuda") from error
         if found != ABI:
-            raise ResourceError(f"{path} has interface {found}, wanted {ABI}", "onnxprune ops build --cuda --force")
+            raise ResourceError(
+                f"{path} has interface {found}, wanted {ABI}", "onnxprune ops build --cuda --force"
+            )
         self._library.onnxprune_cuda_op.restype = ctypes.POINTER(_Op)
         for name in ("info", "problem", "try", "time", "time_dense", "bandwidth"):
             if hasattr(self._library, f"onnxprune_cuda_{name}"):
@@ -169,7 +173,11 @@ class CudaKernels:
         packed = _pack(weight)
         self._must(
             self._library.onnxprune_cuda_try(
-                self._ops[weight.layout.prefix], ctypes.byref(packed), ctypes.byref(run), ctypes.c_int64(guard), int(graph)
+                self._ops[weight.layout.prefix],
+                ctypes.byref(packed),
+                ctypes.byref(run),
+                ctypes.c_int64(guard),
+                int(graph),
             )
         )
         if (y[y.size - guard :].view(np.uint16) != 0xFFFF).any():

@@ -1,14 +1,13 @@
 """Put ops with a CUDA kernel in the place of matrix products, where they are chosen for it.
 
-Matches: MatMul whose second operand is a matrix and a constant, and Gemm with plain attributes, that alone read their
-weight; with the bias and the activation behind them, if nothing else reads the values in between and none of them is
-a graph output. Weights are float32, float16 or bfloat16.
-Changes: product, bias and activation become one node of domain ``onnxprune`` with the product's name; the weight's
-tensor becomes the values of its layout, others come beside it. Where the model is float32, the weight and the bias are
-rounded to float16, a Cast goes before the node (one for all that read the same value) and one behind it. Writes the
-functions; IR version 8 or newer.
-Guarantees: stock ONNX Runtime computes the same from the same weights, decoded at load.
-:mod:`onnxprune.passes.unpack` makes standard nodes again.
+Matches: MatMul whose second operand is a matrix and a constant, and Gemm with plain attributes, that alone
+read their weight; with the bias and the activation behind them, if nothing else reads the values in between
+and none of them is a graph output. Weights are float32, float16 or bfloat16. Changes: product, bias and
+activation become one node of domain ``onnxprune`` with the product's name; the weight's tensor becomes the
+values of its layout, others come beside it. Where the model is float32, the weight and the bias are rounded
+to float16, a Cast goes before the node (one for all that read the same value) and one behind it. Writes the
+functions; IR version 8 or newer. Guarantees: stock ONNX Runtime computes the same from the same weights,
+decoded at load. :mod:`onnxprune.passes.unpack` makes standard nodes again.
 """
 
 from __future__ import annotations
@@ -113,7 +112,12 @@ def _product(model: Model, position: int) -> DeviceProduct:
     nodes, output = [position], node.output[0]
     bias = node.input[2] if len(node.input) > 2 else ""
     reader = only_reader(model, output)
-    if node.op_type == "MatMul" and reader is not None and reader.op_type == "Add" and reader.domain in _STANDARD:
+    if (
+        node.op_type == "MatMul"
+        and reader is not None
+        and reader.op_type == "Add"
+        and reader.domain in _STANDARD
+    ):
         other = reader.input[1] if reader.input[0] == output else reader.input[0]
         tensor = model.index.tensors.get(other)
         # With more axes than one, a bias could give the output another axis
@@ -182,9 +186,13 @@ class _Writer:
         y = self.names.fresh(f"{product.output}_fp16") if wide else product.output
         node = helper.make_node(op.name, [x, *tensors, bias], [y], old.name, old.doc_string, DOMAIN)
         node.metadata_props.extend(old.metadata_props)
-        node.attribute.extend(attributes(layout, *matrix.shape, kind, product.trans))
+        node.attribute.extend(attributes(layout, len(matrix), matrix.shape[1], kind, product.trans))
         node.attribute.extend(helper.make_attribute(name, value) for name, value in product.limits.items())
-        after = [helper.make_node("Cast", [y], [product.output], f"{y}_cast", to=TensorProto.FLOAT)] if wide else []
+        after = (
+            [helper.make_node("Cast", [y], [product.output], f"{y}_cast", to=TensorProto.FLOAT)]
+            if wide
+            else []
+        )
         for position in product.nodes:
             self.gone[position] = []
             self.stale.update(set(graph.node[position].output) - {product.output})
@@ -194,7 +202,10 @@ class _Writer:
         """Return the name of ``x`` in float16; ``finish`` puts the node behind the one that makes ``x``."""
         if x not in self.casts:
             name = self.names.fresh(f"{x}_fp16")
-            self.casts[x] = (name, helper.make_node("Cast", [x], [name], f"{name}_cast", to=TensorProto.FLOAT16))
+            self.casts[x] = (
+                name,
+                helper.make_node("Cast", [x], [name], f"{name}_cast", to=TensorProto.FLOAT16),
+            )
         return self.casts[x][0]
 
     def _bias(self, product: DeviceProduct, matrix: Array) -> str:

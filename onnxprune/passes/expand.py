@@ -49,7 +49,7 @@ def expand(node: onnx.NodeProto, op: SparseOp, weight: str, opset: int, names: N
 def expand_device(
     node: onnx.NodeProto, op: DeviceOp, weight: str, opset: int, names: Names
 ) -> list[onnx.NodeProto]:
-    """Return standard nodes for an op with a CUDA kernel; ``weight`` names the dense weight as it was stored."""
+    """Return standard nodes for an op with a CUDA kernel; ``weight`` names the dense one as it was stored."""
     given = {attribute.name: attribute for attribute in node.attribute}
     trans = bool("trans" in given and given["trans"].i)
     body = op.tail(opset, bias=not node.input[-1].endswith(NO_BIAS), trans=trans)

@@ -1,14 +1,14 @@
 """Make all weights plain tensors again: the inverse of :mod:`onnxprune.passes.pack`.
 
 Matches: nodes of domain ``onnxprune``, sparse initializers, ``Constant`` nodes with a ``sparse_value``.
-Changes: decodes their tensors; a fused op becomes the standard op it was, a ``Decode`` node goes. An op
-with a kernel (:mod:`onnxprune.passes.sparse_ops`, ``device_ops``) becomes the standard nodes of its epilogue as well;
-what was put around one for CUDA, casts to 16 bits and back, stays.
-Removes the functions and the opset import of our domain. What was a ``Constant`` node is one again.
-Guarantees: the graph that was packed: same nodes, attributes and names, weights bit for bit (-0.0 is
-0.0, float16 values are widened). The order of initializers, type information of initializers and the
-IR version may differ; of an op with a kernel, also how its epilogue is written and what the values
-inside are called. Broken packed data raises before the model is changed.
+Changes: decodes their tensors; a fused op becomes the standard op it was, a ``Decode`` node goes. An op with
+a kernel (:mod:`onnxprune.passes.sparse_ops`, ``device_ops``) becomes the standard nodes of its epilogue as
+well; what was put around one for CUDA, casts to 16 bits and back, stays. Removes the functions and the opset
+import of our domain. What was a ``Constant`` node is one again. Guarantees: the graph that was packed: same
+nodes, attributes and names, weights bit for bit (-0.0 is 0.0, float16 values are widened). The order of
+initializers, type information of initializers and the IR version may differ; of an op with a kernel, also how
+its epilogue is written and what the values inside are called. Broken packed data raises before the model is
+changed.
 """
 
 from __future__ import annotations
@@ -142,7 +142,11 @@ class _Unpacker:
         values = names[layout.inputs.index("values")]
         number = {a.name: a.i for a in node.attribute}
         shape = next((tuple(a.ints) for a in node.attribute if a.name == "shape"), ())
-        key = ((*(n for n in names if n != values), values), (*shape, number.get("trans", 0)), number.get("dtype", 0))
+        key = (
+            (*(n for n in names if n != values), values),
+            (*shape, number.get("trans", 0)),
+            number.get("dtype", 0),
+        )
         if key not in arrays:
             tensors = [model.array(name) for name in names]
             arrays[key], _ = device.decode(node, tensors, f"the weight of {_where(node)}")

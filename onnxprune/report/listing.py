@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -22,11 +22,12 @@ from onnxprune.report.text import (
 )
 
 if TYPE_CHECKING:
-    from onnxprune.cudabuild import KernelUse
     from onnxprune.compare import Comparison, WeightZeros
+    from onnxprune.cudabuild import KernelUse
     from onnxprune.doctor import Check
     from onnxprune.export import ExportResult
     from onnxprune.inspection import AttentionInfo, Inspection
+    from onnxprune.kernels.devicetable import DeviceTable
     from onnxprune.ops import OpsInfo
     from onnxprune.sensitivity import SensitivityReport
     from onnxprune.timing import BenchResult, Timing
@@ -102,6 +103,24 @@ def render_ops(console: Console, info: OpsInfo, quiet: bool = False) -> None:
             paragraph(console, f"no CUDA kernels: {info.cuda.problem}", "yellow")
         else:
             paragraph(console, "CUDA sessions run on the CUDA kernels", "bold green")
+
+
+def render_device_table(console: Console, measured: DeviceTable) -> None:
+    """Print how many times faster than dense each CUDA kernel is, a column for each number of rows."""
+    counts = sorted({entry.m for entry in measured.entries})
+    keys = list(dict.fromkeys((e.layout, e.rows, e.cols, e.density) for e in measured.entries))
+    found = {(e.layout, e.rows, e.cols, e.density, e.m): e.gain for e in measured.entries}
+    rows = [
+        (layout, f"{n}x{k}", units.percent(1 - density), *_gains(found, (layout, n, k, density), counts))
+        for layout, n, k, density in keys
+    ]
+    table(console, ("layout", "weight", "zeros", *(f">M={m}" for m in counts)), rows)
+    console.print()
+
+
+def _gains(found: dict[Any, float], key: tuple[Any, ...], counts: Sequence[int]) -> list[str]:
+    gains = [found.get((*key, m)) for m in counts]
+    return ["-" if gain is None else f"{gain:.2f}" for gain in gains]
 
 
 def render_uses(console: Console, uses: Sequence[KernelUse]) -> None:

@@ -9,6 +9,7 @@ from onnxprune.errors import ModelError
 from onnxprune.model import Model, label
 from onnxprune.storage import FORMS
 from onnxprune.storage.device import functions as device
+from onnxprune.storage.device.layout import MIN_OPSET
 from onnxprune.storage.form import DOMAIN, VERSION, Form
 from onnxprune.storage.functions import make_function, parse_op
 from onnxprune.storage.sparse_functions import SparseOp, make_sparse_function, parse
@@ -41,7 +42,7 @@ def check_domain(proto: onnx.ModelProto, name: str) -> None:
 def _function(op_type: str, opset: int, *, cast: bool) -> onnx.FunctionProto:
     for_cuda = device.parse(op_type)
     if for_cuda is not None:
-        return for_cuda.function(max(device.MIN_OPSET, opset))
+        return for_cuda.function(max(MIN_OPSET, opset))
     op = parse(op_type, BY_PREFIX)
     if op is not None:
         return make_sparse_function(op, BY_PREFIX.get(op.prefix), opset, cast=cast)

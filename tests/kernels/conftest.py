@@ -44,7 +44,8 @@ def ops_library() -> Path:
 
 @pytest.fixture(scope="session")
 def cuda_library() -> Path:
-    """The library of CUDA kernels that was built before (``onnxprune ops build --cuda``); nvcc takes minutes."""
+    """The library of CUDA kernels that was built before (``onnxprune ops build --cuda``); nvcc takes
+    minutes."""
     if _CUDA is None or not _CUDA.is_file():
         pytest.skip("no library of CUDA kernels: onnxprune ops build --cuda makes it")
     return _CUDA

@@ -48,7 +48,9 @@ def run(library: str, cuda: bool, item: dict[str, Any]) -> dict[str, Any]:
             # numpy knows no bfloat16, so the bits are read where they are
             found = binding.get_outputs()[0]
             count = int(np.prod(found.shape()))
-            y = np.ctypeslib.as_array(ctypes.cast(found.data_ptr(), ctypes.POINTER(ctypes.c_uint16)), (count,))
+            y = np.ctypeslib.as_array(
+                ctypes.cast(found.data_ptr(), ctypes.POINTER(ctypes.c_uint16)), (count,)
+            )
             values = y.view(kind).astype(np.float32).reshape(found.shape()).tolist()
             kept = [node.op_type for node in onnx.load(path).graph.node]
         except Exception as error:

@@ -1,4 +1,5 @@
-"""The CUDA ops where there is no GPU: their index arithmetic, and the way from ONNX Runtime to their C interface.
+"""The CUDA ops where there is no GPU: their index arithmetic, and the way from ONNX Runtime to their C
+interface.
 
 ``cuda_on_host.cpp`` stands in for the library of kernels. What only a GPU can tell is in test_cuda.py.
 """
@@ -71,7 +72,9 @@ def wide(array: Any) -> np.ndarray:
     return np.asarray(array).astype(np.float64)
 
 
-def expected(weight: DeviceWeight, x: Array, bias: Array, activation: str, limits: tuple[float, float]) -> np.ndarray:
+def expected(
+    weight: DeviceWeight, x: Array, bias: Array, activation: str, limits: tuple[float, float]
+) -> np.ndarray:
     dense = weight.layout.decode(weight.tensors, (weight.rows, weight.cols), weight.data_type, "w")
     y = wide(x) @ wide(dense).T + wide(bias)
     if activation == "Clip":
@@ -116,7 +119,11 @@ def test_sizes_are_checked_without_a_device(cuda_library: Path, name: str) -> No
     good = DeviceWeight.of(layout, weight)
     assert kernels.refusal(good) == ""
     for position, tensor in enumerate(good.tensors):
-        for changed in (tensor.reshape(-1)[:-1], np.append(tensor, tensor.reshape(-1)[:1]), tensor.astype(np.float64)):
+        for changed in (
+            tensor.reshape(-1)[:-1],
+            np.append(tensor, tensor.reshape(-1)[:1]),
+            tensor.astype(np.float64),
+        ):
             tensors = list(good.tensors)
             tensors[position] = np.ascontiguousarray(changed)
             assert kernels.refusal(DeviceWeight(layout, tuple(tensors), 70, 333, good.data_type))
@@ -130,7 +137,9 @@ def model_of(name: str, weight: Array, activation: str = "", **changes: Any) -> 
     rows, cols = weight.shape
     op = DeviceOp(layout.prefix, activation)
     limits = {"low": -0.5, "high": 0.75} if activation == "Clip" else {}
-    node = helper.make_node(op.name, ["X", *layout.inputs, "B"], ["Y"], "the node", domain="onnxprune", **limits)
+    node = helper.make_node(
+        op.name, ["X", *layout.inputs, "B"], ["Y"], "the node", domain="onnxprune", **limits
+    )
     node.attribute.extend(attributes(layout, rows, cols, kind, False))
     bias = np.random.default_rng(9).standard_normal(rows).astype(weight.dtype)
     arrays = dict(zip(layout.inputs, layout.encode(weight), strict=True)) | {"B": bias} | changes
@@ -179,7 +188,9 @@ def test_through_onnxruntime(run_models: Callable[..., Any], dtype: Any) -> None
     x = np.random.default_rng(2).standard_normal((3, 2, 130)).astype(np.float32)
     models = [model_of(*item) for item in zip(names, weights, activations, strict=True)]
     results = run_models(models, x, dtype is not np.float16)
-    for name, weight, activation, model, found in zip(names, weights, activations, models, results, strict=True):
+    for name, weight, activation, model, found in zip(
+        names, weights, activations, models, results, strict=True
+    ):
         assert "error" not in found, found
         assert found["kept"] == [model.graph.node[0].op_type]
         assert found["shape"] == ["M", 2, 70]  # inferred
@@ -223,7 +234,9 @@ def test_a_session_without_cuda_runs_the_function(run_models: Callable[..., Any]
 
 
 def described(library: Path, **environment: str) -> dict[str, Any]:
-    code = f"import ctypes; l = ctypes.CDLL({str(library)!r}); l.onnxprune_ops_info.restype = ctypes.c_char_p; "
+    code = (
+        f"import ctypes; l = ctypes.CDLL({str(library)!r}); l.onnxprune_ops_info.restype = ctypes.c_char_p; "
+    )
     code += "print(l.onnxprune_ops_info().decode())"
     clean = {key: value for key, value in os.environ.items() if key != "ONNXPRUNE_CUDA"}
     done = subprocess.run(
@@ -250,7 +263,10 @@ def test_cuda_on_or_off(ops_library: Path, tmp_path: Path, value: str, fails: bo
     alone = shutil.copy(ops_library, tmp_path)
     code = f"import onnxruntime as o; o.SessionOptions().register_custom_ops_library({str(alone)!r})"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"ONNXPRUNE_CUDA": value}, capture_output=True, text=True
+        [sys.executable, "-c", code],
+        env=os.environ | {"ONNXPRUNE_CUDA": value},
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode != 0) == fails
     assert not fails or "ONNXPRUNE_CUDA=on, but" in done.stderr
@@ -261,5 +277,8 @@ def test_the_real_library_says_that_there_is_no_device(cuda_library: Path) -> No
     if not kernels.problem:
         pytest.skip("there is one")
     assert "no CUDA device" in kernels.problem and kernels.info["devices"] == []
-    with pytest.raises(Exception, match="CUDA|driver"):
-        kernels.run(DeviceWeight.of(LAYOUTS["delta"], pruned("delta", (8, 16), np.float16)), np.ones((1, 16), np.float16))
+    with pytest.raises(Exception, match=r"CUDA|driver"):
+        kernels.run(
+            DeviceWeight.of(LAYOUTS["delta"], pruned("delta", (8, 16), np.float16)),
+            np.ones((1, 16), np.float16),
+        )

@@ -1,7 +1,7 @@
-"""Layouts of the CUDA kernels: one file each. Arrays in, tensors as the device reads them out, and the way back.
+"""Layouts of the CUDA kernels: one file each. arrays in, tensors as the device reads them, and back.
 
-Custom ops on ONNX Runtime's CUDA provider cannot repack a weight when a session is made, so the file holds what the
-kernel of ``ort_ops/cuda`` reads. To add one: a file with a class like
+Custom ops on ONNX Runtime's CUDA provider cannot repack a weight when a session is made, so the file holds
+what the kernel of ``ort_ops/cuda`` reads. To add one: a file with a class like
 :class:`onnxprune.storage.device.bitmap_tile.BitmapTile`, a line in ``LAYOUTS``, a test file, and the kernel.
 """
 

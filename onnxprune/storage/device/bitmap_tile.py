@@ -1,22 +1,24 @@
-"""Layout ``bitmap-tile``: one bit a weight and the nonzeros, in the order of tensor-core fragments. Version 1.
+"""Layout ``bitmap-tile``, version 1: one bit a weight and the nonzeros, in tensor-core order.
 
-For unstructured zeros (40 to 80 %) and few rows of X. W (N, K) is cut into strips of 16 rows and groups of 128
-columns, both filled up with zeros; a group is 8 steps of 16 columns, each four tiles of 8x8: upper left, lower left,
-upper right, lower right (registers 0 to 3 of operand A of ``mma.m16n8k16``, PTX ISA).
+For unstructured zeros (40 to 80 %) and few rows of X. W (N, K) is cut into strips of 16 rows and groups of
+128 columns, both filled up with zeros; a group is 8 steps of 16 columns, each four tiles of 8x8: upper left,
+lower left, upper right, lower right (registers 0 to 3 of operand A of ``mma.m16n8k16``, PTX ISA).
 
 ``mask``
     uint8, ``strips * groups * 256``. Per group 32 tiles of 8 bytes; byte r is row r of the tile, bit c (least
     significant first) its column c. So lane l of a warp finds its two weights in bits 2 l and 2 l + 1 of 64.
 ``offsets``
-    int32, ``strips * groups + 1``: where the values of each group begin, in units of 16 bytes; the first is 1, and
-    the last where they end.
+    int32, ``strips * groups + 1``: where the values of each group begin, in units of 16 bytes; the first is
+    1, and the last where they end.
 ``values``
-    float16 or bfloat16: 8 zeros, then the nonzeros of each group in the order of its bits, filled up with zeros to
-    16 bytes. ``bitmap-tile-int8``: uint8, the weight over its row's scale, rounded, plus 128; filled up with 128.
+    float16 or bfloat16: 8 zeros, then the nonzeros of each group in the order of its bits, filled up with
+    zeros to 16 bytes. ``bitmap-tile-int8``: uint8, the weight over its row's scale, rounded, plus 128; filled
+    up with 128.
 ``scales`` (``bitmap-tile-int8`` only)
     float32, (N,): largest magnitude of the row over 127.
 
-Bits a weight at 70 % zeros: 5.85 with 16-bit values, 3.5 with bytes. Source: SpInfer (Fan et al., EuroSys 2025).
+Bits a weight at 70 % zeros: 5.85 with 16-bit values, 3.5 with bytes. Source: SpInfer (Fan et al., EuroSys
+2025).
 """
 
 from __future__ import annotations

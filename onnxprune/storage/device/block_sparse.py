@@ -1,13 +1,14 @@
-"""Layouts ``block-64`` and ``block-32``: blocks of 64 or 32 rows x 64 columns that are all zero left out. Version 1.
+"""Layouts ``block-64`` and ``block-32``, version 1: blocks of 64 or 32 rows x 64 columns, zero ones left out.
 
 For any number of rows of X. W (N, K) is filled up with zeros to whole blocks.
 
 ``slots``
     int32, (rows of blocks, columns of blocks): where the block is in ``values``, 0 for a block of zeros.
 ``values``
-    float16 or bfloat16, (1 + kept blocks, block rows * 64): a block of zeros, then the kept ones, row by row. Within a
-    block: strips of 16 rows, then steps of 16 columns, then the 32 lanes of a warp, then the 8 values that the lane
-    holds as operand A of ``mma.m16n8k16`` (PTX ISA): a warp reads a fragment as 512 bytes in a row.
+    float16 or bfloat16, (1 + kept blocks, block rows * 64): a block of zeros, then the kept ones, row by row.
+    Within a block: strips of 16 rows, then steps of 16 columns, then the 32 lanes of a warp, then the 8
+    values that the lane holds as operand A of ``mma.m16n8k16`` (PTX ISA): a warp reads a fragment as 512
+    bytes in a row.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from onnxprune.storage.device.layout import (
 from onnxprune.storage.form import Array, np_dtype
 
 COLUMNS = 64
-# Of a block: strip, step, row of 8, pair of columns, half of the columns, half of the rows, column of the pair
+# Of a strip: step, row of 8, pair of columns, half of the columns, half of the rows, column of the pair
 _FRAGMENT = (4, 8, 4, 2, 2, 2)
 
 
@@ -58,15 +59,15 @@ class BlockSparse:
         with np.errstate(invalid="ignore"):
             keep = padded(weight != 0, self.block_rows, COLUMNS)
         rows, cols = keep.shape
-        kept: Bits = keep.reshape(rows // self.block_rows, self.block_rows, cols // COLUMNS, COLUMNS).any(
-            axis=(1, 3)
-        )
-        return kept
+        parts = keep.reshape(rows // self.block_rows, self.block_rows, cols // COLUMNS, COLUMNS)
+        return np.asarray(parts.any(axis=(1, 3)))
 
     def encode(self, weight: Array) -> tuple[Array, ...]:
         """Return slots and values of ``weight`` (N, K), float16 or bfloat16."""
         kept = self.kept(weight)
-        slots = np.where(kept.reshape(-1), np.cumsum(kept.reshape(-1)), 0).astype(np.int32).reshape(kept.shape)
+        slots = (
+            np.where(kept.reshape(-1), np.cumsum(kept.reshape(-1)), 0).astype(np.int32).reshape(kept.shape)
+        )
         whole = padded(weight, self.block_rows, COLUMNS)
         strips = self.block_rows // 16
         # row of blocks, strip, half, row; column of blocks, step, half, pair, column
@@ -88,7 +89,9 @@ class BlockSparse:
         check_tensor(slots, np.int32, grid, "slots", where)
         size = self.block_rows * COLUMNS
         if values.ndim != 2 or not len(values):
-            raise ModelError(f"values of {where} have shape {list(values.shape)}, wanted [1 + blocks, {size}]")
+            raise ModelError(
+                f"values of {where} have shape {list(values.shape)}, wanted [1 + blocks, {size}]"
+            )
         check_tensor(values, np_dtype(data_type), [len(values), size], "values", where)
         if slots.min() < 0 or slots.max() >= len(values):
             raise ModelError(f"slots of {where} name blocks beyond its {len(values) - 1}")

@@ -1,11 +1,13 @@
 """Layout ``delta``: each nonzero with its distance from the one before in its row, 4 bits. Version 1.
 
-For 80 % zeros and more and few rows of X. An entry is 1 to 16 columns behind the one before (the first: behind column
--1); farther nonzeros have entries of value zero in between. Each row is filled up to a multiple of 8 entries, at least
-8, with zeros one column apart, which may reach up to 8 columns beyond the last.
+For 80 % zeros and more and few rows of X. An entry is 1 to 16 columns behind the one before (the first:
+behind column
+-1); farther nonzeros have entries of value zero in between. Each row is filled up to a multiple of 8 entries,
+at least 8, with zeros one column apart, which may reach up to 8 columns beyond the last.
 
 ``starts``
-    int32, (N + 1,): where the entries of each row begin, in units of 8, and where the last end. Strictly ascending.
+    int32, (N + 1,): where the entries of each row begin, in units of 8, and where the last end. Strictly
+    ascending.
 ``steps``
     uint8, 4 for 8 entries: distance - 1 of entry j in bits 4 j to 4 j + 3, least significant first.
 ``values``
@@ -38,7 +40,7 @@ from onnxprune.storage.form import Array, np_dtype
 LONGEST = 16
 UNIT = 8
 PAD = 8  # columns behind the last that padding may reach: kDeltaPad of ort_ops/cuda/layout.h
-# A row of X must fit into the shared memory of a block, 99 KiB on the smallest device that the kernels are for.
+# A row of X must fit into a block's shared memory: 99 KiB on the smallest device that the kernels are for.
 MAX_COLUMNS = 48 * 1024
 
 

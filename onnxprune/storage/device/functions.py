@@ -1,19 +1,22 @@
 """The ops of domain ``onnxprune`` with a CUDA kernel: names, inputs, attributes, bodies in standard ONNX.
 
-Name = prefix of the layout + ``MatMul`` [+ ``Relu`` | ``Clip`` | ``Gelu`` | ``GeluTanh`` | ``Silu`` | ``HardSwish``]::
+Name = prefix of the layout + ``MatMul`` [+ ``Relu`` | ``Clip`` | ``Gelu`` | ``GeluTanh`` | ``Silu`` |
+``HardSwish``]::
 
     BitmapTileMatMul(X, mask, offsets, values, B) -> Y                   Y = X W + B
     BitmapTileInt8MatMulGelu(X, mask, offsets, values, scales, B) -> Y   Y = gelu(X W + B)
-    BlockSparseMatMul(X, slots, values, B), NMTileMatMul(X, meta, values, B), DeltaMatMul(X, starts, steps, values, B)
+    BlockSparseMatMul(X, slots, values, B), NMTileMatMul(X, meta, values, B)
+    DeltaMatMul(X, starts, steps, values, B)
 
 The activation is part of the name, as of the ops for CPUs, since the body of a function cannot depend on an
-attribute. ``X`` (..., K) is float16 or bfloat16, and so are ``Y`` (..., N), ``B`` (N,), which is always there, and the
-values; sums are float32. Attributes: ``shape`` (ints) [K, N] of the dense weight; ``dtype`` (int) of X; ``trans``
-(int) 1 when the weight was stored (N, K), which only ``unpack`` asks for; ``block_rows`` (int) of BlockSparse, else 0;
-those of the layout's ``extra``; ``low`` and ``high`` (float) of ``Clip``.
+attribute. ``X`` (..., K) is float16 or bfloat16, and so are ``Y`` (..., N), ``B`` (N,), which is always
+there, and the values; sums are float32. Attributes: ``shape`` (ints) [K, N] of the dense weight; ``dtype``
+(int) of X; ``trans`` (int) 1 when the weight was stored (N, K), which only ``unpack`` asks for;
+``block_rows`` (int) of BlockSparse, else 0; those of the layout's ``extra``; ``low`` and ``high`` (float) of
+``Clip``.
 
-ONNX Runtime with the CUDA provider and the libraries of ``ort_ops/`` runs the kernel; otherwise the body, whose
-decoding it folds at load.
+ONNX Runtime with the CUDA provider and the libraries of ``ort_ops/`` runs the kernel; otherwise the body,
+whose decoding it folds at load.
 """
 
 from __future__ import annotations
@@ -80,11 +83,13 @@ class DeviceOp:
             [helper.make_opsetid("", opset)],
             [*names, "dtype", "trans", "block_rows", *limits],
         )
-        function.doc_string = f"MatMul for CUDA, weight in layout {self.prefix}, version {VERSION}. By onnxprune."
+        function.doc_string = (
+            f"MatMul for CUDA, weight in layout {self.prefix}, version {VERSION}. By onnxprune."
+        )
         return function
 
     def tail(self, opset: int, *, bias: bool = True, trans: bool = False) -> list[onnx.NodeProto]:
-        """Return standard nodes from ``X``, the dense ``W`` and ``B`` to ``Y``; attributes refer to the function's.
+        """Return standard nodes from ``X``, the dense ``W`` and ``B`` to ``Y``; some refer to attributes.
 
         ``bias=False`` leaves ``B`` out. ``trans``: W is (N, K), else (K, N).
         """

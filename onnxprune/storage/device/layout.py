@@ -1,4 +1,4 @@
-"""What a device layout is: the contract that one file under ``storage/device/`` fulfils, and what they share."""
+"""What a device layout is: the contract that one file under ``storage/device/`` fulfils."""
 
 from __future__ import annotations
 
@@ -122,7 +122,9 @@ def check_values(array: Array, data_type: int, unit: int, where: str) -> None:
 
 def constant(name: str, values: Any, dtype: Any = np.int64) -> onnx.NodeProto:
     """Return a ``Constant`` node."""
-    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(values, dtype), ""))
+    return helper.make_node(
+        "Constant", [], [name], value=numpy_helper.from_array(np.array(values, dtype), "")
+    )
 
 
 def node(op_type: str, inputs: Sequence[str], output: str, **attributes: Any) -> onnx.NodeProto:

@@ -1,17 +1,17 @@
 """Layout ``nm-tile``: 2:4, at most two nonzeros of every four neighbouring inputs. Version 1.
 
-W (N, K) is cut into strips of 16 rows and groups of 128 columns, both filled up with zeros; a group is 4 tiles of 32
-columns, each one operand A of ``mma.sp.m16n8k32`` (PTX ISA, "Sparse matrix storage"; the order in which a warp reads
-it is that of its registers, as in Sparse-Marlin, Castro et al. 2025).
+W (N, K) is cut into strips of 16 rows and groups of 128 columns, both filled up with zeros; a group is 4
+tiles of 32 columns, each one operand A of ``mma.sp.m16n8k32`` (PTX ISA, "Sparse matrix storage"; the order in
+which a warp reads it is that of its registers, as in Sparse-Marlin, Castro et al. 2025).
 
 ``meta``
-    uint8, ``strips * groups * 256``: per two tiles and lane 4 bytes, least significant first. Bits 0 to 15 are of row
-    lane / 4, bits 16 to 31 of the row 8 below; each has four times two positions (2 bits each, ascending) of the
-    nonzeros in four columns. Lanes 0 and 1 of each four hold columns 0-15 and 16-31 of the first tile (selector 0),
-    lanes 2 and 3 those of the second (selector 1).
+    uint8, ``strips * groups * 256``: per two tiles and lane 4 bytes, least significant first. Bits 0 to 15
+    are of row lane / 4, bits 16 to 31 of the row 8 below; each has four times two positions (2 bits each,
+    ascending) of the nonzeros in four columns. Lanes 0 and 1 of each four hold columns 0-15 and 16-31 of the
+    first tile (selector 0), lanes 2 and 3 those of the second (selector 1).
 ``values``
-    float16 or bfloat16: 8 zeros, then per tile and lane 8 values: for the left and the right 16 columns the two of the
-    four columns ``lane % 4`` in row lane / 4 and in the row 8 below.
+    float16 or bfloat16: 8 zeros, then per tile and lane 8 values: for the left and the right 16 columns the
+    two of the four columns ``lane % 4`` in row lane / 4 and in the row 8 below.
 
 Where fewer than two of four are nonzero, zeros are stored. 9 bits a weight.
 """
@@ -59,7 +59,9 @@ class NMTile:
             return reason
         with np.errstate(invalid="ignore"):
             keep = padded(weight != 0, STRIP, GROUP).reshape(-1, 4)
-        return "" if keep.sum(axis=1).max() <= 2 else "has more than two nonzeros in four neighbouring columns"
+        return (
+            "" if keep.sum(axis=1).max() <= 2 else "has more than two nonzeros in four neighbouring columns"
+        )
 
     def encode(self, weight: Array) -> tuple[Array, ...]:
         """Return meta and values of ``weight`` (N, K), float16 or bfloat16, at most 2:4."""
@@ -75,7 +77,7 @@ class NMTile:
         nibbles = (positions[..., 0] | positions[..., 1] << 2).astype(np.uint8)
         # -> strip, group, tile, row, four columns, half of the columns, half of the rows, which
         ordered = values.transpose(0, 3, 4, 2, 6, 5, 1, 7).reshape(-1)
-        # -> strip, group, two tiles, row, tile of the two, half of the columns, half of the rows, four columns
+        # -> strip, group, two tiles, row, which tile, half of the columns, half of the rows, four columns
         pairs = nibbles.reshape(strips, 2, 8, groups, 2, 2, 2, 4).transpose(0, 3, 4, 2, 5, 6, 1, 7)
         pairs = pairs.reshape(-1, 2)
         meta = pairs[:, 0] | pairs[:, 1] << np.uint8(4)

@@ -71,8 +71,11 @@ def test_rewritten_model_runs_and_comes_back(
 
 def test_one_cast_for_all_readers(build_model: Callable[..., onnx.ModelProto]) -> None:
     rng = np.random.default_rng(0)
-    weights = {n: (rng.standard_normal((32, 16)) * (rng.random((32, 16)) < 0.3)).astype(np.float32) for n in "pq"}
-    text = "g (float[B, 32] x) => (float[B, 16] z) { y = Neg(x) a = MatMul(y, p) b = MatMul(y, q) z = Sub(a, b) }"
+    weights = {
+        n: (rng.standard_normal((32, 16)) * (rng.random((32, 16)) < 0.3)).astype(np.float32) for n in "pq"
+    }
+    text = "g (float[B, 32] x) => (float[B, 16] z) { y = Neg(x) "
+    text += "a = MatMul(y, p) b = MatMul(y, q) z = Sub(a, b) }"
     model = Model(build_model(text, weights))
     rewrite_device(model, dict.fromkeys("pq", LAYOUTS["bitmap-tile"]))
     assert types(model) == ["Neg", "Cast", "BitmapTileMatMul", "Cast", "BitmapTileMatMul", "Cast", "Sub"]
@@ -95,8 +98,16 @@ def test_sixteen_bit_models_need_no_cast(build_model: Callable[..., onnx.ModelPr
     ("text", "opset", "reason"),
     [
         ("g (float[B, 32] x) => (float[B, 16] z) { z = MatMul(x, p) }", 12, "opset 12, wanted 13"),
-        ("g (float[B, 32] x) => (float[B, 16] z) { z = Gemm<alpha=2.0>(x, p) }", 17, "its Gemm has transA or alpha"),
-        ("g (float[32, B] x) => (float[B, 16] z) { z = Gemm<transA=1>(x, p) }", 17, "its Gemm has transA or alpha"),
+        (
+            "g (float[B, 32] x) => (float[B, 16] z) { z = Gemm<alpha=2.0>(x, p) }",
+            17,
+            "its Gemm has transA or alpha",
+        ),
+        (
+            "g (float[32, B] x) => (float[B, 16] z) { z = Gemm<transA=1>(x, p) }",
+            17,
+            "its Gemm has transA or alpha",
+        ),
         (
             "g (float[B, 32] x) => (float[B, 16] z) { a = MatMul(x, p) b = MatMul(x, p) z = Add(a, b) }",
             17,

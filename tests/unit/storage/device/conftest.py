@@ -43,10 +43,14 @@ def model_of(layout: Layout, weight: Array, activation: str = "", opset: int = 1
     """A model of one node ``Y = act(X W + B)``, its bias and its function."""
     rows, cols = weight.shape
     op, kind = DeviceOp(layout.prefix, activation), onnx_type(weight.dtype)
-    node = helper.make_node(op.name, ["X", *layout.inputs, "B"], ["Y"], "the node", domain="onnxprune", **limits)
+    node = helper.make_node(
+        op.name, ["X", *layout.inputs, "B"], ["Y"], "the node", domain="onnxprune", **limits
+    )
     node.attribute.extend(attributes(layout, rows, cols, kind, False))
     bias = np.random.default_rng(9).standard_normal(rows).astype(weight.dtype)
-    tensors = [numpy_helper.from_array(a, n) for a, n in zip(layout.encode(weight), layout.inputs, strict=True)]
+    tensors = [
+        numpy_helper.from_array(a, n) for a, n in zip(layout.encode(weight), layout.inputs, strict=True)
+    ]
     graph = helper.make_graph(
         [node],
         "g",

@@ -10,7 +10,15 @@ from onnx import helper, numpy_helper
 
 from onnxprune.errors import ModelError
 from onnxprune.storage.device import LAYOUTS
-from onnxprune.storage.device.functions import PREFIXES, DeviceOp, decode, device_op, layout_of, parse, refusal
+from onnxprune.storage.device.functions import (
+    PREFIXES,
+    DeviceOp,
+    decode,
+    device_op,
+    layout_of,
+    parse,
+    refusal,
+)
 from onnxprune.storage.reference import ACTIVATIONS as REFERENCE
 from onnxprune.storage.sparse_functions import ACTIVATIONS
 
@@ -39,7 +47,9 @@ def test_activations(
     model, bias = device_model(LAYOUTS["delta"], weight, activation, opset, **limits)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     x = np.random.default_rng(1).standard_normal((5, 40)).astype(np.float16)
     (found,) = session.run(None, {"X": x})
     assert found.dtype == np.float16
@@ -49,7 +59,9 @@ def test_activations(
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_decode_of_a_node(device_model: Callable[..., Any], weight_for: Callable[..., Any], name: str) -> None:
+def test_decode_of_a_node(
+    device_model: Callable[..., Any], weight_for: Callable[..., Any], name: str
+) -> None:
     layout = LAYOUTS[name]
     weight = weight_for(name, (128, 192))
     model, _ = device_model(layout, weight)
