@@ -189,7 +189,7 @@ class _Writer:
         node.attribute.extend(attributes(layout, len(matrix), matrix.shape[1], kind, product.trans))
         node.attribute.extend(helper.make_attribute(name, value) for name, value in product.limits.items())
         after = (
-            [helper.make_node("Cast", [y], [product.output], f"{y}_cast", to=TensorProto.FLOAT)]
+            [helper.make_node("Cast", [y], [product.output], f"{y}_to_float32", to=TensorProto.FLOAT)]
             if wide
             else []
         )
@@ -204,7 +204,7 @@ class _Writer:
             name = self.names.fresh(f"{x}_fp16")
             self.casts[x] = (
                 name,
-                helper.make_node("Cast", [x], [name], f"{name}_cast", to=TensorProto.FLOAT16),
+                helper.make_node("Cast", [x], [name], f"{name}_from_float32", to=TensorProto.FLOAT16),
             )
         return self.casts[x][0]
 

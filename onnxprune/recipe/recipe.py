@@ -149,15 +149,15 @@ class Recipe:
         None,
         "cpu: ops with a sparse CPU kernel where they are measured to be faster; cuda: ops for onnxruntime-"
         "gpu where onnxprune ops tune measured them to be faster, their weights and activations float16; "
-        "stock: standard speed anywhere, the same bytes on every machine (default: cpu with --format packed).",
+        "stock: standard speed anywhere, the same bytes everywhere (default: cpu with --format packed).",
         TARGETS,
     )
     batch: int | None = _option(
         None,
-        "--target-runtime cuda: rows that a product has at run time, samples times tokens (default: 1).",
+        "For CUDA: rows that a product has at run time, samples times tokens (default: 1).",
     )
     cuda_table: str | None = _option(
-        None, "--target-runtime cuda: file of onnxprune ops tune (default: the one in the user's cache)."
+        None, "For CUDA: file that onnxprune ops tune wrote (default: the one in the user's cache)."
     )
     finetune: bool = _option(
         False, "Train the pruned model towards the dense one, masks held; no labels needed (needs torch)."
