@@ -165,12 +165,13 @@ def _fingerprint(sources: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def build(*, force: bool = False, cuda: bool = False) -> Path:
+def build(*, force: bool = False, cuda: bool = False, targets: tuple[str, ...] = ()) -> Path:
     """Compile the library into the user's cache, unless it is there; takes under a minute.
 
     Args:
         force: compile even if it is there.
         cuda: also that of the CUDA kernels, which takes some minutes.
+        targets: of the CUDA kernels, compute capabilities such as ``90`` instead of all.
 
     Returns:
         Path of the library, which :func:`library_path` finds from now on.
@@ -180,7 +181,7 @@ def build(*, force: bool = False, cuda: bool = False) -> Path:
     """
     target = _cached()
     if cuda:
-        _build_cuda(target.with_name(cudabuild.NAME), force)
+        _build_cuda(target.with_name(cudabuild.NAME), force, targets)
     if target.is_file() and not force:
         return target
     compiler = _compiler()
@@ -192,12 +193,12 @@ def build(*, force: bool = False, cuda: bool = False) -> Path:
     return target
 
 
-def _build_cuda(target: Path, force: bool) -> None:
+def _build_cuda(target: Path, force: bool, targets: tuple[str, ...]) -> None:
     if target.is_file() and not force:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as folder:
-        made = cudabuild.compile_cuda(_sources(), Path(folder))
+        made = cudabuild.compile_cuda(_sources(), Path(folder), targets=targets)
         os.replace(made.with_name(cudabuild.USAGE_NAME), target.with_name(cudabuild.USAGE_NAME))
         os.replace(made, target)
 

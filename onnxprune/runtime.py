@@ -72,7 +72,7 @@ def session(
     threads: int | None = None,
     optimize: bool = True,
     optimized_path: str | Path | None = None,
-    providers: tuple[str, ...] = (_CPU,),
+    providers: tuple[str | tuple[str, dict[str, str]], ...] = (_CPU,),
     config: Mapping[str, str] | None = None,
     kernels: bool | None = None,
     weights: Mapping[str, NDArray[Any]] | None = None,
@@ -86,7 +86,7 @@ def session(
         threads: intra-op threads (default: all processors of this process).
         optimize: False switches off every graph optimisation.
         optimized_path: where ORT writes the optimised graph, for inspection.
-        providers: execution providers, in order of preference.
+        providers: execution providers, in order of preference, alone or with their options.
         config: session configuration entries of ONNX Runtime, such as ``session.intra_op.allow_spinning``.
         kernels: whether sparse ops run on the kernels of ``ort_ops/``. None: if the library is there, the
             model has ops of domain ``onnxprune`` and the session is for CUDA or for the CPU alone; True: or
@@ -112,7 +112,7 @@ def session(
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)
     # A kernel on the CPU keeps its node from the functions that other providers could run
-    cuda = _CUDA in providers
+    cuda = any(name == _CUDA for name, *_ in ((p,) if isinstance(p, str) else p for p in providers))
     if kernels or (kernels is None and (cuda or tuple(providers) == (_CPU,)) and _has_our_ops(model)):
         register(options, required=bool(kernels), cuda=cuda)
     if isinstance(model, onnx.ModelProto):

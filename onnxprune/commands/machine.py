@@ -106,9 +106,12 @@ def ops() -> None:
 @ops.command("build", short_help="Compile the library into the user's cache.")
 @click.option("--force", is_flag=True, help="Compile even if it is there.")
 @click.option("--cuda", is_flag=True, help="Compile the kernels for CUDA too: needs nvcc and some minutes.")
+@click.option(
+    "--arch", default="", metavar="N,N", help="With --cuda: only these GPUs, such as 90 (default: all)."
+)
 @click.option("--verbose", is_flag=True, help="With --cuda: what each kernel takes of a GPU's registers.")
 @output_options
-def ops_build(force: bool, cuda: bool, verbose: bool, as_json: bool, quiet: bool) -> None:
+def ops_build(force: bool, cuda: bool, arch: str, verbose: bool, as_json: bool, quiet: bool) -> None:
     """Compile the library into the user's cache; needs a C++ compiler and under a minute.
 
     --cuda needs nvcc besides: of the CUDA toolkit, or pip install "onnxprune[cuda-build]". No GPU is needed.
@@ -118,7 +121,7 @@ def ops_build(force: bool, cuda: bool, verbose: bool, as_json: bool, quiet: bool
 
     with working(quiet) as progress:
         progress.stage("compiling")
-        library = build(force=force, cuda=cuda)
+        library = build(force=force, cuda=cuda, targets=tuple(arch.split(",")) if arch else ())
     made = library.with_name(cudabuild.NAME) if cuda else None
     uses = cudabuild.usage(made) if made and verbose else ()
 

@@ -22,7 +22,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnxprune import cudabuild, ops
+from onnxprune import cudabuild
 from onnxprune.kernels.cuda import CudaKernels, DeviceWeight
 from onnxprune.storage.device import LAYOUTS
 from onnxprune.storage.device.functions import DeviceOp, attributes
@@ -32,18 +32,6 @@ from onnxprune.storage.reference import ACTIVATIONS
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 LIMIT = {np.float16: 2e-3, ml_dtypes.bfloat16: 1.5e-2}
-
-
-@pytest.fixture(scope="session")
-def host_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stand-in, compiled (seconds)."""
-    compiler = next((name for name in ops._COMPILERS if shutil.which(name)), None)
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    made = tmp_path_factory.mktemp("host") / cudabuild.NAME
-    flags = ["-std=c++17", "-O2", "-fPIC", "-shared", f"-I{ROOT / 'ort_ops'}"]
-    subprocess.run([compiler, *flags, str(HERE / "cuda_on_host.cpp"), "-o", str(made)], check=True)
-    return made
 
 
 @pytest.fixture(scope="session")
