@@ -132,9 +132,28 @@ def _product(model: Model, position: int) -> DeviceProduct:
             nodes += region.nodes
             kind, output = known.name, region.output
             limits = {"low": known.low, "high": known.high} if kind == "Clip" else {}
+    elif single := _single_activation(model, output):
+        kind, position = single
+        nodes.append(position)
+        output = model.graph.node[position].output[0]
     return DeviceProduct(
         node.input[1], node.input[0], tuple(sorted(nodes)), output, trans, bias, kind, limits
     )
+
+
+def _single_activation(model: Model, value: str) -> tuple[str, int] | None:
+    """Return the activation that one node computes of ``value``, which only it reads, and its position.
+
+    Of 16-bit models only this is recognised: probing a region of nodes needs float32.
+    """
+    node = only_reader(model, value)
+    if node is None or node.domain not in _STANDARD:
+        return None
+    name = node.op_type
+    if name == "Gelu" and attribute(node, "approximate", "none") == "tanh":
+        name = "GeluTanh"
+    known = name in ("Relu", "Gelu", "GeluTanh", "HardSwish")
+    return (name, model.index.uses[value][0].index) if known else None
 
 
 def device_matrix(model: Model, product: DeviceProduct) -> Array | None:

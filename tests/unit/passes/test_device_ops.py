@@ -95,6 +95,19 @@ def test_sixteen_bit_models_need_no_cast(build_model: Callable[..., onnx.ModelPr
 
 
 @pytest.mark.parametrize(
+    ("node", "name"),
+    [("Relu(a)", "Relu"), ("Gelu(a)", "Gelu"), ('Gelu<approximate="tanh">(a)', "GeluTanh"), ("Tanh(a)", "")],
+)
+def test_activations_of_sixteen_bit_models(
+    build_model: Callable[..., onnx.ModelProto], node: str, name: str
+) -> None:
+    weight = np.eye(32, 16, dtype=np.float16)
+    text = f"g (float16[B, 32] x) => (float16[B, 16] z) {{ a = MatMul(x, p) z = {node} }}"
+    found, _ = find_device_products(Model(build_model(text, {"p": weight}, 20)))
+    assert found["p"].activation == name
+
+
+@pytest.mark.parametrize(
     ("text", "opset", "reason"),
     [
         ("g (float[B, 32] x) => (float[B, 16] z) { z = MatMul(x, p) }", 12, "opset 12, wanted 13"),
