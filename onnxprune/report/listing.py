@@ -95,14 +95,14 @@ def render_ops(console: Console, info: OpsInfo, quiet: bool = False) -> None:
         ]
         table(console, ("", ""), rows)
         console.print()
+        if info.cuda.problem:
+            paragraph(console, f"no CUDA kernels: {info.cuda.problem}", "yellow")
+        elif info.cuda.library:
+            paragraph(console, "CUDA sessions run on the CUDA kernels", "bold green")
     if info.problem:
         paragraph(console, f"no kernels: {info.problem}", "bold yellow")
     else:
         paragraph(console, "packed models run on the kernels", "bold green")
-        if info.cuda.problem:
-            paragraph(console, f"no CUDA kernels: {info.cuda.problem}", "yellow")
-        else:
-            paragraph(console, "CUDA sessions run on the CUDA kernels", "bold green")
 
 
 def render_device_table(console: Console, measured: DeviceTable) -> None:

@@ -81,16 +81,11 @@ __global__ void __launch_bounds__(kThreads, 2) bitmap_tile(const Args<T, V> a) {
   int* offsets = reinterpret_cast<int*>(shared + a.stages * size + kTableBytes);
   const int chunks = (a.groups + F::ways - 1) / F::ways;
 
-  const int first = blockIdx.x * F::strips;
-  const int groups_here = min(F::strips, a.strips - first) * a.groups;
-  for (int i = threadIdx.x; i <= groups_here; i += kThreads)
-    offsets[i] = a.offsets[static_cast<int64_t>(first) * a.groups + i];
-  __syncthreads();
-
-  const auto stage = [&](int chunk) {
-    if (chunk >= chunks) return;
+  const auto bring_x = [&](int chunk) {
+    if (chunk < chunks) stage_x<Tiles>(reinterpret_cast<T*>(shared + chunk % a.stages * size), a, chunk);
+  };
+  const auto bring_values = [&](int chunk) {
     char* to = shared + chunk % a.stages * size;
-    stage_x<Tiles>(reinterpret_cast<T*>(to), a, chunk);
     const int group = chunk * F::ways + way;
     if (strip >= a.strips || group >= a.groups) return;
     const int begin = offsets[part * a.groups + group], count = offsets[part * a.groups + group + 1] - begin;
@@ -104,17 +99,25 @@ __global__ void __launch_bounds__(kThreads, 2) bitmap_tile(const Args<T, V> a) {
     return __ldg(a.mask + (static_cast<int64_t>(strip) * a.groups + group) * 32 + lane);
   };
 
+  // What needs no offsets goes first
+  uint64_t tile = tile_of(0);
+  for (int i = 0; i + 1 < a.stages; ++i) bring_x(i);
+  const int first = blockIdx.x * F::strips;
+  const int groups_here = min(F::strips, a.strips - first) * a.groups;
+  for (int i = threadIdx.x; i <= groups_here; i += kThreads)
+    offsets[i] = a.offsets[static_cast<int64_t>(first) * a.groups + i];
+  __syncthreads();
   for (int i = 0; i + 1 < a.stages; ++i) {
-    stage(i);
+    bring_values(i);
     commit_copies();
   }
-  uint64_t tile = tile_of(0);
   float sum[F::tiles][4] = {};
   for (int chunk = 0; chunk < chunks; ++chunk) {
     share_tiles(table, tile, lane);
     tile = tile_of(chunk + 1);
     wait_stage(a.stages);  // and everyone has done with the stage that is filled next
-    stage(chunk + a.stages - 1);
+    bring_x(chunk + a.stages - 1);
+    bring_values(chunk + a.stages - 1);
     commit_copies();
     const char* from = shared + chunk % a.stages * size;
     const T* x = reinterpret_cast<const T*>(from) + way * layout::kGroup;
@@ -207,7 +210,9 @@ const char* allow_all(const Plan& plan) {
 template <class V>
 const char* create(const OnnxpruneCudaWeight* w, void** plan) {
   if (const char* error = sizes<V>(w)) return error;
-  if (const char* error = check_on_device(op_of<V>(), *w)) return error;
+  int id = 0;
+  if (const char* error = check_on_device(op_of<V>(), *w, &id)) return error;
+  const OnDevice current(id);
   Plan made{*w, {}, 0};
   if (const char* error = read_device(&made.device)) return error;
   const int64_t groups = w->tensors[1].count - 1;
@@ -259,6 +264,7 @@ const char* run(const void* opaque, const OnnxpruneCudaRun* run) {
   const auto& plan = *static_cast<const Plan*>(opaque);
   if (const char* error = check_run(plan.weight, *run)) return error;
   if (!run->m) return nullptr;
+  const OnDevice current(plan.device.id);
   return plan.weight.type == kFloat16 ? launch<__half, V>(plan, *run) : launch<__nv_bfloat16, V>(plan, *run);
 }
 

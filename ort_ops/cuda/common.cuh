@@ -150,11 +150,29 @@ inline const char* cuda_error(const char* what, cudaError_t status) {
 
 // What a launch may use, read once when a plan is made
 struct Device {
+  int id = 0;
   int processors = 0;       // SMs
   int block_bytes = 0;      // shared memory of a block
   int processor_bytes = 0;  // of an SM
 };
-const char* read_device(Device* device);
+const char* read_device(Device* device);  // the current one
+
+// Makes a device the thread's current one for a while: a runtime with several sets it when it likes
+class OnDevice {
+ public:
+  explicit OnDevice(int id) {
+    if (cudaGetDevice(&before_) == cudaSuccess && before_ != id) changed_ = cudaSetDevice(id) == cudaSuccess;
+  }
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
 
 constexpr int64_t kMaxSide = int64_t{1} << 20;  // rows or columns; 32 rows a block of threads stay below 65535 blocks
 
@@ -162,7 +180,8 @@ constexpr int64_t kMaxSide = int64_t{1} << 20;  // rows or columns; 32 rows a bl
 const char* check_common(const OnnxpruneCudaOp& op, const OnnxpruneCudaWeight& w);
 const char* check_count(const OnnxpruneCudaOp& op, const OnnxpruneCudaWeight& w, int tensor, const char* what,
                         int64_t wanted);
-const char* check_on_device(const OnnxpruneCudaOp& op, const OnnxpruneCudaWeight& w);
+// Which device that is goes to `id`
+const char* check_on_device(const OnnxpruneCudaOp& op, const OnnxpruneCudaWeight& w, int* id);
 const char* check_run(const OnnxpruneCudaWeight& w, const OnnxpruneCudaRun& run);
 
 // Runs `launch(int* found)` on four zeroed integers of the device and copies them back: creation only.

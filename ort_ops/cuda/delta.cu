@@ -168,7 +168,9 @@ const char* allow_all(const Plan& plan) {
 
 const char* create(const OnnxpruneCudaWeight* w, void** plan) {
   if (const char* error = sizes(w)) return error;
-  if (const char* error = check_on_device(kDelta, *w)) return error;
+  int id = 0;
+  if (const char* error = check_on_device(kDelta, *w, &id)) return error;
+  const OnDevice current(id);
   Plan made{*w, {}};
   if (const char* error = read_device(&made.device)) return error;
   int found[4];
@@ -227,6 +229,7 @@ const char* run(const void* opaque, const OnnxpruneCudaRun* run) {
   const auto& plan = *static_cast<const Plan*>(opaque);
   if (const char* error = check_run(plan.weight, *run)) return error;
   if (!run->m) return nullptr;
+  const OnDevice current(plan.device.id);
   return plan.weight.type == kFloat16 ? launch_any<__half>(plan, *run) : launch_any<__nv_bfloat16>(plan, *run);
 }
 

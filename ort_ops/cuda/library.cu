@@ -30,8 +30,7 @@ const char* type_name(int type) {
 }  // namespace
 
 const char* read_device(Device* device) {
-  int id = 0;
-  if (const char* error = cuda_error("no CUDA device", cudaGetDevice(&id))) return error;
+  if (const char* error = cuda_error("no CUDA device", cudaGetDevice(&device->id))) return error;
   int major = 0;
   struct {
     int* to;
@@ -41,7 +40,7 @@ const char* read_device(Device* device) {
                       {&device->processor_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor},
                       {&major, cudaDevAttrComputeCapabilityMajor}};
   for (const auto& item : wanted)
-    if (const char* error = cuda_error("CUDA device", cudaDeviceGetAttribute(item.to, item.what, id))) return error;
+    if (const char* error = cuda_error("CUDA device", cudaDeviceGetAttribute(item.to, item.what, device->id))) return error;
   device->block_bytes -= 1024;  // some kernels have a little static shared memory as well
   return major >= 8 ? nullptr : say("the kernels need compute capability 8.0, the device has %d.x", major);
 }
@@ -69,13 +68,15 @@ const char* check_count(const OnnxpruneCudaOp&, const OnnxpruneCudaWeight& w, in
                                static_cast<long long>(w.cols), static_cast<long long>(wanted));
 }
 
-const char* check_on_device(const OnnxpruneCudaOp& op, const OnnxpruneCudaWeight& w) {
+const char* check_on_device(const OnnxpruneCudaOp& op, const OnnxpruneCudaWeight& w, int* id) {
   for (int i = 0; i < op.tensor_count; ++i) {
     cudaPointerAttributes attributes;
     if (const char* error = cuda_error("an input", cudaPointerGetAttributes(&attributes, w.tensors[i].data)))
       return error;
     if (attributes.type != cudaMemoryTypeDevice && attributes.type != cudaMemoryTypeManaged)
       return say("input %d is not in device memory", i + 1);
+    if (i && attributes.device != *id) return say("the inputs are in the memory of several devices");
+    *id = attributes.device;
     if (!aligned(w.tensors[i].data, 16)) return say("input %d does not begin at a multiple of 16 bytes", i + 1);
   }
   return nullptr;

@@ -126,7 +126,9 @@ const char* allow_all(const Device& device) {
 
 const char* create(const OnnxpruneCudaWeight* w, void** plan) {
   if (const char* error = sizes(w)) return error;
-  if (const char* error = check_on_device(kNMTile, *w)) return error;
+  int id = 0;
+  if (const char* error = check_on_device(kNMTile, *w, &id)) return error;
+  const OnDevice current(id);
   Plan made{*w, {}};
   if (const char* error = read_device(&made.device)) return error;
   int found[4];
@@ -170,6 +172,7 @@ const char* run(const void* opaque, const OnnxpruneCudaRun* run) {
   const auto& plan = *static_cast<const Plan*>(opaque);
   if (const char* error = check_run(plan.weight, *run)) return error;
   if (!run->m) return nullptr;
+  const OnDevice current(plan.device.id);
   return plan.weight.type == kFloat16 ? launch<__half>(plan, *run) : launch<__nv_bfloat16>(plan, *run);
 }
 
