@@ -72,7 +72,7 @@ constexpr int kTableBytes = kWarps * 32 * 16;
 template <int Tiles, class T, class V>
 __global__ void __launch_bounds__(kThreads, 2) bitmap_tile(const Args<T, V> a) {
   using F = Few<Tiles>;
-  extern __shared__ __align__(16) char shared[];
+  ONNXPRUNE_SHARED(shared);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int part = warp % F::strips, way = warp / F::strips;
   const int strip = blockIdx.x * F::strips + part;
@@ -218,9 +218,9 @@ const char* create(const OnnxpruneCudaWeight* w, void** plan) {
   const int64_t groups = w->tensors[1].count - 1;
   int found[4];
   const char* error = examine(found, [&](int* to) {
-    check_bitmap_tile<<<static_cast<unsigned>(layout::ceil_div(groups, 8)), 256>>>(
-        static_cast<const uint64_t*>(w->tensors[0].data), static_cast<const int*>(w->tensors[1].data), groups,
-        w->tensors[2].count / (16 / sizeof(V)), 16 / sizeof(V), to);
+    start(check_bitmap_tile, static_cast<unsigned>(layout::ceil_div(groups, 8)), 256, 0, nullptr,
+          static_cast<const uint64_t*>(w->tensors[0].data), static_cast<const int*>(w->tensors[1].data), groups,
+          static_cast<int64_t>(w->tensors[2].count / (16 / sizeof(V))), static_cast<int>(16 / sizeof(V)), to);
   });
   if (error) return error;
   if (found[0] == 1) return say("the offsets do not begin at 1");
@@ -253,8 +253,8 @@ const char* launch(const Plan& plan, const OnnxpruneCudaRun& run) {
     a.value_bytes = plan.value_bytes;
     const dim3 grid(static_cast<unsigned>(layout::ceil_div(a.strips, Few<tiles>::strips)),
                     static_cast<unsigned>(layout::ceil_div(run.m, Few<tiles>::rows)));
-    bitmap_tile<tiles, T, V><<<grid, kThreads, shared_bytes<tiles, V>(plan, a.stages),
-                               static_cast<cudaStream_t>(run.stream)>>>(a);
+    start(bitmap_tile<tiles, T, V>, grid, kThreads, shared_bytes<tiles, V>(plan, a.stages),
+          static_cast<cudaStream_t>(run.stream), a);
     return cuda_error("launch", cudaPeekAtLastError());
   });
 }

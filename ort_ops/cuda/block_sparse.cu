@@ -53,7 +53,7 @@ __device__ __forceinline__ uint32_t read_pair(const T* row, int k, const Args<T>
 
 template <int Tiles, class T>
 __global__ void __launch_bounds__(32 * kFewWarps, 2) block_sparse_few(const Args<T> a) {
-  extern __shared__ __align__(16) char shared[];
+  ONNXPRUNE_SHARED(shared);
   int2* kept = reinterpret_cast<int2*>(shared);
   float* sums = reinterpret_cast<float*>(kept + a.block_cols);  // [warp][column][row]
   __shared__ int total;
@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(32 * kManyWarps, 2) block_sparse_many(const Ar
   constexpr int strips = Rows / layout::kStrip;
   constexpr int tiles = XRows / kManyWarps / 8;  // of 8 rows of X, of one warp
   constexpr int threads = 32 * kManyWarps, stage_size = many_stage_bytes<Rows, XRows>();
-  extern __shared__ __align__(16) char shared[];
+  ONNXPRUNE_SHARED(shared);
   int2* kept = reinterpret_cast<int2*>(shared + many_bytes<Rows, XRows>());
   __shared__ int total;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -280,8 +280,8 @@ const char* create(const OnnxpruneCudaWeight* w, void** plan) {
   int found[4];
   const int64_t slots = w->tensors[0].count;
   const char* error = examine(found, [&](int* to) {
-    check_block_sparse<<<static_cast<unsigned>(layout::ceil_div(slots, 256)), 256>>>(
-        static_cast<const int*>(w->tensors[0].data), slots, w->tensors[1].count / (w->block_rows * kCols) - 1, to);
+    start(check_block_sparse, static_cast<unsigned>(layout::ceil_div(slots, 256)), 256, 0, nullptr,
+          static_cast<const int*>(w->tensors[0].data), slots, w->tensors[1].count / (w->block_rows * kCols) - 1, to);
   });
   if (error) return error;
   if (found[0]) return say("a slot names a block that is not there");
@@ -295,7 +295,7 @@ template <int Tiles, class T>
 const char* launch_few(const Plan& plan, const Args<T>& a, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(layout::ceil_div(a.n, layout::kStrip)),
                   static_cast<unsigned>(layout::ceil_div(a.m, 8 * Tiles)));
-  block_sparse_few<Tiles, T><<<grid, 32 * kFewWarps, few_bytes<Tiles>(plan), stream>>>(a);
+  start(block_sparse_few<Tiles, T>, grid, 32 * kFewWarps, few_bytes<Tiles>(plan), stream, a);
   return cuda_error("launch", cudaPeekAtLastError());
 }
 
@@ -304,8 +304,8 @@ const char* launch_many(const Plan& plan, const Args<T>& a, cudaStream_t stream)
   // Neighbouring blocks of threads share a row of blocks, which stays in the L2 cache
   const dim3 grid(static_cast<unsigned>(layout::ceil_div(a.m, XRows)),
                   static_cast<unsigned>(layout::ceil_div(a.n, Rows)));
-  block_sparse_many<Rows, XRows, T>
-      <<<grid, 32 * kManyWarps, many_bytes<Rows, XRows>() + plan.block_cols * 8, stream>>>(a);
+  start(block_sparse_many<Rows, XRows, T>, grid, 32 * kManyWarps, many_bytes<Rows, XRows>() + plan.block_cols * 8,
+        stream, a);
   return cuda_error("launch", cudaPeekAtLastError());
 }
 

@@ -1,6 +1,12 @@
 // What the kernels share: types, tensor-core and copy instructions, the epilogue, checks on the host.
 #pragma once
 
+#if defined(ONNXPRUNE_EMULATOR)  // tests/kernels/emulator: the kernels on the host
+#include "tensor_cores.h"
+#define ONNXPRUNE_SHARED(name) char* const name = emulator::shared()
+#else
+#define ONNXPRUNE_SHARED(name) extern __shared__ __align__(16) char name[]
+#endif
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -46,6 +52,7 @@ __device__ __forceinline__ uint32_t pack_floats<__nv_bfloat16>(float low, float 
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
+#if !defined(ONNXPRUNE_EMULATOR)
 // D (16x8, fp32) += A (16x16) B (16x8)
 __device__ __forceinline__ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], __half) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
@@ -100,6 +107,8 @@ __device__ __forceinline__ uint32_t load_once(const uint32_t* address) {
   return v;
 }
 
+#endif  // ONNXPRUNE_EMULATOR
+
 struct Ending {  // what follows the product
   const void* bias;
   int activation;
@@ -133,6 +142,17 @@ __device__ __forceinline__ void stage8(T* shared, const T* row, int64_t k, int64
 }
 
 // ---------------------------------------------------------------- host
+
+template <class... Parameters, class... Arguments>
+void start(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
+           const Arguments&... arguments) {
+#if defined(ONNXPRUNE_EMULATOR)
+  (void)stream;
+  emulator::run(grid, block, shared, [&] { kernel(arguments...); });
+#else
+  kernel<<<grid, block, shared, stream>>>(arguments...);
+#endif
+}
 
 // A sentence that lives until the next one in this thread
 inline const char* say(const char* format, ...) {

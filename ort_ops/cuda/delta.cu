@@ -56,7 +56,7 @@ __device__ __forceinline__ void add(float (&sum)[Rows], float w, const T* x) {
 
 template <int Rows, class T>
 __global__ void __launch_bounds__(kThreads, 2) delta(const Args<T> a) {
-  extern __shared__ __align__(16) char shared[];
+  ONNXPRUNE_SHARED(shared);
   T* x = reinterpret_cast<T*>(shared);  // [column][row of X]
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row0 = blockIdx.y * Rows;
   for (int i = threadIdx.x; i < (a.k + layout::kDeltaPad) * Rows; i += kThreads) {
@@ -175,9 +175,9 @@ const char* create(const OnnxpruneCudaWeight* w, void** plan) {
   if (const char* error = read_device(&made.device)) return error;
   int found[4];
   const char* error = examine(found, [&](int* to) {
-    check_delta<<<static_cast<unsigned>(layout::ceil_div(w->rows, 8)), 256>>>(
-        static_cast<const int*>(w->tensors[0].data), static_cast<const uint32_t*>(w->tensors[1].data), w->rows,
-        w->tensors[1].count / 4, w->cols, to);
+    start(check_delta, static_cast<unsigned>(layout::ceil_div(w->rows, 8)), 256, 0, nullptr,
+          static_cast<const int*>(w->tensors[0].data), static_cast<const uint32_t*>(w->tensors[1].data), w->rows,
+          w->tensors[1].count / 4, w->cols, to);
   });
   if (error) return error;
   if (found[0] == 1) return say("the starts do not ascend from 0 to the number of steps");
@@ -208,7 +208,7 @@ const char* launch(const Plan& plan, const OnnxpruneCudaRun& run) {
                static_cast<long long>(w.cols), 65535 * Rows);
   const dim3 grid(static_cast<unsigned>(blocks < at_once ? blocks : at_once),
                   static_cast<unsigned>(turns));
-  delta<Rows, T><<<grid, kThreads, bytes, static_cast<cudaStream_t>(run.stream)>>>(a);
+  start(delta<Rows, T>, grid, kThreads, bytes, static_cast<cudaStream_t>(run.stream), a);
   return cuda_error("launch", cudaPeekAtLastError());
 }
 

@@ -30,7 +30,7 @@ __host__ __device__ constexpr int shared_bytes(int stages) {
 template <int Tiles, class T>
 __global__ void __launch_bounds__(kThreads, 2) nm_tile(const Args<T> args) {
   using F = Few<Tiles>;
-  extern __shared__ __align__(16) char shared[];
+  ONNXPRUNE_SHARED(shared);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int way = warp / F::strips, strip = blockIdx.x * F::strips + warp % F::strips;
   const int chunks = (args.groups + F::ways - 1) / F::ways;
@@ -134,8 +134,8 @@ const char* create(const OnnxpruneCudaWeight* w, void** plan) {
   int found[4];
   const int64_t words = w->tensors[0].count / 4;
   const char* error = examine(found, [&](int* to) {
-    check_nm_tile<<<static_cast<unsigned>(layout::ceil_div(words, 256)), 256>>>(
-        static_cast<const uint32_t*>(w->tensors[0].data), words, to);
+    start(check_nm_tile, static_cast<unsigned>(layout::ceil_div(words, 256)), 256, 0, nullptr,
+          static_cast<const uint32_t*>(w->tensors[0].data), words, to);
   });
   if (error) return error;
   if (found[0]) return say("the metadata has positions that do not ascend");
@@ -163,7 +163,7 @@ const char* launch(const Plan& plan, const OnnxpruneCudaRun& run) {
     a.strips = static_cast<int>(layout::ceil_div(w.rows, layout::kStrip));
     const dim3 grid(static_cast<unsigned>(layout::ceil_div(a.strips, Few<tiles>::strips)),
                     static_cast<unsigned>(layout::ceil_div(run.m, Few<tiles>::rows)));
-    nm_tile<tiles, T><<<grid, kThreads, shared_bytes<tiles>(a.stages), static_cast<cudaStream_t>(run.stream)>>>(a);
+    start(nm_tile<tiles, T>, grid, kThreads, shared_bytes<tiles>(a.stages), static_cast<cudaStream_t>(run.stream), a);
     return cuda_error("launch", cudaPeekAtLastError());
   });
 }
