@@ -77,9 +77,7 @@ def test_a_kernel_compiles(tmp_path: Path) -> None:
         if path.name != "delta.cu":
             path.unlink()
     assert cudabuild.version_of(nvcc) != "unknown"
-    made = cudabuild.compile_cuda(
-        folder.parent, tmp_path, targets=("90",)
-    )
+    made = cudabuild.compile_cuda(folder.parent, tmp_path, targets=("90",))
     uses = cudabuild.usage(made)
     assert {use.target for use in uses} == {"sm_90"} and len(uses) == KERNELS["delta"] + 1
     assert not any(use.spill_bytes for use in uses)
