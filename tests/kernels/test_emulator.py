@@ -77,6 +77,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def kernels(library: Path) -> CudaKernels:
+    ctypes.CDLL(str(library)).onnxprune_emulator_shared(DEVICES["sm_90"])
     return CudaKernels(library)
 
 
