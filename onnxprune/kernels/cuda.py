@@ -6,6 +6,7 @@ The C interface is ``ort_ops/cuda/api.h``; the calls that take host memory are t
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 from collections.abc import Sequence
@@ -213,8 +214,11 @@ class CudaKernels:
     ) -> list[float]:
         """Return milliseconds of the same with a dense weight ``shape`` (N, K) and cuBLAS.
 
-        ``transposed``: the weight is stored (K, N), as MatMul of ONNX has it.
+        ``transposed``: the weight is stored (K, N), as MatMul of ONNX has it. ``cublas``: path of its library.
         """
+        for needed in sorted(Path(cublas).parent.glob("libcublasLt.so.*")) if cublas else ():
+            with contextlib.suppress(OSError):  # it lies beside cuBLAS, where the loader may not look
+                ctypes.CDLL(str(needed), mode=ctypes.RTLD_GLOBAL)
         found = (ctypes.c_float * len(rows))()
         self._must(
             self._library.onnxprune_cuda_time_dense(

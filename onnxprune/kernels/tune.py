@@ -27,6 +27,7 @@ from onnxprune.storage.form import Array
 
 SHAPES = ((768, 768), (3072, 768), (768, 3072), (4096, 4096), (11008, 4096), (4096, 11008))
 FEW, MANY = (1, 4, 8, 16, 32), (64, 512, 2048)  # rows of X
+_TOOLKIT = Path("/usr/local/cuda/lib64")
 _CACHES = 8  # how many L2 caches the copies of a weight fill
 
 
@@ -165,9 +166,10 @@ def parse_shape(text: str) -> tuple[int, int]:
 
 
 def default_cublas() -> str:
-    """Path of the cuBLAS that some wheel of NVIDIA's brought, empty when there is none."""
+    """Path of the cuBLAS that some wheel of NVIDIA's or the toolkit brought, empty to let the system look."""
     spec = importlib.util.find_spec("nvidia")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for path in sorted(Path(folder).glob("*/lib/libcublas.so.*"), reverse=True):
             return str(path)
-    return ""
+    found = next(iter(sorted(_TOOLKIT.glob("libcublas.so*"))), None)
+    return str(found) if found is not None else ""
