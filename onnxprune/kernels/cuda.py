@@ -214,7 +214,7 @@ class CudaKernels:
     ) -> list[float]:
         """Return milliseconds of the same with a dense weight ``shape`` (N, K) and cuBLAS.
 
-        ``transposed``: the weight is stored (K, N), as MatMul of ONNX has it. ``cublas``: path of its library.
+        ``transposed``: the weight is stored (K, N), as MatMul of ONNX has it. ``cublas``: path of cuBLAS.
         """
         for needed in sorted(Path(cublas).parent.glob("libcublasLt.so.*")) if cublas else ():
             with contextlib.suppress(OSError):  # it lies beside cuBLAS, where the loader may not look
