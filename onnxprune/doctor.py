@@ -50,7 +50,7 @@ class Check:
 def examine() -> tuple[Check, ...]:
     """Look at everything that a pruning run needs."""
     ours = Check("onnxprune", "ok", f"{onnxprune.__version__} ({Path(onnxprune.__file__ or '').parent})")
-    checks: list[Check] = [ours, _python(), _onnx(), *_onnxruntime(), _kernels()]
+    checks: list[Check] = [ours, _python(), _onnx(), *_onnxruntime(), _kernels(), *_cuda_kernels()]
     checks += [_required(package) for package in _REQUIRED]
     checks += [_optional(package, purpose) for package, purpose in _OPTIONAL.items()]
     checks += [_cpu(), _memory()]
@@ -112,6 +112,16 @@ def _kernels() -> Check:
     if found.problem:
         return Check("kernels", "note", found.problem, "onnxprune ops build, for models faster than dense")
     return Check("kernels", "ok", f"{found.level} ({found.library})")
+
+
+def _cuda_kernels() -> list[Check]:
+    """Look at the kernels for CUDA where ONNX Runtime is the one for GPUs, or the library is there."""
+    found = ops.info().cuda
+    if machine.version("onnxruntime-gpu") is None and ops.cuda_path() is None:
+        return []
+    if found.problem:
+        return [Check("CUDA kernels", "note", found.problem, "onnxprune ops info says more")]
+    return [Check("CUDA kernels", "ok", f"{', '.join(found.devices)} ({found.library})")]
 
 
 def _importable(package: str, text: str, hint: str) -> Check:

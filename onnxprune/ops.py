@@ -5,6 +5,8 @@ packed model carries its ops as functions, which any ONNX Runtime runs, only not
 ``onnxprune ops build`` makes the library later, in the user's cache.
 
 The environment variable ``ONNXPRUNE_OPS`` names a library to use instead, or is ``0`` for none.
+``ONNXPRUNE_CUDA`` is ``auto`` (kernels for CUDA where their library lies beside it and a device is there),
+``off``, or ``on`` (without them registration fails); ``onnxprune ops build --cuda`` makes that library.
 ``ONNXPRUNE_LEVEL`` (``scalar``, ``avx2``, ``avx512``, ``neon``) makes its kernels use a lower
 instruction set than the processor has.
 """
@@ -30,16 +32,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnxprune
-from onnxprune import machine
+from onnxprune import cudabuild, machine
 from onnxprune.errors import ResourceError
 
 VARIABLE = "ONNXPRUNE_OPS"
 LEVEL_VARIABLE = "ONNXPRUNE_LEVEL"
+CUDA_VARIABLE = "ONNXPRUNE_CUDA"
 OLDEST_ORT = (1, 17)
 NAME = "libonnxprune_ops" + (".dylib" if sys.platform == "darwin" else ".so")
 _OFF = ("0", "off", "no", "false", "none")
 _COMPILERS = ("c++", "g++", "clang++")
 _NO_COMPILER = "install one (apt install g++, xcode-select --install), or name it: CXX=/path/to/g++"
+
+
+@dataclass(frozen=True)
+class CudaInfo:
+    """The kernels for CUDA.
+
+    Attributes:
+        library: path of their library, or where it would be; empty when it is not looked for.
+        problem: why they cannot be used; empty when they can.
+        ops: number of kernels.
+        compiler: what the library was compiled with.
+        devices: name and compute capability of each GPU.
+        nvcc: path of the compiler that ``ops build --cuda`` would use, empty when there is none.
+    """
+
+    library: str = ""
+    problem: str = ""
+    ops: int = 0
+    compiler: str = ""
+    devices: tuple[str, ...] = ()
+    nvcc: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,6 +80,7 @@ class OpsInfo:
         onnxruntime: version of the installed ONNX Runtime, empty when there is none.
         oldest_onnxruntime: the oldest that the library works with.
         sources: folder with its sources, empty when they are not installed.
+        cuda: the kernels for CUDA.
     """
 
     library: str
@@ -67,6 +92,7 @@ class OpsInfo:
     onnxruntime: str
     oldest_onnxruntime: str
     sources: str
+    cuda: CudaInfo = CudaInfo()
 
 
 def switched_off() -> bool:
@@ -128,14 +154,24 @@ def _cached() -> Path:
 def _fingerprint(sources: Path) -> str:
     """What the library depends on: its sources, its flags, the kind of machine."""
     digest = hashlib.sha256(f"{sys.platform} {_processor()}".encode())
-    for path in (sources / "build.txt", *sorted((sources / "src").rglob("*.*"))):
+    files = [
+        sources / "build.txt",
+        *sorted((sources / "src").rglob("*.*")),
+        *sorted(sources.glob("cuda/*.*")),
+    ]
+    for path in files:
         digest.update(f"\n{path.relative_to(sources).as_posix()}\n".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def build(*, force: bool = False) -> Path:
+def build(*, force: bool = False, cuda: bool = False, targets: tuple[str, ...] = ()) -> Path:
     """Compile the library into the user's cache, unless it is there; takes under a minute.
+
+    Args:
+        force: compile even if it is there.
+        cuda: also that of the CUDA kernels, which takes some minutes.
+        targets: of the CUDA kernels, compute capabilities such as ``90`` instead of all.
 
     Returns:
         Path of the library, which :func:`library_path` finds from now on.
@@ -144,6 +180,8 @@ def build(*, force: bool = False) -> Path:
         ResourceError: when there is no compiler, when it fails, or when the result cannot be loaded.
     """
     target = _cached()
+    if cuda:
+        _build_cuda(target.with_name(cudabuild.NAME), force, targets)
     if target.is_file() and not force:
         return target
     compiler = _compiler()
@@ -153,6 +191,48 @@ def build(*, force: bool = False) -> Path:
         _describe(made)
         os.replace(made, target)
     return target
+
+
+def _build_cuda(target: Path, force: bool, targets: tuple[str, ...]) -> None:
+    if target.is_file() and not force:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".build-", dir=target.parent) as folder:
+        made = cudabuild.compile_cuda(_sources(), Path(folder), targets=targets)
+        os.replace(made.with_name(cudabuild.USAGE_NAME), target.with_name(cudabuild.USAGE_NAME))
+        os.replace(made, target)
+
+
+def cuda_path() -> Path | None:
+    """Return the library of CUDA kernels that would be used, None when it is not there or switched off."""
+    wanted = os.environ.get(CUDA_VARIABLE, "").strip()
+    if wanted.lower() in _OFF:
+        return None
+    beside = library_path()
+    path = Path(wanted) if "/" in wanted else beside.with_name(cudabuild.NAME) if beside else None
+    return path if path is not None and path.is_file() else None
+
+
+def _cuda_info(described: object) -> CudaInfo:
+    """Return what the library says of that of the CUDA kernels."""
+    found = described if isinstance(described, dict) else {}
+    about = found.get("about", {})
+    devices = about.get("devices", []) if isinstance(about, dict) else []
+    try:
+        nvcc = str(cudabuild.find_nvcc())
+    except ResourceError:
+        nvcc = ""
+    problem = str(found.get("problem", "the library is not there" if not found else ""))
+    if problem.endswith("is not there"):
+        problem += "; onnxprune ops build --cuda makes it"
+    return CudaInfo(
+        library=str(found.get("library", "")),
+        problem=problem,
+        ops=int(found.get("ops", 0)),
+        compiler=str(about.get("compiler", "")) if isinstance(about, dict) else "",
+        devices=tuple(f"{d.get('name')} ({d.get('capability')})" for d in devices),
+        nvcc=nvcc,
+    )
 
 
 def _compiler() -> list[str]:
@@ -182,7 +262,7 @@ def _compile(compiler: list[str], sources: Path, folder: Path) -> Path:
     with ThreadPoolExecutor(machine.threads()) as pool:
         list(pool.map(_run, jobs))
     made = folder / NAME
-    _run([*compiler, "-shared", "-pthread", *map(str, objects), "-o", str(made)])
+    _run([*compiler, "-shared", "-pthread", *map(str, objects), "-ldl", "-o", str(made)])
     return made
 
 
@@ -255,6 +335,7 @@ def info() -> OpsInfo:
         onnxruntime=runtime,
         oldest_onnxruntime=".".join(map(str, OLDEST_ORT)),
         sources=str(sources_path() or ""),
+        cuda=_cuda_info(found.get("cuda")),
     )
 
 

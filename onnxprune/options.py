@@ -33,13 +33,14 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Calibration data": (
         "data", "samples", "batch_size", "mean", "std", "resize", "layout", "tokenizer", "max_length",
     ),
-    "How it is stored": ("format", "values", "target_runtime"),
+    "How it is stored": ("format", "values", "target_runtime", "batch", "cuda_table"),
     "Machine": ("seed", "threads", "max_memory", "allow_external", "cache"),
 }  # fmt: skip
 DATA_FIELDS = ("data", "samples", "batch_size", "mean", "std", "resize", "layout", "tokenizer", "max_length")
 TUNING_FIELDS = (
     "steps", "minutes", "lr", "loss", "labels", "augment", "scope", *DATA_FIELDS, "eval", "metric",
-    "format", "values", "target_runtime", "seed", "threads", "max_memory", "allow_external", "cache",
+    "format", "values", "target_runtime", "batch", "cuda_table", "seed", "threads", "max_memory",
+    "allow_external", "cache",
 )  # fmt: skip
 PLANNING_FIELDS = (
     "sparsity", "target_size", "target_speedup", "pattern", "criterion", "alpha", "selection", "granularity",

@@ -25,6 +25,8 @@ from onnxprune.evidence import check_torch
 from onnxprune.finetune.stage import check_labels, check_options, merged, share_of, tune
 from onnxprune.inmemory import session_of_file
 from onnxprune.io import atomic_write_text, load, save, total_bytes
+from onnxprune.kernels.device_select import store_for_cuda
+from onnxprune.kernels.devicetable import find_table
 from onnxprune.kernels.select import Selection, select
 from onnxprune.layers import Layer, Skip, find_layers
 from onnxprune.layers.heads import heads
@@ -94,6 +96,8 @@ def prune(
         progress.stage("reading")
         dense = model if isinstance(model, Model) else load(model, allow_external=recipe.allow_external)
         target, report_path = find_targets(dense, output, report, recipe, dry_run, force)
+        if recipe.target == "cuda":
+            find_table(recipe.cuda_table)  # that there is none shows before the long work
         original, dense = dense, _for_kernels(dense) if recipe.target == "cpu" else dense
         layers, skips = find_prunable(dense, recipe)
         if recipe.eval:
@@ -159,7 +163,11 @@ def write(
     measure = find_measure(recipe, outcome.dense, dense_session, held_out, held_out)
     with clock.stage("rewrite"):
         progress.stage("packing")
-        final, outcome.stored = store(pruned, outcome.layers, outcome.solved, recipe)
+        if recipe.target == "cuda":
+            names = _with_zeros(outcome.layers, outcome.solved)
+            final, outcome.stored, outcome.selection = store_for_cuda(pruned, names, recipe)
+        else:
+            final, outcome.stored = store(pruned, outcome.layers, outcome.solved, recipe)
     if recipe.target == "cpu":
         with clock.stage("kernels"):
             outcome.selection = choose_kernels(final, pruned, outcome.calibration, recipe, progress)
@@ -259,15 +267,18 @@ def store(
     pruned: Model, layers: tuple[Layer, ...], solved: tuple[Solved, ...], recipe: Recipe
 ) -> tuple[Model, PackReport | None]:
     """Return a copy of the pruned model in the recipe's storage format."""
-    zeros = {item.name: item.zeros for item in solved}
-    names = [layer.name for layer in layers if zeros[layer.name]]
-    final = pruned.copy()
+    names, final = _with_zeros(layers, solved), pruned.copy()
     if recipe.format == "packed":
         with workers(recipe.threads):
             return final, pack(final, names, values=recipe.values)
     if recipe.format == "sparse-initializer":
         return final, to_sparse_initializers(final, names)
     return final, None
+
+
+def _with_zeros(layers: tuple[Layer, ...], solved: tuple[Solved, ...]) -> list[str]:
+    zeros = {item.name: item.zeros for item in solved}
+    return [layer.name for layer in layers if zeros[layer.name]]
 
 
 def choose_kernels(
@@ -315,7 +326,7 @@ def _expected(outcome: Outcome, pruned: Model) -> Expected:
         outcome.layers,
         {item.name: item.zeros for item in outcome.solved},
         {item.name: item.pattern for item in outcome.solved},
-        recipe.format == "packed" and recipe.values == "fp16",
+        recipe.format == "packed" and (recipe.values == "fp16" or recipe.target == "cuda"),
     )
 
 

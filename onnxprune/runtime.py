@@ -19,6 +19,8 @@ from onnxprune.errors import ModelError, ResourceError
 
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 _CPU = "CPUExecutionProvider"
+_CUDA = "CUDAExecutionProvider"
+_CUDA_ENTRY = "onnxprune.cuda"  # cuda_key of ort_ops/src/library.cpp
 _DOMAIN = b"onnxprune"
 _OPSET_IMPORT = 8  # field of ModelProto
 _FIXED = {1: 8, 5: 4}  # wire type -> bytes
@@ -70,7 +72,7 @@ def session(
     threads: int | None = None,
     optimize: bool = True,
     optimized_path: str | Path | None = None,
-    providers: tuple[str, ...] = (_CPU,),
+    providers: tuple[str | tuple[str, dict[str, str]], ...] = (_CPU,),
     config: Mapping[str, str] | None = None,
     kernels: bool | None = None,
     weights: Mapping[str, NDArray[Any]] | None = None,
@@ -84,10 +86,11 @@ def session(
         threads: intra-op threads (default: all processors of this process).
         optimize: False switches off every graph optimisation.
         optimized_path: where ORT writes the optimised graph, for inspection.
-        providers: execution providers, in order of preference.
+        providers: execution providers, in order of preference, alone or with their options.
         config: session configuration entries of ONNX Runtime, such as ``session.intra_op.allow_spinning``.
         kernels: whether sparse ops run on the kernels of ``ort_ops/``. None: if the library is there, the
-            model has ops of domain ``onnxprune`` and the session is for the CPU alone; True: or else raise.
+            model has ops of domain ``onnxprune`` and the session is for CUDA or for the CPU alone; True: or
+            else raise.
         weights: values of initializers that the model says are external; not to be changed afterwards.
         profile: beginning of the path of the file that ``end_profiling`` of the session writes.
         name: what error messages call the model; default its path.
@@ -109,8 +112,9 @@ def session(
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)
     # A kernel on the CPU keeps its node from the functions that other providers could run
-    if kernels or (kernels is None and tuple(providers) == (_CPU,) and _has_our_ops(model)):
-        register(options, required=bool(kernels))
+    cuda = any(name == _CUDA for name, *_ in ((p,) if isinstance(p, str) else p for p in providers))
+    if kernels or (kernels is None and (cuda or tuple(providers) == (_CPU,)) and _has_our_ops(model)):
+        register(options, required=bool(kernels), cuda=cuda)
     if isinstance(model, onnx.ModelProto):
         model = model.SerializeToString()
     source = model if isinstance(model, bytes) else str(model)
@@ -126,19 +130,20 @@ def session(
     return made
 
 
-def register(session_options: Any, *, required: bool = False) -> bool:
+def register(session_options: Any, *, required: bool = False, cuda: bool = False) -> bool:
     """Register the kernels of onnxprune with an ``onnxruntime.SessionOptions``; twice does no harm.
 
     >>> options = onnxruntime.SessionOptions()  # doctest: +SKIP
     >>> onnxprune.register(options)  # doctest: +SKIP
     True
 
-    Without them packed models run too, on the functions in the file, at dense speed. They are for the
-    CPU: in a session with another provider they would keep their nodes from it.
+    Without them packed models run too, on the functions in the file, at dense speed. A session gets those for
+    the CPU, which would keep their nodes from any other provider, or those for CUDA, never both.
 
     Args:
         session_options: what the session will be created with.
         required: raise where False would be returned.
+        cuda: the session will have the CUDA provider.
 
     Returns:
         Whether they are registered: False when there is no library (``onnxprune ops build`` makes it),
@@ -147,6 +152,13 @@ def register(session_options: Any, *, required: bool = False) -> bool:
     Raises:
         ResourceError: when they are required, but missing or not loadable.
     """
+    if cuda:
+        problem = ops.info().cuda.problem
+        if problem:
+            if required:
+                raise ResourceError(f"no CUDA kernels: {problem}", "onnxprune ops info")
+            return False
+        session_options.add_session_config_entry(_CUDA_ENTRY, "1")
     path = ops.library_path()
     if path is None:
         if required:

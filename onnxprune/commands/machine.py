@@ -97,7 +97,7 @@ def doctor(ctx: click.Context, /, as_json: bool, quiet: bool) -> None:
 
 @click.group(short_help="Build the kernels for ONNX Runtime, or say which are in use.")
 def ops() -> None:
-    """The library that makes pruned models faster than dense ones in ONNX Runtime on a CPU.
+    """The libraries that make pruned models faster than dense ones in ONNX Runtime, on a CPU or with CUDA.
 
     Models run without it too, on the functions in the file, at dense speed.
     """
@@ -105,21 +105,87 @@ def ops() -> None:
 
 @ops.command("build", short_help="Compile the library into the user's cache.")
 @click.option("--force", is_flag=True, help="Compile even if it is there.")
+@click.option("--cuda", is_flag=True, help="Compile the kernels for CUDA too: needs nvcc and some minutes.")
+@click.option(
+    "--arch", default="", metavar="N,N", help="With --cuda: only these GPUs, such as 90 (default: all)."
+)
+@click.option("--verbose", is_flag=True, help="With --cuda: what each kernel takes of a GPU's registers.")
 @output_options
-def ops_build(force: bool, as_json: bool, quiet: bool) -> None:
-    """Compile the library into the user's cache; needs a C++ compiler and under a minute."""
+def ops_build(force: bool, cuda: bool, arch: str, verbose: bool, as_json: bool, quiet: bool) -> None:
+    """Compile the library into the user's cache; needs a C++ compiler and under a minute.
+
+    --cuda needs nvcc besides: of the CUDA toolkit, or pip install "onnxprune[cuda-build]". No GPU is needed.
+    """
+    from onnxprune import cudabuild
     from onnxprune.ops import build
 
     with working(quiet) as progress:
         progress.stage("compiling")
-        library = build(force=force)
+        library = build(force=force, cuda=cuda, targets=tuple(arch.split(",")) if arch else ())
+    made = library.with_name(cudabuild.NAME) if cuda else None
+    uses = cudabuild.usage(made) if made and verbose else ()
 
     def render(console: Console) -> None:
         from onnxprune.report.console import paragraph
+        from onnxprune.report.listing import render_uses
 
-        paragraph(console, str(library))
+        if uses:
+            render_uses(console, uses)
+        for path in (library, made):
+            if path is not None:
+                paragraph(console, str(path))
 
-    emit(lambda: {"schema_version": 1, "library": str(library)}, render, as_json)
+    document: dict[str, Any] = {"schema_version": 1, "library": str(library)}
+    if made is not None:
+        document |= {"cuda": str(made), "kernels": [plain(use) for use in uses]}
+    emit(lambda: document, render, as_json)
+
+
+@ops.command("tune", short_help="Measure the CUDA kernels on this machine's GPU.")
+@click.option(
+    "--shape", "shapes", multiple=True, metavar="NxK", help="Outputs x inputs of a weight (repeatable)."
+)
+@click.option("--batch", "batches", callback=integers, metavar="M,M", help="Rows of X (default: 1 to 2048).")
+@click.option(
+    "--cublas", default="", metavar="PATH", help="cuBLAS to measure against (default: what is found)."
+)
+@click.option(
+    "-o", "--output", default=None, type=PATH, help="File of the table (default: in the user's cache)."
+)
+@output_options
+def ops_tune(
+    shapes: tuple[str, ...],
+    batches: tuple[int, ...] | None,
+    cublas: str,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Measure the CUDA kernels against cuBLAS, for --target-runtime cuda; takes minutes."""
+    from onnxprune.kernels.devicetable import table_path
+    from onnxprune.kernels.tune import SHAPES, default_cublas, open_kernels, parse_shape, tune
+
+    kernels = open_kernels()
+    with working(quiet) as progress:
+        table = tune(
+            kernels,
+            shapes=tuple(map(parse_shape, shapes)) or SHAPES,
+            rows=batches,
+            cublas=cublas or default_cublas(),
+            progress=progress,
+        )
+    path = output or table_path(table.gpu)
+    table.save(path)
+
+    def render(console: Console) -> None:
+        from onnxprune.report.console import paragraph
+        from onnxprune.report.listing import render_device_table
+
+        if not quiet:
+            render_device_table(console, table)
+        paragraph(console, str(path))
+
+    emit(lambda: {"schema_version": 1, "table": str(path), **plain(table)}, render, as_json)
 
 
 @ops.command("info", short_help="What is loaded, and on which instruction set.")

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from onnxprune.storage.device.functions import DeviceOp
 from onnxprune.storage.edit import Names
 from onnxprune.storage.sparse_functions import SparseOp, tail
 
@@ -42,6 +43,26 @@ def expand(node: onnx.NodeProto, op: SparseOp, weight: str, opset: int, names: N
         inner.name = node.name if inner is product else inner.output[0]
     product.doc_string = node.doc_string
     product.metadata_props.extend(node.metadata_props)
+    return body
+
+
+def expand_device(
+    node: onnx.NodeProto, op: DeviceOp, weight: str, opset: int, names: Names
+) -> list[onnx.NodeProto]:
+    """Return standard nodes for an op with a CUDA kernel; ``weight`` names the dense one as it was stored."""
+    given = {attribute.name: attribute for attribute in node.attribute}
+    trans = bool("trans" in given and given["trans"].i)
+    body = op.tail(opset, bias=not node.input[-1].endswith(NO_BIAS), trans=trans)
+    rename = {"X": node.input[0], "W": weight, "B": node.input[-1], "Y": node.output[0]}
+    for inner in body:
+        for output in inner.output:
+            if output not in rename:
+                rename[output] = names.fresh(f"{node.output[0]}_{inner.op_type.lower()}")
+    for inner in body:
+        _fill(inner, given, rename)
+        inner.name = inner.output[0]
+    body[0].name, body[0].doc_string = node.name, node.doc_string
+    body[0].metadata_props.extend(node.metadata_props)
     return body
 
 

@@ -13,6 +13,7 @@ from onnxprune.attributes import attribute
 from onnxprune.model import Model
 from onnxprune.passes.constants import evaluate
 from onnxprune.passes.shapes import Shapes
+from onnxprune.storage.device.functions import device_op
 from onnxprune.storage.domain import form_of, packed_inputs, sparse_op
 from onnxprune.storage.form import DOMAIN
 from onnxprune.storage.functions import consumer_with, operands
@@ -83,7 +84,7 @@ def find_products(model: Model, shapes: Shapes) -> Found:
 
 def _weight(model: Model, node: onnx.NodeProto) -> str:
     """Name of the weight of a packed node that has no kernel yet, or of a convolution."""
-    if node.domain == DOMAIN and sparse_op(node) is None:
+    if node.domain == DOMAIN and sparse_op(node) is None and device_op(node) is None:
         form, suffix = form_of(node)
         assert form is not None  # DirectConv has a kernel
         return str(node.output[0]) if suffix in form.decoders else packed_inputs(node)[-1]

@@ -1,13 +1,14 @@
 """Make all weights plain tensors again: the inverse of :mod:`onnxprune.passes.pack`.
 
 Matches: nodes of domain ``onnxprune``, sparse initializers, ``Constant`` nodes with a ``sparse_value``.
-Changes: decodes their tensors; a fused op becomes the standard op it was, a ``Decode`` node goes. An op
-with a kernel (:mod:`onnxprune.passes.sparse_ops`) becomes the standard nodes of its epilogue as well.
-Removes the functions and the opset import of our domain. What was a ``Constant`` node is one again.
-Guarantees: the graph that was packed: same nodes, attributes and names, weights bit for bit (-0.0 is
-0.0, float16 values are widened). The order of initializers, type information of initializers and the
-IR version may differ; of an op with a kernel, also how its epilogue is written and what the values
-inside are called. Broken packed data raises before the model is changed.
+Changes: decodes their tensors; a fused op becomes the standard op it was, a ``Decode`` node goes. An op with
+a kernel (:mod:`onnxprune.passes.sparse_ops`, ``device_ops``) becomes the standard nodes of its epilogue as
+well; what was put around one for CUDA, casts to 16 bits and back, stays. Removes the functions and the opset
+import of our domain. What was a ``Constant`` node is one again. Guarantees: the graph that was packed: same
+nodes, attributes and names, weights bit for bit (-0.0 is 0.0, float16 values are widened). The order of
+initializers, type information of initializers and the IR version may differ; of an op with a kernel, also how
+its epilogue is written and what the values inside are called. Broken packed data raises before the model is
+changed.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from onnx import numpy_helper
 
 from onnxprune.errors import ModelError
 from onnxprune.model import Model, label, subgraphs
-from onnxprune.passes.expand import NO_BIAS, expand
+from onnxprune.passes.expand import NO_BIAS, expand, expand_device
 from onnxprune.storage import coo
+from onnxprune.storage.device import functions as device
 from onnxprune.storage.domain import check_domain, drop_functions, form_of, packed_inputs, sparse_op
 from onnxprune.storage.edit import Names, drop_initializers, fill
 from onnxprune.storage.form import DOMAIN, Array, Packed
@@ -101,6 +103,8 @@ class _Unpacker:
         """Check one node and decode its weight; nothing is changed yet."""
         model, node = self.model, self.model.graph.node[position]
         form, suffix = form_of(node)
+        if device.device_op(node) is not None:
+            return self._read_device(position, arrays)
         if form is None:
             packed_inputs(node)  # for its checks
             return _Node(position, suffix, ((), (), 0), np.empty(0))
@@ -125,11 +129,38 @@ class _Unpacker:
                     raise ModelError(f"{model.name}: attribute {name!r} of {_where(node)} is not {ints}")
         return _Node(position, suffix, key, arrays[key])
 
+    def _read_device(self, position: int, arrays: dict[_Key, Array]) -> _Node:
+        """The same for a node whose weight is in a layout for CUDA; its values come last in the key."""
+        model, node = self.model, self.model.graph.node[position]
+        names = packed_inputs(node)
+        for name in names:
+            if name not in model.index.tensors:
+                raise ModelError(
+                    f"{model.name}: input {name!r} of {_where(node)} is not a constant of the main graph"
+                )
+        layout = device.layout_of(node)
+        values = names[layout.inputs.index("values")]
+        number = {a.name: a.i for a in node.attribute}
+        shape = next((tuple(a.ints) for a in node.attribute if a.name == "shape"), ())
+        key = (
+            (*(n for n in names if n != values), values),
+            (*shape, number.get("trans", 0)),
+            number.get("dtype", 0),
+        )
+        if key not in arrays:
+            tensors = [model.array(name) for name in names]
+            arrays[key], _ = device.decode(node, tensors, f"the weight of {_where(node)}")
+        return _Node(position, "", key, arrays[key])
+
     def _restore(self, item: _Node) -> str:
         """Make the standard node of a fused one, and store the weight; return its name, if it was packed."""
         node = self.model.graph.node[item.position]
         form, _ = form_of(node)
-        op = sparse_op(node)
+        op, for_cuda = sparse_op(node), device.device_op(node)
+        if for_cuda is not None:
+            weight = self._weight(item)
+            self.instead[item.position] = expand_device(node, for_cuda, weight, self.model.opset, self.names)
+            return weight
         if op is not None:
             weight = self._weight(item) if form is not None else ""
             self.instead[item.position] = expand(

@@ -57,6 +57,7 @@ def check(recipe: Recipe) -> None:
         "min_size",
         "max_length",
         "batch_size",
+        "batch",
         "threads",
         "resize",
         "steps",
@@ -139,9 +140,10 @@ def _check_budget(recipe: Recipe) -> None:
         )
     if recipe.budget == "flops" and (given or (kind is not None and kind["n"])):
         raise UsageError("--budget says what --sparsity is a share of", "give --sparsity")
-    if recipe.speedup is not None and recipe.target == "stock":
+    if recipe.speedup is not None and recipe.target != "cpu":
+        none = "has none" if recipe.target == "stock" else "is not predicted"
         raise UsageError(
-            "--target-speedup is what kernels gain, --target-runtime stock has none",
+            f"--target-speedup is what kernels gain, --target-runtime {recipe.target} {none}",
             "leave one of the two out",
         )
 
@@ -220,19 +222,20 @@ def _check_threshold(recipe: Recipe, mixture: Mixture) -> None:
 
 
 def _check_target(recipe: Recipe) -> None:
-    if recipe.target_runtime == "cuda":
-        raise UsageError(
-            "--target-runtime cuda: there are no kernels for CUDA yet",
-            "--target-runtime stock writes a model that runs on any provider at dense speed",
-        )
+    if recipe.target_runtime != "cuda":
+        for name in ("batch", "cuda_table"):
+            if getattr(recipe, name) is not None:
+                raise UsageError(
+                    f"--{name.replace('_', '-')} is for --target-runtime cuda", "leave one of the two out"
+                )
     if recipe.values != "same" and recipe.format != "packed":
         raise UsageError(
             f"--values {recipe.values} is for packed weights, --format is {recipe.format}",
             "leave one of the two out",
         )
-    if recipe.target_runtime == "cpu" and recipe.format != "packed":
+    if recipe.target_runtime in ("cpu", "cuda") and recipe.format != "packed":
         raise UsageError(
-            f"--target-runtime cpu needs packed weights, --format is {recipe.format}",
+            f"--target-runtime {recipe.target_runtime} needs packed weights, --format is {recipe.format}",
             "leave one of the two out",
         )
 

@@ -147,9 +147,17 @@ class Recipe:
     values: str = _option("same", "Type of the packed values: as in the model, or fp16.", VALUES)
     target_runtime: str | None = _option(
         None,
-        "cpu: ops with a sparse CPU kernel where they are measured to be faster; stock: standard speed "
-        "anywhere, the same bytes on every machine (default: cpu with --format packed).",
+        "cpu: ops with a sparse CPU kernel where they are measured to be faster; cuda: ops for onnxruntime-"
+        "gpu where onnxprune ops tune measured them to be faster, their weights and activations float16; "
+        "stock: standard speed anywhere, the same bytes everywhere (default: cpu with --format packed).",
         TARGETS,
+    )
+    batch: int | None = _option(
+        None,
+        "For CUDA: rows that a product has at run time, samples times tokens (default: 1).",
+    )
+    cuda_table: str | None = _option(
+        None, "For CUDA: file that onnxprune ops tune wrote (default: the one in the user's cache)."
     )
     finetune: bool = _option(
         False, "Train the pruned model towards the dense one, masks held; no labels needed (needs torch)."
@@ -240,7 +248,7 @@ class Recipe:
 
     @property
     def target(self) -> str:
-        """The runtime that the model is written for: ``cpu`` or ``stock``."""
+        """The runtime that the model is written for: ``cpu``, ``cuda`` or ``stock``."""
         return self.target_runtime or ("cpu" if self.format == "packed" else "stock")
 
     @property

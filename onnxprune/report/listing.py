@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -23,9 +23,11 @@ from onnxprune.report.text import (
 
 if TYPE_CHECKING:
     from onnxprune.compare import Comparison, WeightZeros
+    from onnxprune.cudabuild import KernelUse
     from onnxprune.doctor import Check
     from onnxprune.export import ExportResult
     from onnxprune.inspection import AttentionInfo, Inspection
+    from onnxprune.kernels.devicetable import DeviceTable
     from onnxprune.ops import OpsInfo
     from onnxprune.sensitivity import SensitivityReport
     from onnxprune.timing import BenchResult, Timing
@@ -86,13 +88,55 @@ def render_ops(console: Console, info: OpsInfo, quiet: bool = False) -> None:
             ("compiled with", info.compiler or "-"),
             ("ONNX Runtime", f"{info.onnxruntime or 'none'} (wanted: {info.oldest_onnxruntime} or newer)"),
             ("sources", info.sources or "none"),
+            ("CUDA library", info.cuda.library or "none"),
+            ("CUDA kernels", f"{info.cuda.ops}, {info.cuda.compiler}" if info.cuda.compiler else "none"),
+            ("GPUs", ", ".join(info.cuda.devices) or "none"),
+            ("nvcc", info.cuda.nvcc or "none"),
         ]
         table(console, ("", ""), rows)
         console.print()
+        if info.cuda.problem:
+            paragraph(console, f"no CUDA kernels: {info.cuda.problem}", "yellow")
+        elif info.cuda.library:
+            paragraph(console, "CUDA sessions run on the CUDA kernels", "bold green")
     if info.problem:
         paragraph(console, f"no kernels: {info.problem}", "bold yellow")
     else:
         paragraph(console, "packed models run on the kernels", "bold green")
+
+
+def render_device_table(console: Console, measured: DeviceTable) -> None:
+    """Print how many times faster than dense each CUDA kernel is, a column for each number of rows."""
+    counts = sorted({entry.m for entry in measured.entries})
+    keys = list(dict.fromkeys((e.layout, e.rows, e.cols, e.density) for e in measured.entries))
+    found = {(e.layout, e.rows, e.cols, e.density, e.m): e.gain for e in measured.entries}
+    rows = [
+        (layout, f"{n}x{k}", units.percent(1 - density), *_gains(found, (layout, n, k, density), counts))
+        for layout, n, k, density in keys
+    ]
+    table(console, ("layout", "weight", "zeros", *(f">M={m}" for m in counts)), rows)
+    console.print()
+
+
+def _gains(found: dict[Any, float], key: tuple[Any, ...], counts: Sequence[int]) -> list[str]:
+    gains = [found.get((*key, m)) for m in counts]
+    return ["-" if gain is None else f"{gain:.2f}" for gain in gains]
+
+
+def render_uses(console: Console, uses: Sequence[KernelUse]) -> None:
+    """Print a row for each CUDA kernel: registers and spills on each target."""
+    targets = list(dict.fromkeys(use.target for use in uses))
+    names = list(dict.fromkeys(use.kernel for use in uses))
+    found = {(use.kernel, use.target): use for use in uses}
+    rows: list[Sequence[object]] = []
+    for name in names:
+        row: list[object] = [name]
+        for target in targets:
+            use = found.get((name, target))
+            row.append("-" if use is None else f"{use.registers} / {use.spill_bytes}")
+        shared = max(use.shared_bytes for use in uses if use.kernel == name)
+        rows.append((*row, shared))
+    table(console, ("kernel (registers / spilled bytes)", *targets, "static shared bytes"), rows)
 
 
 def render_inspection(console: Console, path: str, result: Inspection, quiet: bool = False) -> None:

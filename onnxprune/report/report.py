@@ -103,27 +103,19 @@ class Report:
     """Everything a user may ask about a run; :meth:`to_dict` is the JSON document.
 
     Attributes:
-        model: path of the input.
-        output: path of the pruned model, None after a dry run.
-        data_files: files that belong to it and have to stay beside it: external data.
-        model_digest: hash of the input file, "algorithm:hex".
-        recipe: :meth:`onnxprune.recipe.Recipe.to_dict` of the settings used.
-        data: one line that names the calibration data.
-        synthetic: True when the calibration data were made up.
-        file_bytes_before: the input with its external data.
-        file_bytes_after: the output with its external data, None after a dry run.
-        weights: elements of all pruned layers together.
-        zeros: how many of them are zero.
-        sparsity: zeros / weights.
-        layers: the pruned layers in graph order.
-        skipped: what was left alone.
-        agreements: one dictionary per output, see ``onnxprune.evaluate.Agreement``.
-        verdict: level of the agreement with the dense model, see ``onnxprune.evaluate``.
-        verdict_text: the same as a sentence with what to try.
-        metric: name of the user's own measure, "" without ``--eval``.
-        metric_before: its value for the dense model.
-        metric_after: its value for the pruned model.
-        kernels: how it was decided which nodes get a sparse kernel: measured, table, none (there was
+        model: path of the input. output: path of the pruned model, None after a dry run. data_files: files
+        that belong to it and have to stay beside it: external data. model_digest: hash of the input file,
+        "algorithm:hex". recipe: :meth:`onnxprune.recipe.Recipe.to_dict` of the settings used. data: one line
+        that names the calibration data. synthetic: True when the calibration data were made up.
+        file_bytes_before: the input with its external data. file_bytes_after: the output with its external
+        data, None after a dry run. weights: elements of all pruned layers together. zeros: how many of them
+        are zero. sparsity: zeros / weights. layers: the pruned layers in graph order. skipped: what was left
+        alone. agreements: one dictionary per output, see ``onnxprune.evaluate.Agreement``. verdict: level of
+        the agreement with the dense model, see ``onnxprune.evaluate``. verdict_text: the same as a sentence
+        with what to try. metric: name of the user's own measure, "" without ``--eval``. metric_before: its
+        value for the dense model. metric_after: its value for the pruned model. kernels: how it was decided
+        which nodes get a sparse kernel: measured, table, device table (what onnxprune ops tune measured on a
+        GPU), none (there was
             nothing to decide), or "" when the target is stock ONNX Runtime.
         kernels_note: one sentence about that, "" when there is nothing to say.
         speed: measured on this machine with the library of kernels; empty unless measured.

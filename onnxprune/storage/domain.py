@@ -8,6 +8,8 @@ from onnx import helper
 from onnxprune.errors import ModelError
 from onnxprune.model import Model, label
 from onnxprune.storage import FORMS
+from onnxprune.storage.device import functions as device
+from onnxprune.storage.device.layout import MIN_OPSET
 from onnxprune.storage.form import DOMAIN, VERSION, Form
 from onnxprune.storage.functions import make_function, parse_op
 from onnxprune.storage.sparse_functions import SparseOp, make_sparse_function, parse
@@ -38,6 +40,9 @@ def check_domain(proto: onnx.ModelProto, name: str) -> None:
 
 
 def _function(op_type: str, opset: int, *, cast: bool) -> onnx.FunctionProto:
+    for_cuda = device.parse(op_type)
+    if for_cuda is not None:
+        return for_cuda.function(max(MIN_OPSET, opset))
     op = parse(op_type, BY_PREFIX)
     if op is not None:
         return make_sparse_function(op, BY_PREFIX.get(op.prefix), opset, cast=cast)
@@ -60,6 +65,8 @@ def write_functions(model: Model) -> None:
 
 
 def _casts(model: Model, node: onnx.NodeProto) -> bool:
+    if device.device_op(node) is not None:
+        return False
     names = packed_inputs(node)
     values = model.index.tensors.get(names[-1]) if names else None
     wanted = next((a.i for a in node.attribute if a.name == "dtype"), 0)
@@ -82,12 +89,14 @@ def sparse_op(node: onnx.NodeProto) -> SparseOp | None:
 def form_of(node: onnx.NodeProto) -> tuple[Form | None, str]:
     """Return the storage form of one of our nodes, and the suffix of its op if it has no kernel.
 
-    The form is None when the weight is dense (``DirectConv``).
+    The form is None when the weight is dense (``DirectConv``), or in a layout for CUDA.
 
     Raises:
         ModelError: when the op is none of ours.
     """
     op = sparse_op(node)
+    if device.device_op(node) is not None:
+        return None, ""
     return (BY_PREFIX.get(op.prefix), "") if op is not None else parse_op(node.op_type, FORMS)
 
 
@@ -99,6 +108,11 @@ def packed_inputs(node: onnx.NodeProto) -> list[str]:
     """
     op = sparse_op(node)
     form, suffix = form_of(node)
+    for_cuda = device.device_op(node)
+    if for_cuda is not None:
+        if len(node.input) != len(for_cuda.inputs) + 2 or not all(node.input):
+            raise _wrong_inputs(node, str(len(for_cuda.inputs) + 2))
+        return list(node.input)[1:-1]
     if op is not None:
         wanted = 1 + (len(form.inputs) if form else 1) + len(op.tail_inputs())
         if len(node.input) != wanted or not all(node.input):

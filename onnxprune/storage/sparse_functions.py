@@ -178,6 +178,14 @@ def tail(op: SparseOp, opset: int, *, bias: bool = True) -> list[onnx.NodeProto]
     return writer.nodes
 
 
+def activation_tail(activation: str, x: str, y: str, opset: int) -> list[onnx.NodeProto]:
+    """Return standard nodes for one of ``ACTIVATIONS`` from the float32 value ``x`` to ``y``."""
+    writer = _Tail(opset)
+    getattr(writer, activation.lower())(x)
+    writer.nodes[-1].output[0] = y
+    return writer.nodes
+
+
 class _Tail:
     """Appends standard nodes; every method returns the name of its result."""
 

@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "conv_geometry.h"
+#include "device_op.h"
 #include "op.h"
 
 namespace onnxprune {
@@ -47,7 +48,16 @@ class Inference {
     return std::vector<int64_t>(values, values + bytes / sizeof values[0]);
   }
 
-  void set_output(const std::vector<Dim>& dims) const {
+  int type(size_t index) const {
+    OrtTensorTypeAndShapeInfo* info = nullptr;
+    int found = ort::undefined;
+    if (!ok(ort_.ShapeInferContext_GetInputTypeShape(context_, index, &info)) || !info ||
+        !ok(ort_.GetTensorElementType(info, &found)))
+      return ort::undefined;
+    return found;
+  }
+
+  void set_output(const std::vector<Dim>& dims, int type = ort::float32) const {
     std::vector<int64_t> values;
     std::vector<const char*> names;
     for (const Dim& dim : dims) {
@@ -57,7 +67,7 @@ class Inference {
     }
     OrtTensorTypeAndShapeInfo* info = nullptr;
     if (!ok(ort_.CreateTensorTypeAndShapeInfo(&info))) return;
-    if (ok(ort_.SetTensorElementType(info, ort::float32)) &&
+    if (ok(ort_.SetTensorElementType(info, type)) &&
         ok(ort_.SetDimensions(info, values.data(), values.size())) &&
         ok(ort_.SetSymbolicDimensions(info, names.data(), names.size())))
       ok(ort_.ShapeInferContext_SetOutputTypeShape(context_, 0, info));
@@ -123,6 +133,23 @@ OrtStatus* infer_output_shape(const OrtCustomOp* op, OrtShapeInferContext* conte
   if (!ort) return nullptr;
   try {
     infer(static_cast<const Op*>(op)->what, Inference(*ort, context));
+  } catch (...) {  // what is wrong with the node is said when its kernel is made
+  }
+  return nullptr;
+}
+
+OrtStatus* infer_device_output_shape(const OrtCustomOp* op, OrtShapeInferContext* context) noexcept {
+  const ort::Functions* ort = functions.load(std::memory_order_acquire);
+  if (!ort) return nullptr;
+  try {
+    const Inference inference(*ort, context);
+    std::vector<Dim> dims = inference.input(0);
+    // One inference serves all ops of a name, so the type is that of X, not of `op`
+    const std::vector<Dim> bias = inference.input(static_cast<const DeviceOp*>(op)->bias());
+    const int type = inference.type(0);
+    if (dims.empty() || bias.size() != 1 || type == ort::undefined) return nullptr;
+    dims.back() = bias[0];
+    inference.set_output(dims, type);
   } catch (...) {  // what is wrong with the node is said when its kernel is made
   }
   return nullptr;

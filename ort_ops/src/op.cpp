@@ -1,8 +1,8 @@
 #include "op.h"
 
 #include <limits>
-#include <new>
 
+#include "guard.h"
 #include "infer.h"
 #include "node.h"
 
@@ -21,36 +21,6 @@ const char* text_of(Form form) {
     case Form::gap8: return "Gap8";
   }
   return "";
-}
-
-const char* text_of(Activation activation) {
-  switch (activation) {
-    case Activation::none: return "";
-    case Activation::relu: return "Relu";
-    case Activation::clip: return "Clip";
-    case Activation::gelu: return "Gelu";
-    case Activation::gelu_tanh: return "GeluTanh";
-    case Activation::silu: return "Silu";
-    case Activation::hardswish: return "HardSwish";
-  }
-  return "";
-}
-
-// Runs `body`; whatever it throws becomes a status of the runtime
-template <class Body>
-OrtStatus* guarded(const ort::Functions& ort, Body&& body) noexcept {
-  try {
-    body();
-    return nullptr;
-  } catch (const Refusal& refusal) {
-    return ort.CreateStatus(ort::invalid_argument, refusal.what());
-  } catch (const std::bad_alloc&) {
-    return ort.CreateStatus(ort::fail, "onnxprune: not enough memory");
-  } catch (const std::exception& error) {
-    return ort.CreateStatus(ort::fail, error.what());
-  } catch (...) {
-    return ort.CreateStatus(ort::fail, "onnxprune: unknown error");
-  }
 }
 
 struct Instance {  // what the runtime holds for a node
@@ -104,6 +74,19 @@ size_t may_inplace(int** inputs, int** outputs) noexcept {
 }
 
 }  // namespace
+
+const char* text_of(Activation activation) {
+  switch (activation) {
+    case Activation::none: return "";
+    case Activation::relu: return "Relu";
+    case Activation::clip: return "Clip";
+    case Activation::gelu: return "Gelu";
+    case Activation::gelu_tanh: return "GeluTanh";
+    case Activation::silu: return "Silu";
+    case Activation::hardswish: return "HardSwish";
+  }
+  return "";
+}
 
 std::string OpName::text() const {
   std::string text;

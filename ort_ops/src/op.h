@@ -48,4 +48,7 @@ struct Op : OrtCustomOp {
 // told that a residual's memory may be the output's.
 const std::deque<Op>& all_ops(bool inplace);
 
+// As in names of ops; empty for none
+const char* text_of(Activation activation);
+
 }  // namespace onnxprune

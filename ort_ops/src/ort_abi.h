@@ -66,7 +66,7 @@ namespace onnxprune::ort {
 constexpr uint32_t api_version = 17;
 constexpr uint32_t inplace_version = 18;  // of an op, where the runtime knows it
 
-enum ElementType { undefined = 0, float32 = 1, uint8 = 2, float16 = 10 };
+enum ElementType { undefined = 0, float32 = 1, uint8 = 2, float16 = 10, bfloat16 = 16 };
 enum ErrorCode { fail = 1, invalid_argument = 2 };
 enum Characteristic { required = 0 };
 enum AttributeType { ints = 2 };
@@ -101,6 +101,7 @@ enum AttributeType { ints = 2 };
   X(130, OrtStatus*, AddSessionConfigEntry, (OrtSessionOptions*, const char* key, const char* value))       \
   X(163, OrtStatus*, KernelInfoGetAttributeArray_int64,                                                     \
     (const OrtKernelInfo*, const char* name, int64_t* out, size_t* size))                                   \
+  X(193, OrtStatus*, KernelContext_GetGPUComputeStream, (const OrtKernelContext*, void** out))              \
   X(230, OrtStatus*, KernelInfo_GetInputCount, (const OrtKernelInfo*, size_t* out))                         \
   X(234, OrtStatus*, KernelInfo_GetInputTypeInfo, (const OrtKernelInfo*, size_t index, OrtTypeInfo** out))  \
   X(237, OrtStatus*, HasSessionConfigEntry, (const OrtSessionOptions*, const char* key, int* out))          \

@@ -17,6 +17,7 @@ import pytest
 
 from onnxprune import ops, runtime
 from onnxprune.cli import main
+from onnxprune.kernels.devicetable import DeviceTable, Measured
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SAMPLES = ROOT / "samples"
@@ -111,13 +112,47 @@ def test_stock_is_packed_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("--target-runtime", "cuda"), "no kernels for CUDA yet"),
+        (("--batch", "8"), "--batch is for --target-runtime cuda"),
+        (("--target-runtime", "cuda", "--cuda-table", "none.json"), "cannot read the table none.json"),
         (("--target-runtime", "cpu", "--format", "dense"), "needs packed weights"),
     ],
 )
 def test_refusals(tmp_path: Path, words: tuple[str, ...], text: str) -> None:
     _, errors = command(SAMPLES / "digits_cnn.onnx", "-o", tmp_path / "out.onnx", *words, status=2)
     assert text in errors and not (tmp_path / "out.onnx").exists()
+
+
+def test_cuda_needs_measurements(tmp_path: Path) -> None:
+    words = ("--target-runtime", "cuda", "-o", tmp_path / "out.onnx")
+    _, errors = command(SAMPLES / "digits_cnn.onnx", *words, status=4)
+    assert "nothing was measured on a GPU yet" in errors and "onnxprune ops tune" in errors
+
+
+def test_cuda_by_a_table(tmp_path: Path) -> None:
+    """A table of a made-up GPU: what it says is faster is switched, and the file runs without any library."""
+    entries = [
+        Measured("bitmap-tile", n, k, density, 8, 1.0, 2.0, 1)
+        for n in (32, 64, 128, 256)
+        for k in (32, 64, 128, 256)
+        for density in (0.2, 0.5)
+    ]
+    DeviceTable("made up", "", 1.0, tuple(entries)).save(tmp_path / "table.json")
+    path = tmp_path / "out.onnx"
+    words = ("--target-runtime", "cuda", "--batch", "8", "--cuda-table", str(tmp_path / "table.json"))
+    report = prune("digits_transformer", path, *words)
+    switched = [entry for entry in report["layers"] if entry["kernel"]]
+    assert switched and all(entry["gain"] == 2.0 for entry in switched)
+    assert report["kernels"] == "device table" and "float16" in report["kernels_note"]
+    assert sorted(op for op in ours(path) if op.startswith("BitmapTile")) == sorted(
+        entry["kernel"] for entry in switched
+    )
+    assert any(entry["stored"] == "packed" and not entry["kernel"] for entry in report["layers"])
+    found = json.loads(command("inspect", path, "--json")[0])
+    zeros = {layer["name"]: layer["zeros"] for layer in found["models"][0]["layers"]}
+    assert all(zeros[entry["name"]] >= entry["zeros"] for entry in report["layers"])
+    command("export", path, "-o", tmp_path / "dense.onnx", "--format", "dense", "-q")
+    assert ours(tmp_path / "dense.onnx") == []
+    assert close(outputs(path, "digits_transformer"), outputs(tmp_path / "dense.onnx", "digits_transformer"))
 
 
 @needs_library

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,18 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune import ops
+from onnxprune import cudabuild, ops
 from onnxprune.errors import ResourceError
 from onnxprune.storage import FORMS
 from onnxprune.storage.functions import set_attributes
 from onnxprune.storage.sparse_functions import SparseOp, make_sparse_function
 
+HERE = Path(__file__).parent
 Dims = Sequence[int | str] | None
 # Now, and not in a fixture: tests get a cache of their own, in which nothing is built.
 _FOUND = ops.library_path()
 _CACHED = None if _FOUND else ops._cached()
+_CUDA = ops.cuda_path()
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +43,27 @@ def ops_library() -> Path:
                 pytest.skip(f"no kernels: {error}")
             ops.build()
     return _CACHED
+
+
+@pytest.fixture(scope="session")
+def cuda_library() -> Path:
+    """The library of CUDA kernels that was built before (``onnxprune ops build --cuda``); nvcc takes
+    minutes."""
+    if _CUDA is None or not _CUDA.is_file():
+        pytest.skip("no library of CUDA kernels: onnxprune ops build --cuda makes it")
+    return _CUDA
+
+
+@pytest.fixture(scope="session")
+def host_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stand-in, compiled (seconds)."""
+    compiler = next((name for name in ops._COMPILERS if shutil.which(name)), None)
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    made = tmp_path_factory.mktemp("host") / cudabuild.NAME
+    flags = ["-std=c++17", "-O2", "-fPIC", "-shared", f"-I{HERE.parent.parent / 'ort_ops'}"]
+    subprocess.run([compiler, *flags, str(HERE / "cuda_on_host.cpp"), "-o", str(made)], check=True)
+    return made
 
 
 @pytest.fixture(scope="session")

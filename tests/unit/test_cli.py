@@ -399,11 +399,14 @@ class TestOtherCommands:
     def test_ops_build(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         calls = stand_in(monkeypatch, "ops", "build", Path("/cache/libonnxprune_ops.so"))
         assert main(["ops", "build"]) == 0
-        assert calls.options == {"force": False}
+        assert calls.options == {"force": False, "cuda": False, "targets": ()}
         assert capsys.readouterr().out.strip() == "/cache/libonnxprune_ops.so"
         assert main(["ops", "build", "--force", "--json", "--quiet"]) == 0
-        assert calls.options == {"force": True}
+        assert calls.options == {"force": True, "cuda": False, "targets": ()}
         assert json.loads(capsys.readouterr().out)["library"] == "/cache/libonnxprune_ops.so"
+        assert main(["ops", "build", "--cuda", "--arch", "80,90"]) == 0
+        assert calls.options == {"force": False, "cuda": True, "targets": ("80", "90")}
+        assert capsys.readouterr().out.splitlines()[-1] == "/cache/libonnxprune_cuda.so"
 
     def test_ops_build_without_a_compiler(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -411,6 +414,45 @@ class TestOtherCommands:
         stand_in(monkeypatch, "ops", "build", None).error = ResourceError("no C++ compiler", "install one")
         assert main(["ops", "build"]) == 4
         assert capsys.readouterr().err.splitlines()[-2:] == ["error: no C++ compiler", "hint: install one"]
+
+    def test_ops_build_verbose(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        from onnxprune import cudabuild
+
+        stand_in(monkeypatch, "ops", "build", Path("/cache/libonnxprune_ops.so"))
+        uses = (cudabuild.KernelUse("delta<8, fp16>", "sm_80", 56, 0, 0, 16),)
+        monkeypatch.setattr(cudabuild, "usage", lambda library: uses)
+        assert main(["ops", "build", "--cuda", "--verbose"]) == 0
+        out = capsys.readouterr().out
+        assert "delta<8, fp16>" in out and "56 / 0" in out and "sm_80" in out
+        assert main(["ops", "build", "--cuda", "--verbose", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["kernels"][0]["registers"] == 56
+
+    def test_ops_tune(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        from onnxprune.kernels import tune
+        from onnxprune.kernels.devicetable import DeviceTable, Measured, read_table
+
+        entries = (
+            Measured("delta", 64, 32, 0.1, 1, 1.0, 2.5, 100),
+            Measured("delta", 64, 32, 0.1, 4, 1.0, 0.5, 1),
+        )
+        table = DeviceTable("A GPU", "", 1.0, entries)
+        monkeypatch.setattr(tune, "open_kernels", lambda: None)
+        calls = Calls(result=table)
+        monkeypatch.setattr(tune, "tune", calls)
+        path = tmp_path / "table.json"
+        assert main(["ops", "tune", "--shape", "64x32", "--batch", "1,4", "-o", str(path)]) == 0
+        assert calls.options["shapes"] == ((64, 32),) and calls.options["rows"] == (1, 4)
+        out = capsys.readouterr().out
+        assert "2.50" in out and "0.50" in out and "M=4" in out
+        assert read_table(path) == table
+        assert main(["ops", "tune", "--shape", "64"]) == 2
+        monkeypatch.undo()
+        assert main(["ops", "tune"]) == 4  # no GPU here
+        assert "CUDA" in capsys.readouterr().err
 
     @pytest.mark.parametrize("problem", ["", "the kernels are not built"])
     def test_ops_info(

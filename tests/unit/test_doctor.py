@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
@@ -164,3 +165,21 @@ def test_current_folder_that_is_gone_is_a_note(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.chdir(gone)
     gone.rmdir()
     assert find(examine(), "disk here").level == "note"
+
+
+@pytest.mark.parametrize(
+    ("package", "problem", "expected"),
+    [
+        (None, "", []),
+        ("1.31", "no device", [("CUDA kernels", "note")]),
+        ("1.31", "", [("CUDA kernels", "ok")]),
+    ],
+)
+def test_cuda_kernels(
+    monkeypatch: pytest.MonkeyPatch, package: str | None, problem: str, expected: list[tuple[str, str]]
+) -> None:
+    info = dataclasses.replace(ops.info(), cuda=ops.CudaInfo(problem=problem, devices=("A GPU (9.0)",)))
+    monkeypatch.setattr(ops, "info", lambda: info)
+    monkeypatch.setattr(ops, "cuda_path", lambda: None)
+    monkeypatch.setattr(machine, "version", lambda name: package if name == "onnxruntime-gpu" else None)
+    assert [(check.name, check.level) for check in doctor._cuda_kernels()] == expected

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune import machine, ops
+from onnxprune import cudabuild, machine, ops
 from onnxprune.errors import ResourceError
 
 # A library that says what ours says, compiled in no time
@@ -182,3 +182,72 @@ def test_the_module_is_light() -> None:
     root = Path(ops.__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+CUDA = {"library": "/x/libonnxprune_cuda.so", "problem": "no CUDA device: why", "ops": 0, "about": {}}
+
+
+@needs_compiler
+def test_what_it_says_of_cuda(nothing_installed: Path) -> None:
+    ops.build()
+    assert ops.info().cuda.problem.startswith("the library is not there")  # it says nothing of it
+    about = {"compiler": "nvcc 13", "devices": [{"name": "A GPU", "capability": "9.0"}]}
+    says = SAYS | {"cuda": CUDA | {"problem": "", "ops": 5, "about": about}}
+    text = json.dumps(json.dumps(says))
+    source = nothing_installed / "ort_ops" / "src" / "main.cpp"
+    source.write_text(f'extern "C" const char* onnxprune_ops_info() {{ return {text}; }}\n')
+    ops._fingerprint.cache_clear()
+    ops.build()
+    found = ops.info().cuda
+    assert (found.problem, found.ops, found.compiler, found.devices) == ("", 5, "nvcc 13", ("A GPU (9.0)",))
+
+
+def test_library_that_is_not_there_says_how_to_make_it() -> None:
+    found = ops._cuda_info(CUDA | {"problem": "/x/libonnxprune_cuda.so is not there"})
+    assert found.problem.endswith("is not there; onnxprune ops build --cuda makes it")
+    assert ops._cuda_info(CUDA).problem == "no CUDA device: why"
+
+
+def test_where_the_cuda_library_is(
+    monkeypatch: pytest.MonkeyPatch, nothing_installed: Path, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(ops.CUDA_VARIABLE, raising=False)
+    assert ops.cuda_path() is None
+    for name in (ops.NAME, cudabuild.NAME):
+        (nothing_installed / "lib" / name).touch()
+    assert ops.cuda_path() == nothing_installed / "lib" / cudabuild.NAME
+    monkeypatch.setenv(ops.CUDA_VARIABLE, "off")
+    assert ops.cuda_path() is None
+    (tmp_path / "other.so").touch()
+    monkeypatch.setenv(ops.CUDA_VARIABLE, str(tmp_path / "other.so"))
+    assert ops.cuda_path() == tmp_path / "other.so"
+    monkeypatch.setenv(ops.CUDA_VARIABLE, str(tmp_path / "none.so"))
+    assert ops.cuda_path() is None
+
+
+@needs_compiler
+def test_both_libraries_are_built_side_by_side(
+    nothing_installed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = nothing_installed / "ort_ops" / "cuda"
+    folder.mkdir()
+
+    def compiled(sources: Path, where: Path, *, targets: tuple[str, ...]) -> Path:
+        assert sources == folder.parent and targets == ("90",)
+        (where / cudabuild.USAGE_NAME).write_text("[]")
+        made = where / cudabuild.NAME
+        made.write_text("made")
+        return made
+
+    monkeypatch.setattr(cudabuild, "compile_cuda", compiled)
+    library = ops.build(cuda=True, targets=("90",))
+    assert {path.name for path in library.parent.iterdir()} == {
+        ops.NAME,
+        cudabuild.NAME,
+        cudabuild.USAGE_NAME,
+    }
+    assert ops.cuda_path() == library.with_name(cudabuild.NAME)
+    before = ops._fingerprint(folder.parent)
+    (folder / "new.cu").write_text("")
+    ops._fingerprint.cache_clear()
+    assert ops._fingerprint(folder.parent) != before

@@ -193,7 +193,10 @@ def test_the_kernels_are_left_alone_where_they_are_not_wanted(build_model: Build
     runtime.session(build_model(TEXT, {"w": W}))  # nothing of ours in it
     providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "register", lambda *_, **__: pytest.fail("registered"))
+        patch.setattr(ops, "library_path", lambda: pytest.fail("looked for those for the CPU"))
+        patch.setattr(
+            ops, "info", lambda: ops.OpsInfo("", "", "", (), 0, "", "", "", "", ops.CudaInfo("", "none"))
+        )
         with pytest.warns(UserWarning, match="CUDA"):  # ONNX Runtime's, as this machine has none
             runtime.session(packed(build_model), providers=providers, threads=1)
 
@@ -210,3 +213,34 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(ModelError, match=r"text\.onnx: ONNX Runtime refuses it"):
         runtime.session(tmp_path / "text.onnx")
+
+
+class Options:
+    """Stands for session options; remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def add_session_config_entry(self, key: str, value: str) -> None:
+        self.told.append(f"{key}={value}")
+
+    def register_custom_ops_library(self, path: str) -> None:
+        self.told.append(path)
+
+
+def test_register_for_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Only where those kernels can run, and the session says that it has CUDA before the library looks."""
+
+    def says(problem: str) -> None:
+        found = ops.OpsInfo("", "", "", (), 0, "", "", "", "", ops.CudaInfo("x", problem))
+        monkeypatch.setattr(ops, "info", lambda: found)
+
+    monkeypatch.setattr(ops, "library_path", lambda: tmp_path / "lib.so")
+    says("no CUDA device")
+    options = Options()
+    assert not runtime.register(options, cuda=True) and options.told == []
+    with pytest.raises(ResourceError, match="no CUDA kernels: no CUDA device"):
+        runtime.register(options, cuda=True, required=True)
+    says("")
+    assert runtime.register(options, cuda=True)
+    assert options.told == ["onnxprune.cuda=1", str(tmp_path / "lib.so")]

@@ -206,6 +206,7 @@ def test_choices_are_the_public_tuples() -> None:
     [
         ({}, "cpu"),
         ({"target_runtime": "stock"}, "stock"),
+        ({"target_runtime": "cuda", "batch": 8, "cuda_table": "t.json"}, "cuda"),
         ({"format": "dense"}, "stock"),
         ({"format": "sparse-initializer"}, "stock"),
     ],
@@ -217,7 +218,11 @@ def test_target(changes: dict[str, Any], target: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"target_runtime": "cuda"}, "--target-runtime cuda"),
+        ({"target_runtime": "cuda", "format": "dense"}, "--format is dense"),
+        ({"batch": 8}, "--batch is for --target-runtime cuda"),
+        ({"target_runtime": "stock", "cuda_table": "t"}, "--cuda-table is for --target-runtime cuda"),
+        ({"target_runtime": "cuda", "batch": 0}, "--batch is 0, wanted at least 1"),
+        ({"target_runtime": "cuda", "target_speedup": "2x"}, "--target-runtime cuda is not predicted"),
         ({"target_runtime": "cpu", "format": "dense"}, "--format is dense"),
         ({"target_runtime": "npu"}, "--target-runtime is 'npu', wanted one of cpu, stock, cuda"),
     ],
@@ -427,6 +432,10 @@ class TestCommandLine:
         (["--format", "dense"], {"format": "dense"}),
         (["--values", "fp16"], {"values": "fp16"}),
         (["--target-runtime", "stock"], {"target_runtime": "stock"}),
+        (
+            ["--target-runtime", "cuda", "--batch", "8", "--cuda-table", "t.json"],
+            {"target_runtime": "cuda", "batch": 8, "cuda_table": "t.json"},
+        ),
         (["--data", "x.npz"], {"data": "x.npz"}),
         (["--samples", "8"], {"samples": 8}),
         (["--batch-size", "4"], {"batch_size": 4}),

@@ -1,0 +1,112 @@
+"""Which products of a model become ops for CUDA: those that a measured table says are faster so.
+
+No kernel is run here, so the model can be written on another machine than the one that will run it. What does
+not win stays an ordinary product.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxprune.kernels.devicetable import DeviceTable, find_table
+from onnxprune.kernels.select import Decision, Selection
+from onnxprune.model import Model
+from onnxprune.parallel import workers
+from onnxprune.passes.device_ops import device_matrix, find_device_products, rewrite_device
+from onnxprune.passes.pack import pack
+from onnxprune.recipe import Recipe
+from onnxprune.report import units
+from onnxprune.storage.device import LAYOUTS
+from onnxprune.storage.device.functions import DeviceOp
+from onnxprune.storage.device.layout import Layout
+from onnxprune.storage.domain import packed_inputs
+from onnxprune.storage.form import Array
+from onnxprune.storage.report import PackReport, StoredWeight
+
+# A measured gain from which a product is switched: less could be the spread between two measurements.
+ENOUGH = 1.05
+
+
+def store_for_cuda(pruned: Model, weights: list[str], recipe: Recipe) -> tuple[Model, PackReport, Selection]:
+    """Return a copy of ``pruned`` with ops for CUDA, other ``weights`` packed, and what became of each.
+
+    Raises:
+        UsageError: when the table of measurements cannot be read, or there are several.
+        ResourceError: when there is none.
+    """
+    final = pruned.copy()
+    selection = select_device(final, weights, find_table(recipe.cuda_table), recipe.batch or 1)
+    switched = [name for name in weights if selection.decisions[name].op]
+    with workers(recipe.threads):
+        packed = pack(final, [name for name in weights if name not in switched], values=recipe.values)
+    entries = {entry.name: entry for entry in packed.weights}
+    for name in switched:
+        node = final.graph.node[final.index.uses[name][0].index]
+        stored = sum(final.array(tensor).nbytes for tensor in packed_inputs(node))
+        entries[name] = StoredWeight(name, "packed", pruned.array(name).nbytes, stored)
+    return final, PackReport(tuple(entries[name] for name in weights)), selection
+
+
+def select_device(model: Model, weights: list[str], table: DeviceTable, batch: int) -> Selection:
+    """Rewrite ``model`` in place with the ops for CUDA that win.
+
+    Args:
+        model: the pruned model with plain weights.
+        weights: names of those that were pruned.
+        table: what was measured.
+        batch: rows of X at run time: samples, times tokens.
+    """
+    products, refusals = find_device_products(model)
+    decisions: dict[str, Decision] = {}
+    chosen: dict[str, Layout] = {}
+    for name in weights:
+        product = products.get(name)
+        if product is None:
+            decisions[name] = Decision(name, reason=refusals.get(name, "it is no matrix product"))
+            continue
+        matrix = device_matrix(model, product)
+        if matrix is None:
+            decisions[name] = Decision(name, reason="float16 cannot hold its largest value")
+            continue
+        found = best_layout(matrix, table, batch)
+        if found is None:
+            decisions[name] = Decision(name, reason="no CUDA kernel was measured on anything like it")
+        elif found[1] < ENOUGH:
+            decisions[name] = Decision(name, gain=found[1], reason="no CUDA kernel is faster")
+        else:
+            chosen[name] = found[0]
+            op = DeviceOp(found[0].prefix, product.activation).name
+            decisions[name] = Decision(name, op, found[1], f"measured on {table.gpu}")
+    wide = any(model.array(name).dtype == np.float32 for name in chosen)
+    rewrite_device(model, chosen)
+    note = f"CUDA ops for {units.plural(batch, 'row')}, as measured on {table.gpu}"
+    if not chosen:
+        note = f"no CUDA kernel is faster with {units.plural(batch, 'row')}: the model runs dense"
+    elif wide:
+        note += "; their weights and activations are float16"
+    return Selection(decisions, {}, "device table", note)
+
+
+def best_layout(weight: Array, table: DeviceTable, batch: int) -> tuple[Layout, float] | None:
+    """Return the layout with the highest expected gain for ``weight`` (N, K), None when nothing tells.
+
+    Only layouts that keep every value are looked at; ties go to the first of ``LAYOUTS``.
+    """
+    best: tuple[Layout, float] | None = None
+    nonzeros = float(np.count_nonzero(weight)) / weight.size
+    for layout in LAYOUTS.values():
+        if not layout.exact or layout.refusal(weight):
+            continue
+        density = stored_density(layout, weight, nonzeros)
+        gain = table.gain(layout.name, len(weight), weight.shape[1], density, batch)
+        if gain is not None and (best is None or gain > best[1]):
+            best = layout, gain
+    return best
+
+
+def stored_density(layout: Layout, weight: Array, nonzeros: float) -> float:
+    """Return the share of the weights that ``layout`` keeps, as the table counts it."""
+    if layout.name == "nm-tile":
+        return 0.5  # two of four, zero or not
+    kept = getattr(layout, "kept", None)
+    return float(kept(weight).mean()) if kept is not None else nonzeros

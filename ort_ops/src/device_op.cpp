@@ -1,0 +1,199 @@
+#include "device_op.h"
+
+#include <limits>
+#include <memory>
+#include <new>
+
+#include "guard.h"
+#include "infer.h"
+#include "op.h"
+#include "ort_info.h"
+
+namespace onnxprune {
+namespace {
+
+constexpr size_t max_rank = 16;
+std::string& provider() {
+  static auto* name = new std::string("CUDAExecutionProvider");
+  return *name;
+}
+
+// A node of a session: its weight checked on host and device at creation, its inputs' shapes at every run
+class DeviceNode {
+ public:
+  DeviceNode(const DeviceOp& op, const ort::Functions& ort, const Info& info) : op_(op), ort_(ort) {
+    if (info.inputs() != op.bias() + 1)
+      throw Refusal("there are " + std::to_string(info.inputs()) + " inputs, wanted " + std::to_string(op.bias() + 1));
+    const std::vector<int64_t> shape = info.integers("shape", {});
+    if (shape.size() != 2) throw Refusal("attribute shape is " + to_string(shape) + ", wanted two sizes");
+    OnnxpruneCudaWeight weight{};
+    weight.rows = shape[1], weight.cols = shape[0];
+    weight.type = op.type;
+    weight.block_rows = info.integer("block_rows", 0);
+    for (int32_t i = 0; i < op.kernel->tensor_count; ++i) {
+      const Tensor tensor = info.initializer(static_cast<size_t>(i) + 1, "the weight");
+      weight.tensors[i] = {tensor.data, tensor.count, tensor.type};
+    }
+    if (op.activation == Activation::clip) {
+      low_ = info.real("low", std::numeric_limits<float>::lowest());
+      high_ = info.real("high", std::numeric_limits<float>::max());
+    }
+    rows_ = weight.rows, cols_ = weight.cols;
+    if (const char* error = op.kernel->sizes(&weight)) throw Refusal(error);
+    if (const char* error = op.kernel->create(&weight, &plan_)) throw Refusal(error);
+  }
+  ~DeviceNode() {
+    if (plan_) op_.kernel->destroy(plan_);
+  }
+  DeviceNode(const DeviceNode&) = delete;
+  DeviceNode& operator=(const DeviceNode&) = delete;
+
+  void compute(OrtKernelContext* context) const {
+    int64_t dims[max_rank];
+    size_t rank = 0;
+    OnnxpruneCudaRun run{};
+    run.x = input(context, 0, dims, &rank, "X");
+    if (!rank || dims[rank - 1] != cols_)
+      throw Refusal("X has shape " + text(dims, rank) + ", the weight takes [..., " + std::to_string(cols_) + "]");
+    run.m = 1;
+    for (size_t i = 0; i + 1 < rank; ++i) {
+      if (dims[i] && run.m > most_rows / dims[i]) throw Refusal("X has shape " + text(dims, rank));
+      run.m *= dims[i];
+    }
+    int64_t bias[max_rank];
+    size_t bias_rank = 0;
+    run.bias = input(context, op_.bias(), bias, &bias_rank, "the bias");
+    if (bias_rank != 1 || bias[0] != rows_)
+      throw Refusal("the bias has shape " + text(bias, bias_rank) + ", wanted [" + std::to_string(rows_) + "]");
+    dims[rank - 1] = rows_;
+    OrtValue* output = nullptr;
+    must(ort_.KernelContext_GetOutput(context, 0, dims, rank, &output), "the output");
+    run.y = data(output, "the output");
+    run.activation = static_cast<int32_t>(op_.activation);
+    run.low = low_, run.high = high_;
+    must(ort_.KernelContext_GetGPUComputeStream(context, &run.stream), "the stream");
+    if (const char* error = op_.kernel->run(plan_, &run)) throw Refusal("onnxprune." + op_.name + ": " + error);
+  }
+
+ private:
+  static constexpr int64_t most_rows = int64_t{1} << 40;
+
+  static std::string text(const int64_t* dims, size_t rank) {
+    return to_string(std::vector<int64_t>(dims, dims + rank));
+  }
+
+  const void* input(OrtKernelContext* context, size_t index, int64_t* dims, size_t* rank, const char* what) const {
+    const OrtValue* value = nullptr;
+    must(ort_.KernelContext_GetInput(context, index, &value), what);
+    if (!value) throw Refusal(std::string(what) + " is missing");
+    OrtTensorTypeAndShapeInfo* info = nullptr;
+    must(ort_.GetTensorTypeAndShape(value, &info), what);
+    int type = 0;
+    OrtStatus* status = ort_.GetTensorElementType(info, &type);
+    if (!status) status = ort_.GetDimensionsCount(info, rank);
+    const bool fits = !status && *rank <= max_rank && type == op_.type;
+    if (fits) status = ort_.GetDimensions(info, dims, *rank);
+    ort_.ReleaseTensorTypeAndShapeInfo(info);
+    must(status, what);
+    if (!fits) throw Refusal(std::string(what) + " has another type or too many dimensions");
+    return data(value, what);
+  }
+
+  void* data(const OrtValue* value, const char* what) const {
+    void* pointer = nullptr;
+    must(ort_.GetTensorMutableData(value, &pointer), what);
+    return pointer;
+  }
+
+  void must(OrtStatus* status, const char* what) const {
+    if (!status) return;
+    ort_.ReleaseStatus(status);
+    throw Refusal(std::string("ONNX Runtime refuses access to ") + what);
+  }
+
+  const DeviceOp& op_;
+  const ort::Functions ort_;
+  void* plan_ = nullptr;
+  int64_t rows_ = 0, cols_ = 0;
+  float low_ = 0.f, high_ = 0.f;
+};
+
+struct Instance {
+  ort::Functions ort;
+  std::unique_ptr<DeviceNode> node;
+};
+
+const DeviceOp& self(const OrtCustomOp* op) { return *static_cast<const DeviceOp*>(op); }
+
+OrtStatus* create(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** kernel) noexcept {
+  const ort::Functions ort(api);
+  *kernel = nullptr;
+  return guarded(ort, [&] {
+    const Info reader(ort, info);
+    try {
+      *kernel = new Instance{ort, std::make_unique<DeviceNode>(self(op), ort, reader)};
+    } catch (const Refusal& refusal) {
+      throw Refusal("onnxprune." + self(op).name + " node '" + reader.name() + "': " + refusal.what());
+    }
+  });
+}
+
+OrtStatus* compute(void* kernel, OrtKernelContext* context) noexcept {
+  const auto& instance = *static_cast<const Instance*>(kernel);
+  return guarded(instance.ort, [&] { instance.node->compute(context); });
+}
+
+void destroy(void* kernel) noexcept { delete static_cast<Instance*>(kernel); }
+
+int input_type(const OrtCustomOp* op, size_t index) noexcept {
+  const DeviceOp& which = self(op);
+  if (index == 0 || index >= which.bias()) return which.type;
+  const int32_t type = which.kernel->tensor_types[index - 1];
+  return type ? type : which.type;
+}
+
+}  // namespace
+
+DeviceOp::DeviceOp(const OnnxpruneCudaOp* kernel, Activation activation, int type)
+    : OrtCustomOp{}, kernel(kernel), activation(activation), type(type),
+      name(std::string(kernel->name) + "MatMul" + text_of(activation)) {
+  version = ort::api_version;
+  GetName = [](const OrtCustomOp* op) noexcept { return self(op).name.c_str(); };
+  GetExecutionProviderType = [](const OrtCustomOp*) noexcept -> const char* { return provider().c_str(); };
+  GetInputType = input_type;
+  GetInputTypeCount = [](const OrtCustomOp* op) noexcept { return self(op).bias() + 1; };
+  GetOutputType = [](const OrtCustomOp* op, size_t) noexcept { return self(op).type; };
+  GetOutputTypeCount = [](const OrtCustomOp*) noexcept -> size_t { return 1; };
+  GetInputCharacteristic = [](const OrtCustomOp*, size_t) noexcept -> int { return ort::required; };
+  GetOutputCharacteristic = GetInputCharacteristic;
+  GetInputMemoryType = [](const OrtCustomOp*, size_t) noexcept -> int { return 0; };  // the provider's own memory
+  GetVariadicInputMinArity = [](const OrtCustomOp*) noexcept { return 0; };
+  GetVariadicInputHomogeneity = GetVariadicInputMinArity;
+  GetVariadicOutputMinArity = GetVariadicInputMinArity;
+  GetVariadicOutputHomogeneity = GetVariadicInputMinArity;
+  KernelDestroy = destroy;
+  CreateKernelV2 = create;
+  KernelComputeV2 = compute;
+  InferOutputShapeFn = infer_device_output_shape;
+  GetStartVersion = [](const OrtCustomOp*) noexcept { return 1; };
+  GetEndVersion = [](const OrtCustomOp*) noexcept { return std::numeric_limits<int>::max(); };
+}
+
+const std::deque<DeviceOp>& all_device_ops() {
+  static const auto* ops = [] {
+    auto* made = new std::deque<DeviceOp>;
+    for (const OnnxpruneCudaOp* kernel : device_library().ops)
+      for (int activation = 0; activation <= static_cast<int>(Activation::hardswish); ++activation)
+        for (const int type : {ort::float16, ort::bfloat16})
+          made->emplace_back(kernel, static_cast<Activation>(activation), type);
+    return made;
+  }();
+  return *ops;
+}
+
+}  // namespace onnxprune
+
+// Tests run the ops on the CPU provider, with a library of kernels that works on the host's memory
+extern "C" __attribute__((visibility("default"))) void onnxprune_test_device_provider(const char* name) {
+  onnxprune::provider() = name;
+}

@@ -1,0 +1,296 @@
+"""Check and measure the CUDA kernels on this machine's GPU, and print one table.
+
+    scripts/gpu_check [--dry-run] [--only build,correct,refuse,sanitize,speed,runtime] [--arch 90]
+                      [--quick] [--cublas PATH] [--table FILE]
+
+build     both libraries, if they are not there; registers and spills of every kernel
+correct   every kernel against float64: odd shapes, both types, all activations, poisoned outputs
+refuse    weights whose indices are wrong are refused when a plan is made
+sanitize  a part of that again under compute-sanitizer, if it is found
+speed     every kernel against cuBLAS in a CUDA graph that takes weights in turns from 8 times the L2 cache,
+          and the share of the time that reading the weight once takes at the speed of a copy
+runtime   through onnxruntime-gpu without fallback to the CPU: our kernel ran, IO binding, CUDA graph, a model
+
+--table keeps the measurements as ``onnxprune ops tune`` does. --dry-run ends with status 0 where a GPU is
+missing; otherwise the status is 1 when anything failed or could not be looked at.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from onnxprune import cudabuild, ops
+from onnxprune.errors import OnnxPruneError
+from onnxprune.kernels.cuda import CudaKernels, DeviceWeight
+from onnxprune.kernels.tune import CASES, Case, default_cublas, random_weight, tune
+from onnxprune.storage.device import LAYOUTS
+from onnxprune.storage.reference import ACTIVATIONS
+
+STEPS = ("build", "correct", "refuse", "sanitize", "speed", "runtime")
+SHAPES = ((16, 128), (1, 1), (17, 129), (7, 1000), (100, 333), (513, 777), (1024, 4096), (300, 8192))
+ROWS = (1, 2, 3, 8, 9, 16, 17, 31, 32, 33, 64, 65, 129, 300)
+LIMIT = {np.dtype(np.float16): 2e-3, np.dtype(ml_dtypes.bfloat16): 1.6e-2}  # of the largest output
+SANITIZER_SECONDS = 100  # for each of its tools
+
+
+@dataclass
+class Check:
+    """What is known so far, and the lines of the final table: step, what, result, fine or not."""
+
+    options: argparse.Namespace
+    kernels: CudaKernels | None = None
+    lines: list[tuple[str, str, str, str]] = field(default_factory=list)
+
+    def say(self, step: str, what: str, result: str, state: str = "ok") -> None:
+        """Add a line; state is ok, FAILED, missing, or empty for a measurement."""
+        self.lines.append((step, what, result, state))
+        print(f"{step}: {what}: {result} {state}", flush=True)
+
+
+def targets(wanted: str) -> tuple[str, ...]:
+    """What to compile for: what was asked for, else the GPUs that are here, else everything."""
+    if wanted:
+        return tuple(wanted.split(","))
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    found = (
+        {line.strip().replace(".", "") for line in done.stdout.splitlines()} if not done.returncode else set()
+    )
+    known = cudabuild.build_words(ops._sources())["target"]  # a newer GPU runs the PTX
+    return tuple(sorted(found)) if found and found <= set(known) else ()
+
+
+def build(check: Check) -> None:
+    """Make the libraries, look at what the compiler says, open them."""
+    begin = time.perf_counter()
+    library = ops.library_path()
+    if library is None or ops.cuda_path() is None:
+        library = ops.build(cuda=True, targets=targets(check.options.arch))
+    path = ops.cuda_path()
+    assert path is not None
+    uses = [use for use in cudabuild.usage(path) if not use.kernel.startswith(("check", "fill"))]
+    spilled = [use for use in uses if use.spill_bytes or use.stack_bytes]
+    most = max((use.registers for use in uses), default=0)
+    check.say("build", "libraries", f"{library.parent}, {time.perf_counter() - begin:.0f} s")
+    check.say(
+        "build",
+        "kernels",
+        f"{len(uses)}, at most {most} registers, {len(spilled)} spill",
+        "FAILED" if spilled or not uses else "ok",
+    )
+    check.kernels = CudaKernels(path)
+    about = check.kernels.info
+    if check.kernels.problem:
+        check.say("build", "device", check.kernels.problem, "missing")
+        return
+    for device in about["devices"]:
+        text = (
+            f"{device['name']}, {device['capability']}, {device['processors']} SMs, driver {about['driver']}"
+        )
+        check.say("build", "device", text)
+
+
+def cases(quick: bool) -> Iterator[tuple[str, tuple[int, int], Any, int]]:
+    """Layout, shape, type, rows of X."""
+    for name in LAYOUTS:
+        for number, shape in enumerate(SHAPES[:6] if quick else SHAPES):
+            for dtype in LIMIT:
+                rows = ROWS[number % 3 :: 3] if quick else ROWS
+                for m in rows:
+                    yield name, shape, dtype, m
+
+
+def correct(check: Check) -> None:
+    """Every kernel against float64."""
+    assert check.kernels is not None
+    worst: dict[str, float] = {}
+    count = 0
+    rng = np.random.default_rng(0)
+    held: tuple[Any, DeviceWeight, np.ndarray] | None = None
+    for name, shape, dtype, m in cases(check.options.quick):
+        layout = LAYOUTS[name]
+        if held is None or held[0] != (name, shape, dtype):
+            weight = random_weight(layout, shape, 0.4).astype(dtype)
+            if layout.refusal(weight):
+                continue
+            packed = DeviceWeight.of(layout, weight)
+            kind = packed.data_type
+            held = (
+                (name, shape, dtype),
+                packed,
+                layout.decode(packed.tensors, shape, kind, name).astype(np.float64),
+            )
+        packed, dense = held[1], held[2]
+        activation = ("", *ACTIVATIONS, "Clip")[count % (len(ACTIVATIONS) + 2)]
+        x = rng.standard_normal((m, shape[1])).astype(dtype)
+        bias = rng.standard_normal(shape[0]).astype(dtype) if count % 3 else None
+        found = check.kernels.run(
+            packed, x, bias=bias, activation=activation, limits=(-0.5, 0.75), graph=count % 2 == 1
+        ).astype(np.float64)
+        product = x.astype(np.float64) @ dense.T + (0 if bias is None else bias.astype(np.float64))
+        wanted = np.clip(product, -0.5, 0.75) if activation == "Clip" else product
+        if activation in ACTIVATIONS:
+            wanted = ACTIVATIONS[activation](product)
+        error = float(np.abs(found - wanted).max() / max(float(np.abs(product).max()), 1e-3))
+        count += 1
+        key = f"{name} {np.dtype(dtype).name}"
+        worst[key] = max(worst.get(key, 0.0), error if error == error else np.inf)
+        if not error <= LIMIT[np.dtype(dtype)]:
+            check.say(
+                "correct", f"{key} {shape} M={m} {activation or 'plain'}", f"off by {error:.3g}", "FAILED"
+            )
+            if sum(state == "FAILED" for *_, state in check.lines) > 12:
+                raise OnnxPruneError("too many failures to go on")
+    for key, error in worst.items():
+        limit = LIMIT[np.dtype(getattr(ml_dtypes, key.split()[1], None) or key.split()[1])]
+        check.say(
+            "correct", key, f"largest error {error:.2g} of {limit:g}", "ok" if error <= limit else "FAILED"
+        )
+    check.say("correct", "runs", str(count))
+
+
+def refuse(check: Check) -> None:
+    """Weights whose sizes are right and whose indices are not."""
+    assert check.kernels is not None
+
+    def changed(name: str, position: int, change: Callable[[Any], None]) -> DeviceWeight:
+        weight = DeviceWeight.of(LAYOUTS[name], random_weight(LAYOUTS[name], (130, 300), 0.3))
+        tensors = [tensor.copy() for tensor in weight.tensors]
+        change(tensors[position].reshape(-1))
+        return DeviceWeight(weight.layout, tuple(tensors), weight.rows, weight.cols, weight.data_type)
+
+    def put(index: int, value: int) -> Callable[[Any], None]:
+        return lambda tensor: tensor.__setitem__(index, value)
+
+    broken = {
+        "bitmap-tile: offset far out": changed("bitmap-tile", 1, put(3, 2**30)),
+        "bitmap-tile: offset negative": changed("bitmap-tile", 1, put(3, -5)),
+        "bitmap-tile: more bits than values": changed("bitmap-tile", 0, put(slice(0, 64), 255)),
+        "bitmap-tile-int8: offset far out": changed("bitmap-tile-int8", 1, put(3, 2**30)),
+        "block-64: slot far out": changed("block-64", 0, put(0, 2**30)),
+        "block-64: slot negative": changed("block-64", 0, put(0, -1)),
+        "nm-tile: positions do not ascend": changed("nm-tile", 0, put(7, 0)),
+        "delta: starts far out": changed("delta", 0, put(4, 2**30)),
+        "delta: steps beyond the row": changed("delta", 1, put(slice(0, None), 255)),
+    }
+    for what, weight in broken.items():
+        try:
+            check.kernels.run(weight, np.ones((1, weight.cols), np.float16))
+        except OnnxPruneError as error:
+            check.say("refuse", what, str(error))
+        else:
+            check.say("refuse", what, "was not noticed", "FAILED")
+
+
+def sanitize(check: Check) -> None:
+    """The quick part of ``correct`` and ``refuse`` under compute-sanitizer."""
+    tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    if not Path(tool).is_file():
+        check.say("sanitize", "compute-sanitizer", "is not there", "missing")
+        return
+    script = [sys.executable, __file__, "--only", "build,correct,refuse", "--quick"]
+    for kind in ("memcheck", "racecheck"):
+        command = [tool, "--tool", kind, "--error-exitcode", "9", *script]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=SANITIZER_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            check.say("sanitize", kind, f"not done in {SANITIZER_SECONDS} s", "missing")
+            continue
+        errors = [line for line in done.stdout.splitlines() if line.startswith("=========")]
+        state = "ok" if done.returncode == 0 else "FAILED"
+        check.say("sanitize", kind, errors[-1].strip("= ") if errors else f"status {done.returncode}", state)
+        if done.returncode:
+            print("\n".join(errors[:40]))
+
+
+def speed(check: Check) -> None:
+    """Against cuBLAS, and against the bytes that must be read."""
+    assert check.kernels is not None
+    shapes = ((4096, 4096),) if check.options.quick else ((4096, 4096), (11008, 4096), (1024, 1024))
+    chosen: tuple[Case, ...] = CASES
+    if check.options.quick:
+        chosen = tuple(Case(case.layout, case.densities[:2], case.rows[:2]) for case in CASES)
+    cublas = check.options.cublas or default_cublas()
+    table = tune(check.kernels, shapes=shapes, cases=chosen, cublas=cublas)
+    check.say("speed", "copy within the device", f"{table.bandwidth:.0f} GB/s", "")
+    for e in table.entries:
+        bound_ms = e.bytes / (table.bandwidth * 1e6)
+        text = f"{e.ms * 1000:8.1f} us, dense {e.dense_ms * 1000:8.1f} us: {e.gain:5.2f}x"
+        text += f", {100 * bound_ms / e.ms:3.0f} % of the byte bound" if e.m <= 32 else ""
+        check.say(
+            "speed", f"{e.layout:16} {e.rows}x{e.cols} {100 * (1 - e.density):2.0f} % M={e.m}", text, ""
+        )
+    if check.options.table:
+        table.save(Path(check.options.table))
+
+
+def runtime(check: Check) -> None:
+    """Through ONNX Runtime: see gpu_check_runtime.py."""
+    from gpu_check_runtime import check_runtime
+
+    check_runtime(check)
+
+
+def show(check: Check) -> int:
+    """Print the table; return the exit status."""
+    width = max((len(what) for _, what, *_ in check.lines), default=0)
+    print("\n" + "-" * 100)
+    for step, what, result, state in check.lines:
+        print(f"{step:9} {what:{width}}  {result}  {state}")
+    failed = sum(state == "FAILED" for *_, state in check.lines)
+    missing = sum(state == "missing" for *_, state in check.lines)
+    print(f"{failed} failed, {missing} could not be looked at")
+    if check.options.dry_run:
+        return 1 if failed else 0
+    return 1 if failed or missing else 0
+
+
+def main() -> int:
+    """Run the steps; one that breaks does not keep the others from running."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", default=",".join(STEPS))
+    parser.add_argument("--arch", default="")
+    parser.add_argument("--cublas", default="")
+    parser.add_argument("--table", default="")
+    check = Check(parser.parse_args())
+    wanted = check.options.only.split(",")
+    for step in STEPS:
+        if step not in wanted and step != "build":
+            continue
+        if step != "build" and (check.kernels is None or check.kernels.problem):
+            check.say(step, "needs a GPU", "not run", "missing")
+            continue
+        begin = time.perf_counter()
+        try:
+            globals()[step](check)
+        except Exception as error:  # any step may fail in any way; the table says so
+            check.say(step, type(error).__name__, " ".join(str(error).split())[:300], "FAILED")
+        print(f"({step}: {time.perf_counter() - begin:.0f} s)", flush=True)
+    return show(check)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("XDG_CACHE_HOME", os.path.join(tempfile.gettempdir(), "onnxprune-gpu-check"))
+    sys.exit(main())

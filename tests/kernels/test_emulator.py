@@ -1,0 +1,193 @@
+"""The CUDA kernels themselves, on the host: see ``emulator/emulator.h`` for what that shows and what not.
+
+Needs a C++ compiler and the headers of CUDA (which nvcc brings), no nvcc and no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from onnxprune import cudabuild, ops
+from onnxprune.kernels.cuda import CudaKernels, DeviceWeight
+from onnxprune.kernels.tune import random_weight
+from onnxprune.storage.device import LAYOUTS
+from onnxprune.storage.reference import ACTIVATIONS
+
+pytestmark = pytest.mark.slow  # compiles for half a minute
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+LIMIT = {np.float16: 2e-3, ml_dtypes.bfloat16: 1.5e-2}
+DEVICES = {"sm_90": 227 << 10, "sm_89": 99 << 10}  # shared memory of a block
+
+
+def headers() -> Path:
+    """Folder of CUDA's headers: beside some nvcc."""
+    for nvcc in cudabuild._candidates():
+        folder = nvcc.parents[1]
+        for path in (folder / "include", *folder.glob("targets/*/include")):
+            if (path / "cuda_fp16.h").is_file():
+                return path
+    pytest.skip("no headers of CUDA")
+
+
+def compiled(folder: Path, change: Callable[[Path], None] | None = None) -> Path:
+    """The kernels, the table of ops and the emulator as one library; ``change`` edits the sources before."""
+    compiler = next((name for name in ops._COMPILERS if shutil.which(name)), None)
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    shutil.copytree(ROOT / "ort_ops" / "cuda", folder / "cuda")
+    if change is not None:
+        change(folder / "cuda")
+    flags = ["-std=c++17", "-O1", "-fPIC", "-w", "-DONNXPRUNE_EMULATOR"]
+    flags += [f"-D__CUDACC_VER_{part}__=0" for part in ("MAJOR", "MINOR", "BUILD")]
+    flags += [f"-I{path}" for path in (HERE / "emulator", folder, headers())]
+    files = [path for path in (folder / "cuda").glob("*.cu") if path.name != "measure.cu"]
+
+    def make(source: Path) -> str:
+        made = str(folder / f"{source.stem}.o")
+        subprocess.run([compiler, *flags, "-x", "c++", "-c", str(source), "-o", made], check=True)
+        return made
+
+    with ThreadPoolExecutor(2) as pool:
+        objects = list(pool.map(make, [*files, HERE / "emulator" / "emulator.cpp"]))
+    library = folder / cudabuild.NAME
+    subprocess.run([compiler, "-shared", *objects, "-o", str(library)], check=True)
+    return library
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(tmp_path_factory.mktemp("emulator"))
+
+
+@pytest.fixture
+def kernels(library: Path) -> CudaKernels:
+    ctypes.CDLL(str(library)).onnxprune_emulator_shared(DEVICES["sm_90"])
+    return CudaKernels(library)
+
+
+def error_of(kernels: CudaKernels, weight: DeviceWeight, m: int, activation: str, bias: bool) -> float:
+    rng = np.random.default_rng(m)
+    dtype = np.float16 if weight.data_type == 10 else ml_dtypes.bfloat16
+    x = rng.standard_normal((m, weight.cols)).astype(dtype)
+    added = rng.standard_normal(weight.rows).astype(dtype) if bias else None
+    shape = (weight.rows, weight.cols)
+    dense = weight.layout.decode(weight.tensors, shape, weight.data_type, "w").astype(np.float64)
+    product = x.astype(np.float64) @ dense.T + (0 if added is None else added.astype(np.float64))
+    wanted = ACTIVATIONS[activation](product) if activation else product
+    found = kernels.run(weight, x, bias=added, activation=activation).astype(np.float64)
+    error = np.abs(found - wanted).max() / max(float(np.abs(product).max()), 1e-3)
+    return float(error) if error == error else np.inf
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_variant(library: Path, kernels: CudaKernels, name: str, device: str) -> None:
+    """Rows of X for each variant, whole and ragged shapes, rows of X that are not aligned, both types."""
+    ctypes.CDLL(str(library)).onnxprune_emulator_shared(DEVICES[device])
+    layout = LAYOUTS[name]
+    cases = [
+        ((130, 333), (1, 3, 9, 17, 33, 65, 129)),
+        ((16, 128), (1, 8)),
+        ((5, 8), (2, 40)),
+        ((70, 1100), (1, 4)),
+    ]
+    for number, (shape, rows) in enumerate(cases):
+        weight = random_weight(layout, shape, 0.1 if name == "delta" else 0.4)
+        if layout.refusal(weight):
+            continue
+        for dtype, limit in LIMIT.items():
+            packed = DeviceWeight.of(layout, weight.astype(dtype))
+            for m in rows if dtype is np.float16 and device == "sm_90" else rows[:2]:
+                activation = ("", *ACTIVATIONS)[(m + number) % (len(ACTIVATIONS) + 1)]
+                error = error_of(kernels, packed, m, activation, m % 2 == 1)
+                assert error < limit, (shape, dtype, m, error)
+
+
+def test_all_rows_of_blocks_zero(kernels: CudaKernels) -> None:
+    weight = np.zeros((128, 192), np.float16)
+    for m in (3, 40):
+        assert error_of(kernels, DeviceWeight.of(LAYOUTS["block-64"], weight), m, "", True) < 1e-3
+
+
+def test_dense_weights(kernels: CudaKernels) -> None:
+    """Every group full: the most values that a stage has to hold."""
+    weight = np.random.default_rng(0).uniform(0.5, 1, (33, 300)).astype(np.float16)
+    for name in ("bitmap-tile", "bitmap-tile-int8", "delta"):
+        for m in (1, 17):
+            assert error_of(kernels, DeviceWeight.of(LAYOUTS[name], weight), m, "", False) < 2e-3, name
+
+
+@pytest.fixture(scope="module")
+def gpu_check() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_check", ROOT / "scripts" / "gpu_check.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu_check"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_broken_indices_are_refused(kernels: CudaKernels, gpu_check: ModuleType) -> None:
+    """By the small kernels that look at a weight when a plan is made."""
+    check = gpu_check.Check(argparse.Namespace(quick=True), kernels)
+    gpu_check.refuse(check)
+    assert len(check.lines) == 9 and {state for *_, state in check.lines} == {"ok"}, check.lines
+    assert not any("memory" in result for _, _, result, _ in check.lines)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("small_m.cuh", "    wait_copies<1>();", "    wait_copies<2>();"),
+        ("block_sparse.cu", "wait_copies<kManyStages - 2>();", "wait_copies<kManyStages - 1>();"),
+        ("layout.h", "return lane / 4 + 8 * (i >> 1); }", "return lane / 4 + 8 * (i & 1); }"),
+    ],
+    ids=["a wait too few", "a wait too few in blocks", "an index"],
+)
+def test_the_emulator_sees_mistakes(tmp_path: Path, file: str, old: str, new: str) -> None:
+    """Otherwise the tests above would say nothing."""
+
+    def change(folder: Path) -> None:
+        text = (folder / file).read_text(encoding="utf8")
+        assert text.count(old) == 1
+        (folder / file).write_text(text.replace(old, new), encoding="utf8")
+
+    library = compiled(tmp_path, change)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, __file__, str(library)], env=environment, capture_output=True, text=True, check=False
+    )
+    # The emulator ends the process where it sees what must not be; else the numbers are wrong
+    assert done.returncode != 0 or float(done.stdout) > 0.01, done.stdout + done.stderr
+    assert done.returncode == 0 or "emulator:" in done.stderr, done.stderr
+
+
+def worst_of(library: Path) -> float:
+    """Largest error of two products, infinite for what is not a number."""
+    worst = 0.0
+    for name, m in (("bitmap-tile", 3), ("block-64", 40)):
+        weight = random_weight(LAYOUTS[name], (70, 1100), 0.4)
+        worst = max(
+            worst, error_of(CudaKernels(library), DeviceWeight.of(LAYOUTS[name], weight), m, "", False)
+        )
+    return worst
+
+
+if __name__ == "__main__":
+    print(worst_of(Path(sys.argv[1])))

@@ -1,0 +1,105 @@
+"""``scripts/gpu_check``: as far as it goes without a GPU, and with one all of it but the measurements."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxprune import ops, runtime
+from onnxprune.kernels.cuda import CudaKernels
+from onnxprune.storage.device import LAYOUTS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_check", ROOT / "scripts" / "gpu_check.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu_check"] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_numbers_it_compares_with(
+    script: ModuleType, host_library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``correct`` on the stand-in for the kernels: what it expects is right, and a wrong output is seen."""
+    monkeypatch.setattr(script, "SHAPES", ((17, 129), (70, 40)))
+    monkeypatch.setattr(script, "ROWS", (1, 9))
+    check = script.Check(argparse.Namespace(quick=False), CudaKernels(host_library))
+    script.correct(check)
+    assert len(check.lines) == 2 * 6 + 1 and {state for *_, state in check.lines} == {"ok"}
+
+    class Wrong(CudaKernels):
+        def run(self, *arguments: Any, **options: Any) -> Any:
+            y = super().run(*arguments, **options)
+            y[0, 0] = np.nan
+            return y
+
+    check = script.Check(argparse.Namespace(quick=False), Wrong(host_library))
+    with pytest.raises(Exception, match="too many failures"):
+        script.correct(check)
+
+
+def test_what_it_refuses_has_the_right_sizes(script: ModuleType, cuda_library: Path) -> None:
+    """Without a device a broken weight gets as far as the device, so nothing but its indices is wrong."""
+    kernels = CudaKernels(cuda_library)
+    if not kernels.problem:
+        pytest.skip("there is a device")
+    check = script.Check(argparse.Namespace(quick=True), kernels)
+    script.refuse(check)
+    assert len(check.lines) == 9
+    assert all("driver" in result or "CUDA" in result for _, _, result, _ in check.lines), check.lines
+
+
+def test_dry_run(ops_library: Path, cuda_library: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "gpu_check.py"), "--dry-run"]
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        ops.VARIABLE: str(ops_library),
+        ops.CUDA_VARIABLE: str(cuda_library),
+    }
+    if not CudaKernels(cuda_library).problem:
+        pytest.skip("there is a device")
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 failed, 6 could not be looked at" in done.stdout and "no CUDA device" in done.stdout
+    assert " 0 spill" in done.stdout
+
+
+def test_the_models_it_runs(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before and after the switch they compute on a CPU what the check expects of a GPU."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    module = importlib.import_module("gpu_check_runtime")
+    monkeypatch.setattr(
+        module, "open_session", lambda model, **_: runtime.session(model.to_bytes(), kernels=False)
+    )
+    for name, layout in LAYOUTS.items():
+        model = module.chain(3, 128, 192, name, 4)
+        device = module.switched(model, name)
+        assert [node.op_type for node in device.graph.node] == [f"{layout.prefix}MatMulRelu"] * 3
+        x = np.random.default_rng(5).standard_normal((4, 128)).astype(np.float16)
+        wanted = module.expected(model, x)
+        assert wanted.max() > 0.1  # the chain does not fade
+        for each, limit in ((model, module.LIMIT), (device, module.LIMIT if layout.exact else 0.05)):
+            (found,) = module.open_session(each).run(None, {"x": x})
+            assert module.error_of(found, wanted) < limit, name
+    assert module.error_of(np.array([np.nan]), np.ones(1)) == np.inf
+
+
+@pytest.mark.gpu
+def test_with_a_gpu() -> None:
+    command = [str(ROOT / "scripts" / "gpu_check"), "--only", "build,correct,refuse,runtime", "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.model import Model
+from onnxprune.passes.device_ops import device_matrix, find_device_products, rewrite_device
+from onnxprune.passes.unpack import unpack
+from onnxprune.storage.device import LAYOUTS
+
+TWO = """g (float[B, 64] x) => (float[B, 24] z) {
+    a = MatMul(x, w)
+    h = Add(a, b)
+    r = Relu(h)
+    z = Gemm<transB=1>(r, v, c)
+}"""
+
+
+@pytest.fixture
+def weights() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    made = {"w": rng.standard_normal((64, 40)), "v": rng.standard_normal((24, 40))}
+    for array in made.values():
+        array[rng.random(array.shape) < 0.8] = 0
+    made |= {"b": rng.standard_normal(40), "c": rng.standard_normal(24)}
+    return {name: array.astype(np.float32) for name, array in made.items()}
+
+
+@pytest.fixture
+def two(build_model: Callable[..., onnx.ModelProto], weights: dict[str, np.ndarray]) -> Model:
+    return Model(build_model(TWO, weights))
+
+
+def types(model: Model) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+def test_products_with_bias_and_activation(two: Model) -> None:
+    found, refusals = find_device_products(two)
+    assert refusals == {}
+    assert (found["w"].bias, found["w"].activation, found["w"].nodes) == ("b", "Relu", (0, 1, 2))
+    assert (found["v"].bias, found["v"].trans, found["v"].output) == ("c", True, "z")
+    matrix = device_matrix(two, found["w"])
+    assert matrix is not None and matrix.shape == (40, 64) and matrix.dtype == np.float16
+
+
+def test_rewritten_model_runs_and_comes_back(
+    two: Model, weights: dict[str, np.ndarray], run_model: Callable[..., Any]
+) -> None:
+    x = np.random.default_rng(1).standard_normal((5, 64)).astype(np.float32)
+    (wanted,) = run_model(two.proto, {"x": x})
+    rewrite_device(two, {"w": LAYOUTS["bitmap-tile"], "v": LAYOUTS["delta"]})
+    assert types(two) == ["Cast", "BitmapTileMatMulRelu", "Cast", "Cast", "DeltaMatMul", "Cast"]
+    assert {f.name for f in two.proto.functions} == {"BitmapTileMatMulRelu", "DeltaMatMul"}
+    onnx.checker.check_model(two.proto)
+    (found,) = run_model(two.proto, {"x": x})
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, rtol=2e-2, atol=2e-2 * np.abs(wanted).max())
+
+    assert unpack(two) == {"w": "packed", "v": "packed"}
+    assert types(two) == ["Cast", "MatMul", "Add", "Relu", "Cast", "Cast", "Gemm", "Cast"]
+    assert not two.proto.functions and [o.domain for o in two.proto.opset_import] == [""]
+    for name in ("w", "v"):
+        np.testing.assert_array_equal(two.array(name), weights[name].astype(np.float16))
+    np.testing.assert_array_equal(run_model(two.proto, {"x": x})[0], found)
+
+
+def test_one_cast_for_all_readers(build_model: Callable[..., onnx.ModelProto]) -> None:
+    rng = np.random.default_rng(0)
+    weights = {
+        n: (rng.standard_normal((32, 16)) * (rng.random((32, 16)) < 0.3)).astype(np.float32) for n in "pq"
+    }
+    text = "g (float[B, 32] x) => (float[B, 16] z) { y = Neg(x) "
+    text += "a = MatMul(y, p) b = MatMul(y, q) z = Sub(a, b) }"
+    model = Model(build_model(text, weights))
+    rewrite_device(model, dict.fromkeys("pq", LAYOUTS["bitmap-tile"]))
+    assert types(model) == ["Neg", "Cast", "BitmapTileMatMul", "Cast", "BitmapTileMatMul", "Cast", "Sub"]
+    assert sum(name.startswith(("p_no_bias", "q_no_bias")) for name in model.index.tensors) == 2
+    unpack(model)
+    assert types(model) == ["Neg", "Cast", "MatMul", "Cast", "MatMul", "Cast", "Sub"]
+    assert set(model.index.tensors) == {"p", "q"}
+
+
+def test_sixteen_bit_models_need_no_cast(build_model: Callable[..., onnx.ModelProto]) -> None:
+    weight = np.zeros((32, 16), np.float16)
+    weight[::4] = 1
+    text = "g (float16[B, 32] x) => (float16[B, 16] z) { z = MatMul(x, p) }"
+    model = Model(build_model(text, {"p": weight}))
+    rewrite_device(model, {"p": LAYOUTS["nm-tile"]})
+    assert types(model) == ["NMTileMatMul"]
+
+
+@pytest.mark.parametrize(
+    ("node", "name"),
+    [("Relu(a)", "Relu"), ("Gelu(a)", "Gelu"), ('Gelu<approximate="tanh">(a)', "GeluTanh"), ("Tanh(a)", "")],
+)
+def test_activations_of_sixteen_bit_models(
+    build_model: Callable[..., onnx.ModelProto], node: str, name: str
+) -> None:
+    weight = np.eye(32, 16, dtype=np.float16)
+    text = f"g (float16[B, 32] x) => (float16[B, 16] z) {{ a = MatMul(x, p) z = {node} }}"
+    found, _ = find_device_products(Model(build_model(text, {"p": weight}, 20)))
+    assert found["p"].activation == name
+
+
+@pytest.mark.parametrize(
+    ("text", "opset", "reason"),
+    [
+        ("g (float[B, 32] x) => (float[B, 16] z) { z = MatMul(x, p) }", 12, "opset 12, wanted 13"),
+        (
+            "g (float[B, 32] x) => (float[B, 16] z) { z = Gemm<alpha=2.0>(x, p) }",
+            17,
+            "its Gemm has transA or alpha",
+        ),
+        (
+            "g (float[32, B] x) => (float[B, 16] z) { z = Gemm<transA=1>(x, p) }",
+            17,
+            "its Gemm has transA or alpha",
+        ),
+        (
+            "g (float[B, 32] x) => (float[B, 16] z) { a = MatMul(x, p) b = MatMul(x, p) z = Add(a, b) }",
+            17,
+            "more than one node reads the weight",
+        ),
+        (
+            "g (float[B, 32] x, float[B, 16] c) => (float[B, 16] z) { z = Gemm(x, p, c) }",
+            17,
+            "the C of its Gemm is not one number",
+        ),
+    ],
+)
+def test_refusals(build_model: Callable[..., onnx.ModelProto], text: str, opset: int, reason: str) -> None:
+    model = Model(build_model(text, {"p": np.ones((32, 16), np.float32)}, opset))
+    found, refusals = find_device_products(model)
+    assert not found and refusals["p"].startswith(reason)
+
+
+def test_bias_that_others_see_stays(build_model: Callable[..., onnx.ModelProto]) -> None:
+    text = "g (float[B, 32] x) => (float[B, 16] z, float[B, 16] a) { a = MatMul(x, p) z = Add(a, b) }"
+    weights = {"p": np.ones((32, 16), np.float32), "b": np.ones(16, np.float32)}
+    found, _ = find_device_products(Model(build_model(text, weights)))
+    assert found["p"].nodes == (0,) and not found["p"].bias
+
+
+def test_values_beyond_float16(build_model: Callable[..., onnx.ModelProto]) -> None:
+    text = "g (float[B, 32] x) => (float[B, 16] z) { a = MatMul(x, p) z = Add(a, b) }"
+    weights = {"p": np.full((32, 16), 1e6, np.float32), "b": np.ones(16, np.float32)}
+    for name in ("p", "b"):
+        model = Model(build_model(text, weights | {name: weights[name][:]}))
+        found, _ = find_device_products(model)
+        assert device_matrix(model, found["p"]) is None
+        weights = {"p": np.ones((32, 16), np.float32), "b": np.full(16, 1e6, np.float32)}
