@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.solvers.linalg import inverse_hessian
+from onnxprune.solvers.linalg import inverse_hessian, solve_damped
 
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -63,13 +63,21 @@ class Order:
     costs: Floats
 
 
-def removal_order(consumers: Sequence[Consumer], units: int, least: int = 1, *, rounds: int = ROUND) -> Order:
+def removal_order(
+    consumers: Sequence[Consumer],
+    units: int,
+    least: int = 1,
+    *,
+    emphasis: Floats | None = None,
+    rounds: int = ROUND,
+) -> Order:
     """Remove units one by one, always those whose going costs the consumers least.
 
     Args:
         consumers: who reads the units.
         units: how many there are.
         least: how many stay.
+        emphasis: (units,) factors of what each unit costs, in the choice alone.
         rounds: of n units left, n / rounds go at once.
 
     Raises:
@@ -84,6 +92,7 @@ def removal_order(consumers: Sequence[Consumer], units: int, least: int = 1, *, 
         price = np.zeros(len(left))
         for weight, elimination in zip(weights, eliminations, strict=True):
             price += weight * elimination.costs(left)
+        price = price if emphasis is None else price * emphasis[left]
         count = min(max(1, len(left) // rounds), len(left) - least)
         chosen = np.argsort(price, kind="stable")[:count]
         out = left[chosen]
@@ -176,7 +185,7 @@ def by_size(consumers: Sequence[Consumer], units: int, least: int = 1, *, inputs
 def costs_of(consumers: Sequence[Consumer], order: Index, *, rounds: int = ROUND) -> Floats:
     """Return the costs (consumers, len(order) + 1) when units go in the given order, the rest re-fitted."""
     step = max(1, len(order) // rounds)
-    stops = list(range(step, len(order), step)) + [len(order)] if len(order) else []
+    stops = [*range(step, len(order), step), len(order)] if len(order) else []
     found = np.zeros((len(consumers), len(order) + 1))
     for row, consumer in zip(found, consumers, strict=True):
         elimination, at, total = Elimination(consumer), 0, 0.0
@@ -185,3 +194,26 @@ def costs_of(consumers: Sequence[Consumer], order: Index, *, rounds: int = ROUND
             row[at + 1 : stop + 1] = total + joint * np.arange(1, stop - at + 1) / (stop - at)
             at, total = stop, total + joint
     return found
+
+
+def without(
+    W: NDArray[np.floating], H: Floats, gone: NDArray[np.bool_], ridge: float
+) -> NDArray[np.float32]:
+    """Return the weight (groups, out, in) without the columns ``gone`` (groups, in), the rest re-fitted.
+
+    It minimises ``tr((W - W') H (W - W')^T)``, pulled towards W by the ridge.
+
+    Args:
+        W: (groups, out_features, in_features).
+        H: (groups, in_features, in_features).
+        gone: True for columns to remove.
+        ridge: as a share of the mean diagonal of H.
+    """
+    found = np.where(gone[:, None, :], 0.0, W)
+    for g in range(len(W)):
+        out, kept = np.flatnonzero(gone[g]), np.flatnonzero(~gone[g])
+        if len(out) and len(kept):
+            missing = W[g][:, out].astype(np.float64) @ H[g][np.ix_(out, kept)]
+            change, _ = solve_damped(H[g][None][:, kept[:, None], kept], ridge, missing[None])
+            found[g][:, kept] += change[0]
+    return found.astype(np.float32)

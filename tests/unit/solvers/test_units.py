@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from onnxprune.solvers.units import Consumer, Elimination, by_size, costs_of, removal_order
+from onnxprune.solvers.units import Consumer, Elimination, by_size, costs_of, removal_order, without
 
 RNG = np.random.default_rng(0)
 
@@ -108,3 +108,24 @@ def test_costs_of_a_given_order_end_at_the_joint_cost() -> None:
     assert found[0, 0] == 0.0
     assert found[0, -1] == pytest.approx(refitted_error(item, order.tolist()), rel=1e-6)
     assert found[0, 2] == pytest.approx(refitted_error(item, [5, 2]), rel=1e-6)
+
+
+def test_weight_without_columns_has_the_error_that_was_promised() -> None:
+    item = consumer(5, 2)
+    W = RNG.normal(size=(3, 10))
+    item = Consumer(W.T @ W, item.H, item.unit, ridge=1e-9)
+    gone = np.isin(item.unit, [1, 4])
+    found = without(W[None], item.H[None], gone[None], 1e-9)[0]
+    assert not found[:, gone].any()
+    D = W - found
+    assert np.trace(D @ item.H @ D.T) == pytest.approx(refitted_error(item, [1, 4]), rel=1e-4)
+
+
+def test_emphasis_moves_the_choice_and_not_the_costs() -> None:
+    item = consumer(6, 1)
+    plain = removal_order([item], 6)
+    emphasis = np.ones(6)
+    emphasis[plain.units[0]] = 1e6
+    found = removal_order([item], 6, emphasis=emphasis)
+    assert found.units[0] != plain.units[0]
+    assert found.costs[0, 2] == pytest.approx(refitted_error(item, found.units[:2].tolist()), rel=1e-5)
