@@ -17,10 +17,8 @@ from numpy.typing import NDArray
 from onnxprune.allocation.effect import Effects
 from onnxprune.allocation.walk import walk
 from onnxprune.attention.guide import NOTHING, Guide
-from onnxprune.calibration.collect import Stage
 from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.streams import Streams
-from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.slim.damage import scaled
 from onnxprune.slim.readers import Reader
@@ -187,13 +185,13 @@ def _narrowing(
         consumers = [Consumer(c.Q, c.H, c.unit, scale, c.ridge) for c in item.consumers]
         weighed.append(_Seen(item.reader, consumers, item.points))
     order = _order(weighed, group.units, criterion, factors)
-    damage, error, row = np.zeros(len(order.units) + 1), np.zeros(len(order.units) + 1), 0
+    damage, mean, row = np.zeros(len(order.units) + 1), np.zeros(len(order.units) + 1), 0
     for item in items:
         own = order.costs[row : row + len(item.consumers)].sum(0) / item.energy
         row += len(item.consumers)
         damage += scaled(own, item.points)
-        error += own / len(items)
-    return Narrowing(group, order.units, damage, error)
+        mean += own / len(items)
+    return Narrowing(group, order.units, damage, mean)
 
 
 def emphasis(group: Group, guide: Guide) -> Floats | None:
@@ -206,10 +204,3 @@ def emphasis(group: Group, guide: Guide) -> Floats | None:
             sums = np.bincount(part.index[owned], rows.ravel()[owned], minlength=group.units)
             factors.append(sums / np.maximum(np.bincount(part.index[owned], minlength=group.units), 1))
     return np.mean(factors, axis=0) if factors else None
-
-
-def stages_of(layers: Sequence[Layer], dense: Model) -> list[Stage]:
-    """Return the stages of the walk, for the progress bar."""
-    from onnxprune.calibration.collect import find_stages
-
-    return list(find_stages(dense, layers))
