@@ -32,7 +32,7 @@ def find_readers(groups: Sequence[Group], layers: Sequence[Layer]) -> list[Reade
     by_name = {layer.name: layer for layer in layers}
     found = []
     for group in groups:
-        for part in group.consumers:
+        for part in (part for part in group.parts if part.reads):
             layer = by_name.get(part.tensor)
             if layer is not None and layer.kind != "embedding":
                 unit = positions(layer, part)

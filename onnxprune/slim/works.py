@@ -1,0 +1,120 @@
+"""What a model does and holds, as amounts that fall with the units of its groups: weights and multiplications."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+
+from onnxprune.allocation.widths import Side, Work
+from onnxprune.model import Model
+from onnxprune.structure.groups import Group, Layout
+
+_RECURRENT = ("LSTM", "GRU", "RNN")
+_PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm", *_RECURRENT)
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Owners:
+    """Answers which groups own how much of an axis.
+
+    Args:
+        groups: whose units may go; what others own stays.
+        layout: labels of the positions of activations.
+    """
+
+    def __init__(self, groups: Sequence[Group], layout: Layout) -> None:
+        self.layout = layout
+        self._parts: dict[str, dict[int, list[tuple[str, float]]]] = {}
+        self._of: dict[int, str] = {}
+        for group in groups:
+            self._of.update(dict.fromkeys(group.labels.tolist(), group.name))
+            for part in group.parts:
+                share = float((part.index >= 0).mean())
+                axes = self._parts.setdefault(part.tensor, {})
+                axes.setdefault(part.axis, []).append((group.name, share))
+
+    def tensors(self) -> set[str]:
+        """Return the stored tensors that shrink."""
+        return set(self._parts)
+
+    def tensor(self, name: str, axis: int) -> Side:
+        """Return who owns an axis of a stored tensor."""
+        return Side(tuple(self._parts.get(name, {}).get(axis, ())))
+
+    def value(self, name: str, axis: int) -> Side:
+        """Return who owns an axis of an activation."""
+        axes = self.layout.axes.get(name)
+        if axes is None or not -len(axes) <= axis < len(axes) or isinstance(axes[axis], str):
+            return Side()
+        labels, counts = np.unique(np.asarray(axes[axis]), return_counts=True)
+        shares: dict[str, float] = {}
+        for label, count in zip(labels.tolist(), counts.tolist(), strict=True):
+            if label in self._of:
+                owner = self._of[label]
+                shares[owner] = shares.get(owner, 0.0) + count / int(counts.sum())
+        return Side(tuple(shares.items()))
+
+
+def weight_works(model: Model, owners: Owners) -> list[Work]:
+    """Return the elements of every stored tensor that can shrink."""
+    found = []
+    for name in sorted(owners.tensors()):
+        shape = tuple(model.index.tensors[name].dims)
+        found.append(Work(math.prod(shape), tuple(owners.tensor(name, k) for k in range(len(shape)))))
+    return found
+
+
+def flop_works(model: Model, owners: Owners, shapes: Shapes) -> list[Work]:
+    """Return the multiplications of every product: convolutions, matrix products, recurrent layers.
+
+    Args:
+        model: the model.
+        owners: of the axes.
+        shapes: of the activations on the sample that counts.
+    """
+    return [
+        work
+        for node in model.graph.node
+        if node.op_type in _PRODUCTS and node.domain in ("", "ai.onnx")
+        for work in node_works(model, node, owners, shapes)
+    ]
+
+
+def node_works(model: Model, node: onnx.NodeProto, owners: Owners, shapes: Shapes) -> list[Work]:
+    """Return the multiplications of one product; nothing where a shape is not known."""
+    stored = model.index.tensors
+    output, first = shapes.get(node.output[0]), shapes.get(node.input[0], ())
+    if node.op_type in _RECURRENT:
+        steps = math.prod(first[:2])
+        return [
+            Work(float(steps) * math.prod(stored[name].dims), _sides(owners, name, len(stored[name].dims)))
+            for name in node.input[1:3]
+            if name in stored
+        ]
+    name = next((n for n in node.input[:2] if n in stored), "")
+    if output is None:
+        return []
+    if not name:
+        if node.op_type != "MatMul" or not first:
+            return []
+        sides = [owners.value(node.output[0], axis) for axis in range(len(output))]
+        return [Work(float(math.prod(output) * first[-1]), (*sides, owners.value(node.input[0], -1)))]
+    dims = tuple(stored[name].dims)
+    size = math.prod(dims)
+    if node.op_type == "Conv":
+        amount = math.prod(output) / dims[0] * size
+    elif node.op_type == "ConvTranspose":
+        amount = math.prod(first) / max(first[1] if len(first) > 1 else 1, 1) * size
+    else:
+        transposed = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
+        columns = dims[-1] if name == node.input[1] and not transposed else dims[0]
+        columns = dims[-2] if name == node.input[0] and len(dims) > 1 else columns
+        amount = math.prod(output) / max(columns, 1) * math.prod(dims[-2:])
+    return [Work(float(amount), _sides(owners, name, len(dims)))]
+
+
+def _sides(owners: Owners, name: str, axes: int) -> tuple[Side, ...]:
+    return tuple(owners.tensor(name, axis) for axis in range(axes))
