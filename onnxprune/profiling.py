@@ -44,7 +44,8 @@ def fastest_seconds(
     kernels = _kernels(events)
     each = len(kernels) // rounds
     turns = [kernels[k * each : (k + 1) * each] for k in range(1, rounds)]
-    return min(sum(e["dur"] for e in turn if e["args"]["op_name"] in ops) for turn in turns) * 1e-6
+    micros = [sum(float(e["dur"]) for e in turn if e["args"]["op_name"] in ops) for turn in turns]
+    return min(micros) * 1e-6
 
 
 def _profiled(

@@ -174,10 +174,10 @@ class _State:
         """Return the step, of any length, that does the least damage per amount saved."""
         for name in self.groups.keys() - self._steps.keys():
             self._steps[name] = self._best_of(name)
-        name = min(self.groups, key=lambda item: self._steps[item][0], default=None)
-        if name is None or not math.isfinite(self._steps[name][0]):
+        best = min(self.groups, key=lambda item: self._steps[item][0], default="")
+        if not best or not math.isfinite(self._steps[best][0]):
             return None
-        return name, self._steps[name][1]
+        return best, self._steps[best][1]
 
     def _best_of(self, name: str) -> tuple[float, int]:
         group, now = self.groups[name], self.at[name]

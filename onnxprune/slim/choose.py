@@ -96,7 +96,9 @@ def evenly(groups: Mapping[str, Widths], works: Sequence[Work], share: float, wh
             high = middle
     counts = _even(groups, high)
     flat = {name: Widths(g.units, (0, counts[name]), (0.0, 0.0)) for name, g in groups.items()}
-    return for_share(flat, works, min(share, 1 - total(works, groups, counts) / total(works, groups, {})), what)
+    return for_share(
+        flat, works, min(share, 1 - total(works, groups, counts) / total(works, groups, {})), what
+    )
 
 
 def _even(groups: Mapping[str, Widths], share: float) -> dict[str, int]:

@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper
 
 from onnxprune import machine, runtime
 from onnxprune.allocation.speed import PRODUCTS
-from onnxprune.allocation.widths import Side, Table, Work
+from onnxprune.allocation.widths import Table, Work
 from onnxprune.attributes import attribute
 from onnxprune.errors import ModelError
 from onnxprune.kernels.cache import Cache
@@ -58,7 +58,7 @@ def time_works(
     loops: list[Work] = []
     others: list[Work] = []
     for node in model.graph.node:
-        works = node_works(model, node, owners, shapes) if node.domain in ("", "ai.onnx") else []
+        works = node_works(model, node, owners, shapes)
         if node.op_type in ("LSTM", "GRU", "RNN"):
             loops += works
         elif works and node.op_type in (*_SIMPLE, "ConvTranspose"):

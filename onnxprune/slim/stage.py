@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from onnxprune.parallel import workers
 from onnxprune.plan import probe_batches
 from onnxprune.progress import Progress
 from onnxprune.recipe import Recipe
+from onnxprune.recipe.structured import shares
 from onnxprune.slim.choose import Choice, evenly, for_share, for_speed, masks, widths
 from onnxprune.slim.compensate import compensated
 from onnxprune.slim.latency import time_works
@@ -86,6 +87,18 @@ class Slimmed:
     removed: dict[str, NDArray[np.bool_]]
     kept: dict[str, str]
     predicted: float | None = None
+
+
+def stages(recipe: Recipe) -> tuple[float, Recipe | None]:
+    """Return the share that is removed, and the recipe of what is done to the rest; None for nothing."""
+    structured = recipe.structured
+    assert structured is not None
+    if not structured.rest:
+        return recipe.target_sparsity, None
+    limit = recipe.pattern_limit
+    share, zeros = shares(recipe.target_sparsity, recipe.structured_sparsity, limit if limit < 1 else None)
+    rest = replace(recipe, pattern=structured.rest, sparsity=zeros, structured_sparsity=None, round_to=None)
+    return share, rest
 
 
 def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progress) -> Ready:
@@ -149,9 +162,7 @@ def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progr
     return Ready(dense, structure, tuple(narrowings), skipped, layers, feeds, shapes, guide)
 
 
-def slim(
-    ready: Ready, data: CalibrationData, recipe: Recipe, share: float, progress: Progress
-) -> Slimmed:
+def slim(ready: Ready, data: CalibrationData, recipe: Recipe, share: float, progress: Progress) -> Slimmed:
     """Remove units until ``share`` is gone, or the speed that the recipe asks for is reached.
 
     Raises:
@@ -203,7 +214,12 @@ def _flops(ready: Ready) -> list[Work]:
 def times(ready: Ready, recipe: Recipe) -> list[Work]:
     """Return where the time of the dense model goes."""
     return time_works(
-        ready.dense, ready.owners, ready.shapes, ready.feeds, cache=recipe.cache, round_to=recipe.round_to or 8
+        ready.dense,
+        ready.owners,
+        ready.shapes,
+        ready.feeds,
+        cache=recipe.cache,
+        round_to=recipe.round_to or 8,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a model does and holds, as amounts that fall with the units of its groups: weights and multiplications."""
+"""What a model does and holds, as amounts that fall with the units of its groups."""
 
 from __future__ import annotations
 
@@ -75,16 +75,13 @@ def flop_works(model: Model, owners: Owners, shapes: Shapes) -> list[Work]:
         owners: of the axes.
         shapes: of the activations on the sample that counts.
     """
-    return [
-        work
-        for node in model.graph.node
-        if node.op_type in _PRODUCTS and node.domain in ("", "ai.onnx")
-        for work in node_works(model, node, owners, shapes)
-    ]
+    return [work for node in model.graph.node for work in node_works(model, node, owners, shapes)]
 
 
 def node_works(model: Model, node: onnx.NodeProto, owners: Owners, shapes: Shapes) -> list[Work]:
-    """Return the multiplications of one product; nothing where a shape is not known."""
+    """Return the multiplications of a product; nothing of other nodes, and where a shape is not known."""
+    if node.op_type not in _PRODUCTS or node.domain not in ("", "ai.onnx"):
+        return []
     stored = model.index.tensors
     output, first = shapes.get(node.output[0]), shapes.get(node.input[0], ())
     if node.op_type in _RECURRENT:

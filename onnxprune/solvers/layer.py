@@ -167,7 +167,8 @@ def aim(job: Job, method: Method, *, repair: bool) -> Aim:
     H, G, R = job.moments.centred(job.layer.name, centre)
     wanted = ridge(job.moments, H, method.damping)
     if repair and job.support is not None:
-        H, weight, used = target_within(job.W, H, G, R, wanted, job.support.any(axis=1))
+        kept = np.asarray(job.support.any(axis=1))
+        H, weight, used = target_within(job.W, H, G, R, wanted, kept)
         return Aim(H, weight, wanted, used)
     if not repair or (G is H and R is None):
         return Aim(H, job.W, wanted, wanted)

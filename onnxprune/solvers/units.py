@@ -196,9 +196,7 @@ def costs_of(consumers: Sequence[Consumer], order: Index, *, rounds: int = ROUND
     return found
 
 
-def without(
-    W: NDArray[np.floating], H: Floats, gone: NDArray[np.bool_], ridge: float
-) -> NDArray[np.float32]:
+def without(W: NDArray[np.floating], H: Floats, gone: NDArray[np.bool_], ridge: float) -> NDArray[np.float32]:
     """Return the weight (groups, out, in) without the columns ``gone`` (groups, in), the rest re-fitted.
 
     It minimises ``tr((W - W') H (W - W')^T)``, pulled towards W by the ridge.

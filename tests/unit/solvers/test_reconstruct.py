@@ -8,7 +8,13 @@ import pytest
 from onnxprune.calibration.stats import Moments
 from onnxprune.errors import ModelError
 from onnxprune.solvers.linalg import damped
-from onnxprune.solvers.reconstruct import MAX_SCALE, bias_shift, restore_variance, target_weight, target_within
+from onnxprune.solvers.reconstruct import (
+    MAX_SCALE,
+    bias_shift,
+    restore_variance,
+    target_weight,
+    target_within,
+)
 
 RNG = np.random.default_rng(0)
 
