@@ -57,8 +57,8 @@ class Recipe:
 
     sparsity: float | None = _option(
         None,
-        "Share of the prunable weights to set to zero (structured patterns: to remove, of those that can be), "
-        "0 <= s < 1 (default: 0.7; N:M: 1 - N/M; structured: 0.5).",
+        "Share of the prunable weights to set to zero, 0 <= s < 1; structured patterns: to remove, of those "
+        "that can be (default: 0.7; N:M: 1 - N/M; structured: 0.5).",
     )
     pattern: str = _option(
         "unstructured",
@@ -134,7 +134,8 @@ class Recipe:
         None,
         "In place of --sparsity: prune until the model is this many times faster with the kernels, such as "
         "2x, as predicted from where its time goes on this machine. Layers that no kernel speeds up stay "
-        "dense; all are pruned with an allocation that goes by no costs. Structured patterns need no kernels.",
+        "dense; all are pruned with an allocation that goes by no costs. Structured patterns need no "
+        "kernels.",
     )
     plan: str | None = _option(
         None,

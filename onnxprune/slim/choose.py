@@ -1,4 +1,4 @@
-"""How many units of each group go: the least damage for a share of the weights or multiplications, or a speed."""
+"""How many units of each group go: the least damage for a share of some amount, or for a speed."""
 
 from __future__ import annotations
 
