@@ -45,7 +45,8 @@ from onnxprune.report.report import Report, to_json
 from onnxprune.search.automatic import Automatic
 from onnxprune.search.judge import Judge, split_held_out
 from onnxprune.sequential import Solved, prune_sequential
-from onnxprune.slim.stage import prepare, slim, stages
+from onnxprune.slim.ready import prepare
+from onnxprune.slim.stage import slim, stages
 from onnxprune.slim.summary import summary
 from onnxprune.storage.edit import raise_ir_version
 from onnxprune.targets import find_targets

@@ -71,7 +71,7 @@ class Work:
     Attributes:
         amount: seconds, multiplications or weights of the dense model.
         sides: the amount is in proportion to what is left of each.
-        table: measured times in place of that; then the sides are (inputs, outputs).
+        table: measured times in place of that for the first two sides, which are (inputs, outputs).
     """
 
     amount: float
@@ -87,7 +87,7 @@ class Work:
         """Return the amount when ``shares`` of the groups' units are left."""
         left = [side.left(shares) for side in self.sides]
         if self.table is not None:
-            return self.amount * self.table.at(left[0], left[1])
+            return self.amount * self.table.at(left[0], left[1]) * math.prod(left[2:])
         return self.amount * math.prod(left)
 
 

@@ -18,8 +18,9 @@ from onnxprune.calibration.cut import Cutter
 from onnxprune.model import Model, label
 from onnxprune.passes.shapes import infer
 from onnxprune.passes.unread import drop_unread
-from onnxprune.slim.works import Shapes
 from onnxprune.storage.edit import Names, drop_value_info
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,8 @@ def _own_nodes(model: Model, cutter: Cutter, skip: str, value: str) -> frozenset
         leaking = {
             name
             for name in made
-            if name in model.index.outputs or any(u.index not in nodes for u in model.index.uses.get(name, []))
+            if name in model.index.outputs
+            or any(u.index not in nodes for u in model.index.uses.get(name, []))
         }
         shared = bool(leaking)
         nodes = {k for k in nodes if not leaking & set(model.graph.node[k].output)}

@@ -7,8 +7,7 @@ changes nothing more, which is checked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,27 +31,31 @@ from onnxprune.structure.masking import Removed, mask_units
 
 def compensated(
     dense: Model,
+    smaller: Model,
     structure: Structure,
     removed: Removed,
     layers: Sequence[Layer],
     data: CalibrationData,
     recipe: Recipe,
     progress: Progress,
+    changed: Iterable[str] = (),
     guide: Guide = NOTHING,
 ) -> Model:
-    """Return the dense model with the units masked and all other weights re-fitted.
+    """Return ``smaller`` with the units masked and all other weights re-fitted to what the dense model does.
 
     Args:
         dense: the model.
+        smaller: the same graph, with weights that may be zero already.
         structure: of it.
         removed: group name -> True for each unit that goes.
         layers: that may change.
         data: calibration samples.
         recipe: of the run; with ``refit`` off nothing is re-fitted.
         progress: told about each layer.
+        changed: names of the weights in which ``smaller`` differs from ``dense``.
         guide: which tokens count more than others.
     """
-    masked = mask_units(dense, structure, removed)
+    masked = mask_units(smaller, structure, removed)
     if not recipe.refit:
         return masked
     targets = {stage.value for stage in find_stages(dense, layers)}
@@ -60,6 +63,7 @@ def compensated(
     progress.stage("re-fitting what stays", len(layers))
     with ArrayStore(int(recipe.max_memory * 2**30)) as store, workers(recipe.threads):
         streams = Streams(dense, masked, data.batches, targets, store, recipe.threads, data.batched)
+        streams.weights_changed(changed)
         prune_sequential(
             dense,
             masked,
@@ -85,8 +89,3 @@ def support(model: Model, structure: Structure, removed: Removed) -> dict[str, N
             kept = found.setdefault(part.tensor, np.ones(shape, dtype=bool))
             np.moveaxis(kept, part.axis, 0)[np.append(gone, False)[part.index]] = False
     return found
-
-
-def feeds_of(data: CalibrationData) -> Mapping[str, Any]:
-    """Return the batch that shapes are read off: one with several samples tells the batch from other axes."""
-    return data.batches[0]

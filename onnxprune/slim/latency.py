@@ -25,7 +25,8 @@ from onnxprune.errors import ModelError
 from onnxprune.kernels.cache import Cache
 from onnxprune.model import Model
 from onnxprune.profiling import fastest_seconds, op_seconds
-from onnxprune.slim.works import Owners, Shapes, node_works
+from onnxprune.slim.branches import Shapes
+from onnxprune.slim.works import Owners, node_works, within
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 _SIMPLE = ("Conv", "MatMul", "Gemm")
@@ -57,14 +58,15 @@ def time_works(
     found: list[tuple[Work, float]] = []  # with seconds that were measured alone, NaN for the others
     loops: list[Work] = []
     others: list[Work] = []
-    for node in model.graph.node:
+    for position, node in enumerate(model.graph.node):
         works = node_works(model, node, owners, shapes)
         if node.op_type in ("LSTM", "GRU", "RNN"):
-            loops += works
+            loops += [within(work, owners, position) for work in works]
         elif works and node.op_type in (*_SIMPLE, "ConvTranspose"):
-            found += [_timed(model, node, work, owners, shapes, known, round_to) for work in works]
+            timed = (_timed(model, node, work, owners, shapes, known, round_to) for work in works)
+            found += [(within(work, owners, position), seconds) for work, seconds in timed]
         elif node.output and math.prod(shapes.get(node.output[0], (0,))):
-            others.append(_elements(node, owners, shapes))
+            others.append(within(_elements(node, owners, shapes), owners, position))
     known.save()
     left = sum(spent.values()) - products - recurrent
     return [*_scaled(_filled(found), products), *_scaled(loops, recurrent), *_scaled(others, left)]

@@ -7,7 +7,8 @@ from typing import Any
 
 from onnxprune.model import Model
 from onnxprune.recipe import Recipe
-from onnxprune.slim.stage import Ready, Slimmed, measured_speed, multiplications
+from onnxprune.slim.ready import Ready
+from onnxprune.slim.stage import Slimmed, measured_speed, multiplications
 
 
 def summary(ready: Ready, slimmed: Slimmed, final: Model, recipe: Recipe) -> dict[str, Any]:
@@ -31,6 +32,18 @@ def summary(ready: Ready, slimmed: Slimmed, final: Model, recipe: Recipe) -> dic
                 "after": item.group.units - count,
                 "damage": float(item.damage[min(count, len(item.damage) - 1)]),
                 "note": slimmed.kept.get(item.group.name, ""),
+            }
+        )
+    for branch, effect in ready.branches:
+        left = int(branch.name not in slimmed.branches)
+        groups.append(
+            {
+                "name": branch.name,
+                "kind": "layer",
+                "before": 1,
+                "after": left,
+                "damage": 0.0 if left else effect,
+                "note": "",
             }
         )
     return {

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx
 
 from onnxprune.allocation.widths import Side, Work
 from onnxprune.model import Model
+from onnxprune.slim.branches import Branch, Shapes
 from onnxprune.structure.groups import Group, Layout
 
 _RECURRENT = ("LSTM", "GRU", "RNN")
 _PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm", *_RECURRENT)
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Owners:
@@ -23,10 +23,11 @@ class Owners:
     Args:
         groups: whose units may go; what others own stays.
         layout: labels of the positions of activations.
+        branches: that may go as a whole; each is a group of one unit.
     """
 
-    def __init__(self, groups: Sequence[Group], layout: Layout) -> None:
-        self.layout = layout
+    def __init__(self, groups: Sequence[Group], layout: Layout, branches: Sequence[Branch] = ()) -> None:
+        self.layout, self.branches = layout, branches
         self._parts: dict[str, dict[int, list[tuple[str, float]]]] = {}
         self._of: dict[int, str] = {}
         for group in groups:
@@ -36,9 +37,14 @@ class Owners:
                 axes = self._parts.setdefault(part.tensor, {})
                 axes.setdefault(part.axis, []).append((group.name, share))
 
-    def tensors(self) -> set[str]:
-        """Return the stored tensors that shrink."""
-        return set(self._parts)
+    def tensors(self, model: Model) -> set[str]:
+        """Return the stored tensors that shrink or go."""
+        inside = {n for b in self.branches for k in b.nodes for n in model.graph.node[k].input}
+        return set(self._parts) | (inside & model.index.tensors.keys())
+
+    def around(self, nodes: Collection[int]) -> tuple[Side, ...]:
+        """Return the branches that all of some nodes lie in."""
+        return tuple(Side(((b.name, 1.0),)) for b in self.branches if nodes and b.nodes.issuperset(nodes))
 
     def tensor(self, name: str, axis: int) -> Side:
         """Return who owns an axis of a stored tensor."""
@@ -61,9 +67,11 @@ class Owners:
 def weight_works(model: Model, owners: Owners) -> list[Work]:
     """Return the elements of every stored tensor that can shrink."""
     found = []
-    for name in sorted(owners.tensors()):
+    for name in sorted(owners.tensors(model)):
         shape = tuple(model.index.tensors[name].dims)
-        found.append(Work(math.prod(shape), tuple(owners.tensor(name, k) for k in range(len(shape)))))
+        around = owners.around([use.index for use in model.index.uses.get(name, [])])
+        sides = (owners.tensor(name, k) for k in range(len(shape)))
+        found.append(Work(math.prod(shape), (*sides, *around)))
     return found
 
 
@@ -75,7 +83,20 @@ def flop_works(model: Model, owners: Owners, shapes: Shapes) -> list[Work]:
         owners: of the axes.
         shapes: of the activations on the sample that counts.
     """
-    return [work for node in model.graph.node for work in node_works(model, node, owners, shapes)]
+    return [
+        within(work, owners, position)
+        for position, node in enumerate(model.graph.node)
+        for work in node_works(model, node, owners, shapes)
+    ]
+
+
+def within(work: Work, owners: Owners, position: int) -> Work:
+    """Return the work of a node that goes with the branches it lies in."""
+    around = owners.around([position])
+    if not around:
+        return work
+    sides = work.sides if work.table is None else (*work.sides, Side(), Side())[: max(2, len(work.sides))]
+    return Work(work.amount, (*sides, *around), work.table)
 
 
 def node_works(model: Model, node: onnx.NodeProto, owners: Owners, shapes: Shapes) -> list[Work]:
