@@ -125,11 +125,14 @@ class _Reader:
             if not makes and not reads:
                 continue
             kind = self._kind(members, parts)
-            name = self._name(parts, taken)
+            name = self._name(parts)
             reason = reason or self._refusal(members, makes, reads)
             if reason:
                 pinned.append(Pinned(name, kind, len(members), reason))
                 continue
+            number, first = 2, name
+            while name in taken:
+                name, number = f"{first}:{number}", number + 1
             taken.add(name)
             groups.append(self._group(name, kind, members, parts))
         return Structure(tuple(groups), tuple(pinned), self._layout())
@@ -166,7 +169,8 @@ class _Reader:
             return "head"
         if self._marked("hidden", members):
             return "hidden"
-        makers = {node.op_type for part in parts if part.role == "producer" for node in self._nodes(part)}
+        producers = [part for part in parts if part.role == "producer"]
+        makers = {node.op_type for part in producers or parts for node in self._nodes(part)}
         if any("Conv" in op for op in makers):
             return "channel"
         if self._marked("table", members) or self._marked("sum", members):
@@ -177,14 +181,10 @@ class _Reader:
         uses = self.model.index.uses.get(part.tensor, ())
         return [self.model.graph.node[use.index] for use in uses]
 
-    def _name(self, parts: list[Part], taken: set[str]) -> str:
+    def _name(self, parts: list[Part]) -> str:
         makers = [p for p in parts if p.role == "producer"] or [p for p in parts if p.role == "consumer"]
         nodes = self._nodes(makers[0])
-        name = label(nodes[0]) if nodes else makers[0].tensor
-        number, wanted = 2, name
-        while wanted in taken:
-            wanted, number = f"{name}:{number}", number + 1
-        return wanted
+        return label(nodes[0]) if nodes else makers[0].tensor
 
     def _group(self, name: str, kind: Kind, members: NDArray[np.int64], parts: list[Part]) -> Group:
         nodes = dict.fromkeys(label(node) for part in parts for node in self._nodes(part))

@@ -75,7 +75,8 @@ class Labels:
         """Return the axes of a value; stored tensors get labels when they are first read."""
         if name not in self.axes:
             stored = name in self.model.index.tensors
-            why = f"a dimension of {name!r}"
+            given = name in self.model.index.inputs
+            why = f"it is a dimension of {'the graph input ' if given else ''}{name!r}"
             self.axes[name] = tuple(
                 SINGLE if size == 1 else self.fresh(size) if stored else why for size in self.shape(name)
             )
@@ -98,11 +99,14 @@ class Labels:
         self.axes[name] = tuple(SINGLE if n == 1 else axis for n, axis in zip(shape, axes, strict=True))
 
     def join(self, a: Axis, b: Axis) -> Axis:
-        """Let the positions of two axes go together; return the axis that stands for both."""
+        """Let the positions of two axes go together; return the axis that stands for both.
+
+        Labels that are pinned by it are not returned but the reason, so that they follow no further.
+        """
         if isinstance(a, str) or isinstance(b, str):
             self.pin(a, b if isinstance(b, str) else "")
             self.pin(b, a if isinstance(a, str) else "")
-            return b if isinstance(a, str) else a
+            return a if isinstance(a, str) else b
         if len(a) != len(b):
             raise RuleError("axes of different lengths")
         if a is not b:

@@ -157,9 +157,9 @@ def computed(model: Model, shrunk: Shrunk, names: Sequence[str]) -> Mapping[str,
 
 
 _ARITHMETIC = frozenset((
-    "Add", "Sub", "Mul", "Div", "Mod", "Concat", "Gather", "Slice", "Split", "Cast", "Unsqueeze", "Squeeze", "Identity",
+    "Add", "Sub", "Mul", "Div", "Mod", "Concat", "Gather", "Slice", "Split", "Cast", "Unsqueeze", "Squeeze",
     "Reshape", "Where", "Equal", "ConstantOfShape", "ReduceProd", "Floor", "Ceil", "Transpose", "Min", "Max",
-    "Neg", "Flatten", "Expand", "Range",
+    "Neg", "Flatten", "Expand", "Range", "Identity",
 ))  # fmt: skip
 
 

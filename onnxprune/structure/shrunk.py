@@ -20,8 +20,8 @@ class Shrunk:
         self.layout = structure.layout
         parts = [structure.group(name).labels[mask] for name, mask in removed.items()]
         gone = np.concatenate(parts) if parts else np.empty(0, np.int64)
-        known = (a for axes in self.layout.axes.values() for a in axes if not isinstance(a, str))
-        size = 1 + max((int(labels.max(initial=0)) for labels in known), default=0)
+        known = (a for axes in self.layout.axes.values() for a in axes if not isinstance(a, str) and len(a))
+        size = 1 + max((int(labels.max()) for labels in known), default=0)
         self._gone = np.zeros(size, bool)
         self._gone[gone] = True
 

@@ -7,8 +7,7 @@ shuffle). :mod:`onnxprune.structure.rules.carrier` chooses it by what happens to
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -16,40 +15,14 @@ from numpy.typing import NDArray
 
 from onnxprune.attributes import attribute, ints, number
 from onnxprune.structure.groups import Axis
-from onnxprune.structure.labels import SINGLE, Labels, RuleError
+from onnxprune.structure.labels import SINGLE, Labels
 from onnxprune.structure.rules.carrier import choose
+from onnxprune.structure.rules.grid import Shape, blocks, only_axis, rows, unfold
 
-Shape = Sequence[int]
-
-
-def blocks(old: Shape, new: Shape) -> Iterator[tuple[list[int], list[int]]]:
-    """Yield the smallest runs of axes of two shapes that hold the same elements, axes of size 1 left out.
-
-    >>> list(blocks((2, 12, 5, 5), (2, 3, 4, 25)))
-    [([0], [0]), ([1], [1, 2]), ([2, 3], [3])]
-
-    Raises:
-        RuleError: when the shapes have no elements, or not as many.
-    """
-    if math.prod(old) != math.prod(new) or not math.prod(old):
-        raise RuleError("shapes without elements")
-    ins = [(axis, size) for axis, size in enumerate(old) if size > 1]
-    outs = [(axis, size) for axis, size in enumerate(new) if size > 1]
-    while ins:
-        (first, a), (second, b) = ins.pop(0), outs.pop(0)
-        left, right = [first], [second]
-        while a != b:
-            axis, size = ins.pop(0) if a < b else outs.pop(0)
-            if a < b:
-                a, left = a * size, [*left, axis]
-            else:
-                b, right = b * size, [*right, axis]
-        yield left, right
+Pick = Callable[[list[int], NDArray[np.int64]], int]
 
 
-def regroup(
-    graph: Labels, axes: Sequence[Axis], old: Shape, new: Shape, pick: Callable[[list[int]], int]
-) -> list[Axis]:
+def regroup(graph: Labels, axes: Sequence[Axis], old: Shape, new: Shape, pick: Pick) -> list[Axis]:
     """Return the axes of a value of shape ``old`` after it is reshaped to ``new``.
 
     Args:
@@ -57,7 +30,7 @@ def regroup(
         axes: of the value.
         old: its shape.
         new: the other shape.
-        pick: chooses among axes of ``new`` which one carries the removal.
+        pick: chooses which axis carries the removal, given axes of ``new`` and the labels on them.
     """
     done: list[Axis] = [SINGLE] * len(new)
     for left, right in blocks(old, new):
@@ -74,31 +47,20 @@ def regroup(
             continue
         labels = axes[labelled[0]]
         assert not isinstance(labels, str)
-        sizes = [old[axis] for axis in left]
-        grid = labels.reshape([-1 if axis == labelled[0] else 1 for axis in left])
-        full = np.broadcast_to(grid, sizes).reshape([new[axis] for axis in right])
+        full = unfold(
+            labels, left.index(labelled[0]), [old[axis] for axis in left], [new[axis] for axis in right]
+        )
         for axis, found in zip(right, _spread(graph, full, right, pick), strict=True):
             done[axis] = found
     return done
 
 
-def _spread(
-    graph: Labels, full: NDArray[np.int64], right: list[int], pick: Callable[[list[int]], int]
-) -> list[Axis]:
+def _spread(graph: Labels, full: NDArray[np.int64], right: list[int], pick: Pick) -> list[Axis]:
     """Return the axes of a block whose positions have the labels ``full``."""
-    if full.ndim == 1:
-        return [full.copy()]
-    exact = [
-        axis
-        for place, axis in enumerate(right)
-        if (full == np.moveaxis(full, place, 0).reshape(full.shape[place], -1)[:, 0].reshape(
-            [-1 if other == place else 1 for other in range(full.ndim)])).all()
-    ]  # fmt: skip
-    chosen = right.index((exact or [pick(right)])[0])
-    rows = np.moveaxis(full, chosen, 0).reshape(full.shape[chosen], -1)
-    other = "it lies beside an axis that carries the units"
-    found: list[Axis] = [other] * full.ndim
-    found[chosen] = rows[:, 0].copy() if exact else graph.tie(rows)
+    exact = only_axis(full)
+    chosen = pick(right, full) if exact is None else exact
+    found: list[Axis] = ["it lies beside an axis that carries the units"] * full.ndim
+    found[chosen] = graph.tie(rows(full, chosen)) if exact is None else rows(full, chosen)[:, 0].copy()
     return found
 
 
@@ -112,7 +74,7 @@ def reshape(graph: Labels, node: onnx.NodeProto) -> None:
             graph.read(source),
             graph.shape(source),
             graph.shape(target),
-            lambda axes: choose(graph, target, axes),
+            lambda axes, full: choose(graph, target, axes, full),
         ),
     )
 
@@ -163,10 +125,10 @@ def depth_to_space(graph: Labels, node: onnx.NodeProto) -> None:
     channels = x[1]
     if not isinstance(channels, str):
         if attribute(node, "mode", "DCR") == "DCR":
-            rows = channels.reshape(size, shape[1] // size).T
+            pixels = channels.reshape(size, shape[1] // size).T
         else:
-            rows = channels.reshape(shape[1] // size, size)
-        channels = graph.tie(rows)
+            pixels = channels.reshape(shape[1] // size, size)
+        channels = graph.tie(pixels)
     graph.write(node.output[0], [x[0], channels, "pixels", "pixels"])
 
 
