@@ -25,7 +25,7 @@ from onnxprune.slim.measure import Narrowing, measure
 from onnxprune.slim.readers import Reader, find_readers
 from onnxprune.slim.works import Owners
 from onnxprune.structure.find import find_structure
-from onnxprune.structure.groups import Group, Structure
+from onnxprune.structure.groups import Group, Pinned, Structure
 from onnxprune.structure.sample import sample
 
 
@@ -38,7 +38,7 @@ class Ready:
         structure: its groups.
         narrowings: of the groups that may go.
         branches: residual branches that may go, and how far the output moves without each.
-        skipped: name -> (units, why they stay).
+        skipped: units that stay, and why.
         layers: that may be re-fitted.
         feeds: one sample, for times and multiplications.
         shapes: of all values on it.
@@ -49,7 +49,7 @@ class Ready:
     structure: Structure
     narrowings: tuple[Narrowing, ...]
     branches: tuple[tuple[Branch, float], ...]
-    skipped: dict[str, tuple[int, str]]
+    skipped: tuple[Pinned, ...]
     layers: tuple[Layer, ...]
     feeds: tuple[Mapping[str, Any], ...]
     shapes: Shapes = field(repr=False)
@@ -78,19 +78,19 @@ def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progr
     branches = _branches(dense, shapes, data, recipe, progress) if "layer" in structured.kinds else ()
     groups, skipped = _groups(dense, structure, layers, recipe)
     readers = find_readers(groups, layers)
-    for group in groups:
-        if not any(reader.group == group.name for reader in readers):
-            skipped[group.name] = (group.units, "no matrix reads it that could be re-fitted")
-    groups = [group for group in groups if group.name not in skipped]
+    read = {reader.group for reader in readers}
+    unread = [group for group in groups if group.name not in read]
+    skipped += [Pinned(g.name, g.kind, g.units, "no matrix reads it that could be re-fitted") for g in unread]
+    groups = [group for group in groups if group.name in read]
     if not groups and not branches:
-        reasons = dict.fromkeys(reason for _, reason in skipped.values())
+        reasons = dict.fromkeys(item.reason for item in skipped)
         raise ModelError(
             f"{dense.name}: nothing can be removed with --pattern {recipe.pattern}",
             "; ".join(list(reasons)[:3]) or "no channels, neurons or heads were found",
         )
     guide = make_guide(dense, layers, data, recipe)
     narrowings = _measured(dense, groups, readers, data, recipe, guide, progress)
-    return Ready(dense, structure, narrowings, branches, skipped, layers, feeds, shapes, guide)
+    return Ready(dense, structure, narrowings, branches, tuple(skipped), layers, feeds, shapes, guide)
 
 
 def _layers(dense: Model, recipe: Recipe) -> tuple[Layer, ...]:
@@ -100,19 +100,21 @@ def _layers(dense: Model, recipe: Recipe) -> tuple[Layer, ...]:
 
 def _groups(
     dense: Model, structure: Structure, layers: Sequence[Layer], recipe: Recipe
-) -> tuple[list[Group], dict[str, tuple[int, str]]]:
+) -> tuple[list[Group], list[Pinned]]:
     """Return the groups that the recipe names, and why others stay."""
     structured = recipe.structured
     assert structured is not None
     left_alone = {layer.name for layer in find_layers(dense, min_size=1)[0]}
     left_alone -= {layer.name for layer in layers}
-    skipped = {item.name: (item.size, item.reason) for item in structure.pinned}
+    skipped = list(structure.pinned)
     groups = []
     for group in structure.groups:
         if group.kind not in structured.kinds:
-            skipped[group.name] = (group.units, f"--pattern {recipe.pattern} does not name {group.kind}")
+            reason = f"--pattern {recipe.pattern} does not name {group.kind}"
+            skipped.append(Pinned(group.name, group.kind, group.units, reason))
         elif any(part.tensor in left_alone for part in group.parts):
-            skipped[group.name] = (group.units, "--include or --exclude leaves its weights alone")
+            reason = "--include or --exclude leaves its weights alone"
+            skipped.append(Pinned(group.name, group.kind, group.units, reason))
         else:
             groups.append(group)
     return groups, skipped

@@ -49,10 +49,7 @@ def summary(ready: Ready, slimmed: Slimmed, final: Model, recipe: Recipe) -> dic
     return {
         "kinds": recipe.structured.kinds if recipe.structured is not None else (),
         "groups": groups,
-        "pinned": [
-            {"name": name, "units": units, "reason": reason}
-            for name, (units, reason) in ready.skipped.items()
-        ],
+        "pinned": [{"name": item.name, "units": item.size, "reason": item.reason} for item in ready.skipped],
         "parameters": [parameters(ready.dense), parameters(final)],
         "multiplications": [multiplications(model, ready.feeds) for model in (ready.dense, final)],
         "predicted": slimmed.predicted,
