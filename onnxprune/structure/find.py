@@ -14,13 +14,15 @@ from onnxprune.model import Model, label, outer_reads, subgraphs
 from onnxprune.structure.groups import Axis, Group, Kind, Layout, Part, Pinned, Role, Structure
 from onnxprune.structure.labels import Labels, RuleError
 from onnxprune.structure.rules import PARAMETERS, RULES, SOURCES
-from onnxprune.structure.sample import sample
+from onnxprune.structure.sample import made_up, sample
 
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _RANDOM = ("RandomNormal", "RandomUniform", "Multinomial", "Bernoulli")
 
 
-def find_structure(model: Model, feeds: Mapping[str, Any], threads: int | None = None) -> Structure:
+def find_structure(
+    model: Model, feeds: Mapping[str, Any] | None = None, threads: int | None = None
+) -> Structure:
     """Return the groups of a model and what is pinned.
 
     The dependencies are those of DepGraph (Fang et al., CVPR 2023), found on positions instead of layers.
@@ -28,13 +30,14 @@ def find_structure(model: Model, feeds: Mapping[str, Any], threads: int | None =
     Args:
         model: the model; it is left as it is.
         feeds: one batch of inputs: the shapes of all values are those of one run. At least two samples,
-            where the model takes them, tell the batch from axes of size 1.
+            where the model takes them, tell the batch from axes of size 1. None: inputs are made up.
         threads: of ONNX Runtime.
 
     Raises:
+        DataError: when no inputs can be made up with which the model runs.
         ModelError: when ONNX Runtime refuses the model.
     """
-    graph = Labels(model, *sample(model, feeds, threads))
+    graph = Labels(model, *sample(model, made_up(model) if feeds is None else feeds, threads))
     for node in model.graph.node:
         _visit(graph, node)
     for name in model.index.outputs:
@@ -43,7 +46,7 @@ def find_structure(model: Model, feeds: Mapping[str, Any], threads: int | None =
 
 
 def find_groups(
-    model: Model, feeds: Mapping[str, Any], threads: int | None = None
+    model: Model, feeds: Mapping[str, Any] | None = None, threads: int | None = None
 ) -> tuple[tuple[Group, ...], tuple[Pinned, ...]]:
     """Return the groups and what is pinned, see :func:`find_structure`."""
     found = find_structure(model, feeds, threads)

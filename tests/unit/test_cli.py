@@ -289,7 +289,12 @@ class FakeLayer:
 class TestOtherCommands:
     def test_inspect(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         result = types.SimpleNamespace(
-            layers=(FakeLayer(),), skipped=(), inputs={"x": "float32[N,4]"}, outputs={}, attention=None
+            layers=(FakeLayer(),),
+            skipped=(),
+            inputs={"x": "float32[N,4]"},
+            outputs={},
+            attention=None,
+            structure=None,
         )
         calls = stand_in(monkeypatch, "inspection", "inspect", result)
         assert main(["inspect", "a.onnx", "--min-size", "1", "--include", "w*"]) == 0

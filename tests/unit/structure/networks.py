@@ -238,7 +238,11 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.words, self.layers, self.norm = nn.Embedding(18, 12), nn.Sequential(Layer(), Layer()), RMSNorm(12)
+        self.words, self.layers, self.norm = (
+            nn.Embedding(18, 12),
+            nn.Sequential(Layer(), Layer()),
+            RMSNorm(12),
+        )
         self.head = nn.Linear(12, 18, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
