@@ -18,6 +18,7 @@ from onnxprune.layers import Layer, Skip, find_layers
 from onnxprune.layers.layer import FLOATS
 from onnxprune.model import Model
 from onnxprune.passes.own_constants import own_constants
+from onnxprune.passes.own_parameters import own_parameters
 from onnxprune.passes.unpack import unpack
 from onnxprune.recipe import Recipe
 from onnxprune.structure.find import find_structure
@@ -151,6 +152,7 @@ def inspect(
 
 
 def _structure(model: Model) -> StructureInfo:
+    own_parameters(model)
     found = find_structure(model)
     groups = []
     for group in found.groups:

@@ -26,6 +26,8 @@ def find_structure(
     """Return the groups of a model and what is pinned.
 
     The dependencies are those of DepGraph (Fang et al., CVPR 2023), found on positions instead of layers.
+    Layers that share a tensor go together: :func:`onnxprune.passes.own_parameters.own_parameters` first gives
+    each its own where sharing means nothing but equal values.
 
     Args:
         model: the model; it is left as it is.
