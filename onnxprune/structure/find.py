@@ -68,7 +68,7 @@ def _visit(graph: Labels, node: onnx.NodeProto) -> None:
     elif node.op_type in _QUANTIZED or node.op_type.startswith("QLinear"):
         reason = "quantised"
     elif rule is None:
-        reason = f"read by {node.op_type}, which is not followed"
+        reason = f"{label(node)} is not followed"
     else:
         try:
             for slot in PARAMETERS.get(node.op_type, ()):
@@ -86,7 +86,7 @@ def _visit(graph: Labels, node: onnx.NodeProto) -> None:
         _pin(graph, name, reason)
     for name in node.output:
         if name in graph.sizes:
-            graph.axes[name] = tuple(f"made by {label(node)}" for _ in graph.sizes[name])
+            graph.axes[name] = tuple(reason for _ in graph.sizes[name])
 
 
 def _pin(graph: Labels, name: str, reason: str) -> None:
