@@ -35,7 +35,7 @@ FOUND = {
     "vit": "head 1, neuron 1",
     "bert": "head 1, neuron 1",
     "llama": "head 1, neuron 1",
-    "encoder": "head 2, neuron 2",
+    "encoder": "head 1, neuron 1",  # torch copies the first layer, the exporters keep one of equal weights
     "lstm": "hidden 2",
     "gru": "hidden 1",
     "rnn": "hidden 1",

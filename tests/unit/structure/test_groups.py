@@ -22,7 +22,8 @@ def test_parts_and_counts() -> None:
 
 
 def test_elements_inside_groups() -> None:
-    text = f"{TOKENS} {{ a = MatMul(x, w0) b, c = Split<axis = -1>(a, parts) d = MatMul(c, w1) y = Concat<axis = -1>(b, d) }}"
+    text = f"""{TOKENS} {{ a = MatMul(x, w0) b, c = Split<axis = -1>(a, parts) d = MatMul(c, w1)
+        y = Concat<axis = -1>(b, d) }}"""
     structure = find_structure(*graph(text, {"w0": (6, 8), "parts": [3, 5], "w1": (5, 4)}))
     assert structure.inside("w0") == 6 * 5 and structure.inside("w1") == 20
 

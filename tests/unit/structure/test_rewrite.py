@@ -15,7 +15,8 @@ from tests.unit.structure.graphs import CONV, FIRST, IMAGE, LAST, TOKENS, graph
 
 CASES = {
     "group": (
-        f"{IMAGE} {{ {CONV} b = Conv<group = 8>(a, d) y = Conv(b, w9) }}", FIRST | LAST | {"d": (8, 1, 3, 3)}, 5,
+        f"{IMAGE} {{ {CONV} b = Conv<group = 8>(a, d) y = Conv(b, w9) }}",
+        FIRST | LAST | {"d": (8, 1, 3, 3)}, 5,
     ),
     "num_groups": (
         f"{IMAGE} {{ {CONV} b = GroupNormalization<num_groups = 4>(a, g, g) y = Conv(b, w9) }}",

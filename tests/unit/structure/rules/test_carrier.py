@@ -36,6 +36,7 @@ def test_the_longer_axis_when_nothing_speaks_for_either() -> None:
 
 
 def test_an_axis_that_is_normalised_is_not_taken() -> None:
-    text = f"{IMAGE} {{ {CONV} r = Reshape(a, to) e = Softmax<axis = 2>(r) b = Reshape(e, back) y = Conv(b, w9) }}"
+    text = f"""{IMAGE} {{ {CONV} r = Reshape(a, to) e = Softmax<axis = 2>(r) b = Reshape(e, back)
+        y = Conv(b, w9) }}"""
     model, feeds = graph(text, FIRST | {"to": [0, 2, 4, 4, 5], "back": [0, 8, 4, 5], "w9": (5, 8, 1, 1)})
     assert summary(find_structure(model, feeds)) == [("channel", 2)]
