@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxprune import runtime
 from onnxprune.calibration.data import load_data
 from onnxprune.errors import ModelError
+from onnxprune.inmemory import session_of
 from onnxprune.model import Model
 from onnxprune.recipe import Recipe
 
@@ -49,7 +49,7 @@ def sample(
     present = {value.name for value in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made if name not in present)
     wanted = [*model.index.inputs, *made]
-    session = runtime.session(proto, threads=threads, name=model.name)
+    session = session_of(Model(proto), threads=threads, name=model.name)
     given = {item.name: feeds[item.name] for item in session.get_inputs() if item.name in feeds}
     try:
         values = dict(zip(made, session.run(made, given), strict=True)) if made else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
@@ -100,6 +100,7 @@ STEPS = {
 SHAPES = {"conv": (6, 6, 1, 1), "depthwise": (6, 1, 1, 1), "groups": (6, 3, 1, 1)}
 
 
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 9)), min_size=1, max_size=9))
 def test_any_chain_of_operators(steps: list[tuple[str, int]]) -> None:
     """Values with six channels, joined at random: whatever is found, removal equals masking."""
