@@ -14,27 +14,32 @@ from onnxprune.model import Model, label, outer_reads, subgraphs
 from onnxprune.structure.groups import Axis, Group, Kind, Layout, Part, Pinned, Role, Structure
 from onnxprune.structure.labels import Labels, RuleError
 from onnxprune.structure.rules import PARAMETERS, RULES, SOURCES
-from onnxprune.structure.sample import sample
+from onnxprune.structure.sample import made_up, sample
 
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _RANDOM = ("RandomNormal", "RandomUniform", "Multinomial", "Bernoulli")
 
 
-def find_structure(model: Model, feeds: Mapping[str, Any], threads: int | None = None) -> Structure:
+def find_structure(
+    model: Model, feeds: Mapping[str, Any] | None = None, threads: int | None = None
+) -> Structure:
     """Return the groups of a model and what is pinned.
 
     The dependencies are those of DepGraph (Fang et al., CVPR 2023), found on positions instead of layers.
+    Layers that share a tensor go together: :func:`onnxprune.passes.own_parameters.own_parameters` first gives
+    each its own where sharing means nothing but equal values.
 
     Args:
         model: the model; it is left as it is.
         feeds: one batch of inputs: the shapes of all values are those of one run. At least two samples,
-            where the model takes them, tell the batch from axes of size 1.
+            where the model takes them, tell the batch from axes of size 1. None: inputs are made up.
         threads: of ONNX Runtime.
 
     Raises:
+        DataError: when no inputs can be made up with which the model runs.
         ModelError: when ONNX Runtime refuses the model.
     """
-    graph = Labels(model, *sample(model, feeds, threads))
+    graph = Labels(model, *sample(model, made_up(model) if feeds is None else feeds, threads))
     for node in model.graph.node:
         _visit(graph, node)
     for name in model.index.outputs:
@@ -43,7 +48,7 @@ def find_structure(model: Model, feeds: Mapping[str, Any], threads: int | None =
 
 
 def find_groups(
-    model: Model, feeds: Mapping[str, Any], threads: int | None = None
+    model: Model, feeds: Mapping[str, Any] | None = None, threads: int | None = None
 ) -> tuple[tuple[Group, ...], tuple[Pinned, ...]]:
     """Return the groups and what is pinned, see :func:`find_structure`."""
     found = find_structure(model, feeds, threads)
@@ -63,7 +68,7 @@ def _visit(graph: Labels, node: onnx.NodeProto) -> None:
     elif node.op_type in _QUANTIZED or node.op_type.startswith("QLinear"):
         reason = "quantised"
     elif rule is None:
-        reason = f"read by {node.op_type}, which is not followed"
+        reason = f"{label(node)} is not followed"
     else:
         try:
             for slot in PARAMETERS.get(node.op_type, ()):
@@ -81,7 +86,7 @@ def _visit(graph: Labels, node: onnx.NodeProto) -> None:
         _pin(graph, name, reason)
     for name in node.output:
         if name in graph.sizes:
-            graph.axes[name] = tuple(f"made by {label(node)}" for _ in graph.sizes[name])
+            graph.axes[name] = tuple(reason for _ in graph.sizes[name])
 
 
 def _pin(graph: Labels, name: str, reason: str) -> None:

@@ -6,8 +6,11 @@ recurrent layer. A *group* holds units of the same kind: they lie on the same ax
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -117,8 +120,24 @@ class Structure:
         Raises:
             KeyError: when there is none.
         """
-        return next((g for g in self.groups if g.name == name), None) or _unknown(name)
+        return self._by_name[name]
 
+    @cached_property
+    def _by_name(self) -> dict[str, Group]:
+        return {group.name: group for group in self.groups}
 
-def _unknown(name: str) -> Group:
-    raise KeyError(name)
+    def inside(self, tensor: str) -> int:
+        """Return how many elements of a stored tensor go with some unit of a group."""
+        shape = self.layout.sizes[tensor]
+        free = [np.ones(size, bool) for size in shape]
+        for part in self._parts.get(tensor, ()):
+            free[part.axis] &= part.index < 0
+        return math.prod(shape) - math.prod(int(axis.sum()) for axis in free)
+
+    @cached_property
+    def _parts(self) -> dict[str, list[Part]]:
+        parts = defaultdict[str, list[Part]](list)
+        for group in self.groups:
+            for part in group.parts:
+                parts[part.tensor].append(part)
+        return parts

@@ -41,8 +41,7 @@ def remove_units(model: Model, structure: Structure, removed: Removed) -> Model:
     types = Shapes(infer(model))
     slice_tensors(result, shrunk)
     _rewrite(result, shrunk, types)
-    stale = {value.name for value in result.graph.value_info if shrunk.changed(value.name)}
-    drop_value_info(result.graph, stale)
+    _retype(result, shrunk)
     result.reindex()
     return result
 
@@ -63,6 +62,28 @@ def slice_tensors(model: Model, shrunk: Shrunk) -> None:
             dims = inputs[name].type.tensor_type.shape.dim
             for dim, size in zip(dims, array.shape, strict=True):
                 dim.dim_value = size
+
+
+def _retype(model: Model, shrunk: Shrunk) -> None:
+    """Give the types of values in between their new shapes, as far as they state any.
+
+    They are kept, since operators without shape inference leave readers of their output without a type.
+    """
+    stale = set()
+    for value in model.graph.value_info:
+        if not shrunk.changed(value.name):
+            continue
+        dims, shape = value.type.tensor_type.shape.dim, shrunk.layout.sizes[value.name]
+        for axis, dim in enumerate(dims):
+            if len(dims) != len(shape) or (dim.HasField("dim_value") and dim.dim_value != shape[axis]):
+                stale.add(value.name)  # it is not what the value is in a run
+                break
+            if shrunk.kept(value.name, axis) is not None:
+                if dim.HasField("dim_value"):
+                    dim.dim_value = shrunk.size(value.name, axis)
+                else:
+                    dim.Clear()
+    drop_value_info(model.graph, stale)
 
 
 def _rewrite(model: Model, shrunk: Shrunk, types: Shapes) -> None:

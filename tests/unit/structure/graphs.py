@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -19,18 +19,46 @@ from onnxprune.structure.masking import mask_units
 from onnxprune.structure.removal import remove_units
 
 Feeds = Mapping[str, np.ndarray]
+IMAGE = "(float[N, 3, H, W] x) => (float[N, C, P, Q] y)"
+TOKENS = "(float[N, L, 6] x) => (float[N, L, C] y)"
+CONV = "a = Conv(x, w0, b0)"
+FIRST: dict[str, Any] = {"w0": (8, 3, 3, 3), "b0": (8,)}
+LAST: dict[str, Any] = {"w9": (5, 8, 1, 1)}
 DIMS = {"N": 2, "L": 5, "H": 6, "W": 7}
 
 
-def graph(
-    text: str, weights: Mapping[str, Any], opset: int = 17, functions: str = ""
-) -> tuple[Model, dict[str, np.ndarray]]:
+class Case(NamedTuple):
+    """A graph, its weights, and the kinds and units of the groups in it."""
+
+    text: str
+    weights: dict[str, Any]
+    groups: list[tuple[str, int]]
+    opset: int = 17
+
+
+def check(case: Case) -> Structure:
+    """Removal equals masking, and the groups are those of the case."""
+    model, feeds = graph(case.text, case.weights, case.opset)
+    structure = assert_removal_is_masking(model, feeds)
+    assert summary(structure) == case.groups
+    return structure
+
+
+def pinned(text: str, weights: Mapping[str, Any], opset: int = 17) -> str:
+    """Return why nothing in a graph can go."""
+    model, feeds = graph(text, weights, opset)
+    structure = find_structure(model, feeds, 1)
+    assert not structure.groups
+    return reasons(structure)
+
+
+def graph(text: str, weights: Mapping[str, Any], opset: int = 17) -> tuple[Model, dict[str, np.ndarray]]:
     """Return a model and one batch for it.
 
     ``weights``: a shape is filled with random numbers; anything else is the value, lists are int64.
     """
     head = f'<ir_version: 8, opset_import: ["": {opset}, "com.microsoft": 1]> '
-    proto = onnx.parser.parse_model(f"{head} g {text} {functions}")
+    proto = onnx.parser.parse_model(f"{head} g {text}")
     rng = np.random.default_rng(zlib.crc32(text.encode()))
     for name, value in weights.items():
         if isinstance(value, tuple):
