@@ -317,6 +317,7 @@ def _usable(recipe: Recipe) -> Recipe:
         "a floor to search for": recipe.searches,
         "--finetune": recipe.finetune,
         "--pattern auto": recipe.pattern == "auto",
+        f"--pattern {recipe.pattern}": recipe.structured is not None,
         "--threshold": recipe.threshold,
         "--target-size": recipe.target_size,
         "--target-speedup": recipe.target_speedup,

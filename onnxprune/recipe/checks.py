@@ -140,6 +140,12 @@ def _check_structured(recipe: Recipe) -> None:
                 f"{asked} is for weights one by one, --pattern {recipe.pattern} removes whole units",
                 "prune the smaller model that comes out of it in a second run",
             )
+    if recipe.searches:
+        floor = "--max-drop" if recipe.max_drop is not None else "--min-agreement"
+        raise UsageError(
+            f"{floor} tries many sparsities, which takes too long with --pattern {recipe.pattern}",
+            f"say --sparsity or --target-speedup; {floor} can then prune the weights of the smaller model",
+        )
     if not structured.rest and recipe.criterion not in CRITERIA_OF_UNITS:
         raise UsageError(
             f"--criterion {recipe.criterion} scores weights one by one, --pattern {recipe.pattern} removes "

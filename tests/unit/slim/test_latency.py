@@ -95,7 +95,8 @@ def test_convolutions(build_model: Build, text: str, weights: dict[str, np.ndarr
 
 
 @pytest.mark.parametrize(
-    ("full", "share", "step", "wanted"), [(64, 0.5, 8, 32), (64, 0.1, 8, 8), (10, 0.25, 8, 2), (64, 1.0, 8, 64)]
+    ("full", "share", "step", "wanted"),
+    [(64, 0.5, 8, 32), (64, 0.1, 8, 8), (10, 0.25, 8, 2), (64, 1.0, 8, 64)],
 )
 def test_widths_are_multiples(full: int, share: float, step: int, wanted: int) -> None:
     assert latency._width(full, share, step) == wanted
