@@ -203,8 +203,8 @@ def _structured_speed(found: dict[str, Any], wanted: float) -> list[str]:
     if ratio >= 0.97 * wanted:
         return []
     return [
-        f"{ratio:.2f} times faster as measured with 1 thread, {wanted:g} was asked for: widths come in steps; "
-        "ask for a little more, or lower --round-to"
+        f"{ratio:.2f} times faster as measured with 1 thread, {wanted:g} was asked for: widths come in "
+        "steps; ask for a little more, or lower --round-to"
     ]
 
 
