@@ -9,7 +9,7 @@ its readers together.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,7 @@ class _Seen:
 
     reader: Reader
     consumers: list[Consumer]
+    order: Order | None = None  # the best for this reader alone
     points: list[tuple[float, float]] = field(default_factory=list)
 
     @property
@@ -145,7 +146,7 @@ def _look(
         ]
         item = _Seen(reader, consumers)
         found.append(item)
-        order = _order([item], units[reader.group], criterion)
+        order = item.order = _order([item], units[reader.group], criterion)
         for level in levels:
             count = min(max(1, round(level * units[reader.group])), len(order.units))
             gone = np.isin(reader.unit, order.units[:count])
@@ -177,14 +178,9 @@ def _narrowing(
     group: Group, items: Sequence[_Seen], criterion: str, factors: Floats | None = None
 ) -> Narrowing:
     """Order the units for all readers together, each weighed by what its errors do to the output."""
-    weighed = []
-    for item in items:
-        error, moved = item.points[0]
-        weight = 1.0 if np.isnan(moved) else moved / max(error, 1e-12)
-        scale = weight / item.energy
-        consumers = [Consumer(c.Q, c.H, c.unit, scale, c.ridge) for c in item.consumers]
-        weighed.append(_Seen(item.reader, consumers, item.points))
-    order = _order(weighed, group.units, criterion, factors)
+    order = items[0].order
+    if order is None or len(items) > 1 or factors is not None:
+        order = _order([_weighed(item) for item in items], group.units, criterion, factors)
     damage, mean, row = np.zeros(len(order.units) + 1), np.zeros(len(order.units) + 1), 0
     for item in items:
         own = order.costs[row : row + len(item.consumers)].sum(0) / item.energy
@@ -192,6 +188,14 @@ def _narrowing(
         damage += scaled(own, item.points)
         mean += own / len(items)
     return Narrowing(group, order.units, damage, mean)
+
+
+def _weighed(item: _Seen) -> _Seen:
+    """Return what a reader sees, its errors weighed by what they do to the output."""
+    error, moved = item.points[0]
+    weight = 1.0 if np.isnan(moved) else moved / max(error, 1e-12)
+    consumers = [replace(consumer, weight=weight / item.energy) for consumer in item.consumers]
+    return _Seen(item.reader, consumers, item.order, item.points)
 
 
 def emphasis(group: Group, guide: Guide) -> Floats | None:

@@ -21,8 +21,9 @@ from onnxprune.solvers.linalg import inverse_hessian, solve_damped
 Floats = NDArray[np.float64]
 Index = NDArray[np.int64]
 
-# Of n units that are left, the n / ROUND cheapest go at once: 1536 neurons take 300 updates instead of 1536.
-ROUND = 64
+# Of n units that are left, the n / ROUND cheapest go at once: 1536 neurons take 250 updates instead of 1536.
+# Beyond so many columns fewer rounds are made, since each touches the whole of two matrices.
+ROUND, LEAST_ROUND, COLUMNS = 64, 12, 1024
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def removal_order(
     least: int = 1,
     *,
     emphasis: Floats | None = None,
-    rounds: int = ROUND,
+    rounds: int | None = None,
 ) -> Order:
     """Remove units one by one, always those whose going costs the consumers least.
 
@@ -78,12 +79,15 @@ def removal_order(
         units: how many there are.
         least: how many stay.
         emphasis: (units,) factors of what each unit costs, in the choice alone.
-        rounds: of n units left, n / rounds go at once.
+        rounds: of n units left, n / rounds go at once; None: by the size of the matrices.
 
     Raises:
         ModelError: when the statistics cannot be inverted.
     """
     eliminations = [Elimination(consumer) for consumer in consumers]
+    if rounds is None:
+        columns = max((len(consumer.Q) for consumer in consumers), default=1)
+        rounds = max(LEAST_ROUND, min(ROUND, ROUND * COLUMNS // columns))
     weights = np.array([consumer.weight for consumer in consumers])
     left = np.arange(units)
     gone: list[int] = []
@@ -154,11 +158,9 @@ class Elimination:
         A = np.linalg.solve(block, across)  # W_k - W_g A is the weight that is re-fitted
         inverse = self.inverse[np.ix_(kept, kept)]
         inverse -= across.T @ A
-        Q = self.Q[np.ix_(kept, kept)]
-        moved = A.T @ Q_gk
-        Q -= moved
-        Q -= moved.T
-        Q += A.T @ (Q_gg @ A)
+        # Q_kk - A^T Q_gk - Q_kg A + A^T Q_gg A, as one product
+        Q, B = self.Q[np.ix_(kept, kept)], Q_gk - 0.5 * (Q_gg @ A)
+        Q -= np.concatenate([A, B]).T @ np.concatenate([B, A])
         self.inverse, self.Q, self.unit = inverse, Q, self.unit[kept]
         return max(cost, 0.0)
 
