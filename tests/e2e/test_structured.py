@@ -18,7 +18,7 @@ from onnxprune.report.report import Report
 
 SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 DATA = {"digits_cnn": "digits.npz", "digits_transformer": "digits_tokens.npz"}
-FAST = ("--samples", "96", "--threads", "1")
+FAST = ("--samples", "64", "--threads", "1")
 
 
 def command(folder: Path, name: str, *words: str | Path) -> tuple[int, str, str]:
@@ -49,6 +49,7 @@ def less(found: dict[str, Any], what: str) -> float:
 @pytest.mark.parametrize("name", DATA)
 def test_a_share_of_the_multiplications(tmp_path: Path, name: str) -> None:
     words = ("--pattern", "structured", "--budget", "flops", "--sparsity", "0.4")
+    words += ("--allocation", "error") if name == "digits_cnn" else ()
     found = prune(tmp_path, name, *words, "--target-runtime", "stock")
     assert 0.5 < less(found, "multiplications") <= 0.6
     assert found["file_bytes_after"] < 0.8 * found["file_bytes_before"]
@@ -95,10 +96,11 @@ def test_whole_branches(tmp_path: Path) -> None:
     assert adds[1] <= adds[0] - len(gone)
 
 
+@pytest.mark.slow
 def test_training_a_smaller_model(tmp_path: Path) -> None:
-    words = ("--pattern", "structured", "--sparsity", "0.7", "--finetune", "--steps", "12", "--lr", "0.001")
+    words = ("--pattern", "structured", "--sparsity", "0.7", "--finetune", "--steps", "8", "--lr", "0.001")
     found = prune(tmp_path, "digits_transformer", *words)
-    assert found["finetuning"]["steps"] == 12
+    assert found["finetuning"]["steps"] == 8
     assert found["finetuning"]["after"] <= found["finetuning"]["before"]
 
 
