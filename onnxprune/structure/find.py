@@ -89,7 +89,9 @@ def _visit(graph: Labels, node: onnx.NodeProto) -> None:
 
 
 def _note_constant(graph: Labels, node: onnx.NodeProto) -> None:
-    """Note that the outputs of a node hold stored numbers, though a shape may say which of them."""
+    """Note that the outputs of a node hold stored numbers, or are the same for every input."""
+    if node.op_type not in _RANDOM and all(name in graph.unchanging for name in node.input if name):
+        graph.unchanging.update(name for name in node.output if name)
     skipped = PARAMETERS.get(node.op_type, ())
     data = [name for slot, name in enumerate(node.input) if name and slot not in skipped]
     if data and node.op_type not in _RANDOM and all(name in graph.constants for name in data):
