@@ -60,8 +60,7 @@ def _visit(graph: Labels, node: onnx.NodeProto) -> None:
     domain = "" if node.domain == "ai.onnx" else node.domain
     if node.op_type == "Constant" and not domain:
         return
-    if node.op_type not in _RANDOM and all(name in graph.constants for name in node.input if name):
-        graph.constants.update(name for name in node.output if name)
+    _note_constant(graph, node)
     rule = RULES.get((domain, node.op_type))
     if any(subgraphs(node)):
         reason = f"read inside the subgraph of {label(node)}"
@@ -87,6 +86,16 @@ def _visit(graph: Labels, node: onnx.NodeProto) -> None:
     for name in node.output:
         if name in graph.sizes:
             graph.axes[name] = tuple(reason for _ in graph.sizes[name])
+
+
+def _note_constant(graph: Labels, node: onnx.NodeProto) -> None:
+    """Note that the outputs of a node hold stored numbers, or are the same for every input."""
+    if node.op_type not in _RANDOM and all(name in graph.unchanging for name in node.input if name):
+        graph.unchanging.update(name for name in node.output if name)
+    skipped = PARAMETERS.get(node.op_type, ())
+    data = [name for slot, name in enumerate(node.input) if name and slot not in skipped]
+    if data and node.op_type not in _RANDOM and all(name in graph.constants for name in data):
+        graph.constants.update(name for name in node.output if name)
 
 
 def _pin(graph: Labels, name: str, reason: str) -> None:

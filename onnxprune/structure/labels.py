@@ -40,7 +40,8 @@ class Labels:
     ) -> None:
         self.model, self.sizes, self.numbers = model, sizes, numbers
         self.axes: dict[str, tuple[Axis, ...]] = {}
-        self.constants = set(model.index.tensors)
+        self.constants = set(model.index.tensors)  # weights, also those that a shape cuts out
+        self.unchanging = set(model.index.tensors)  # values that no input of the model reaches
         self._weak: set[int] = set()  # first labels of axes that copies or equal values make
         self.count = 0
         self._pairs: list[NDArray[np.int64]] = []

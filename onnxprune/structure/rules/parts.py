@@ -110,7 +110,7 @@ def pad_widths(graph: Labels, node: onnx.NodeProto) -> tuple[list[tuple[int, int
         array = graph.number(node.input[1])
         if array is None:
             raise RuleError("widths that are not known")
-        pads, fixed = [int(i) for i in array.ravel()], node.input[1] in graph.constants
+        pads, fixed = [int(i) for i in array.ravel()], node.input[1] in graph.unchanging
         chosen = graph.number(node.input[3]) if len(node.input) > 3 and node.input[3] else None
         axes = list(range(rank)) if chosen is None else [int(i) % rank for i in chosen.ravel()]
     widths = [(0, 0)] * rank

@@ -29,7 +29,8 @@ def contract(graph: Labels, node: onnx.NodeProto, terms: Sequence[Letters], resu
         for size, axis, letter in zip(shape, axes, letters, strict=True):
             if size == 1:
                 continue
-            weights.setdefault(letter, []).append(name in graph.constants)
+            # Equal numbers that Expand makes have no columns that could be zero
+            weights.setdefault(letter, []).append(name in graph.constants and not graph.is_weak(axis))
             found[letter] = graph.join(found[letter], axis) if letter in found else axis
             if name in graph.constants and len(terms) > 1:
                 graph.mark(axis, "producer" if letter in result else "consumer")

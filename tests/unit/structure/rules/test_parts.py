@@ -95,6 +95,13 @@ CASES: dict[str, Case] = {
         FIRST | {"pads": [0, 2, 0, 0, 0, 3, 0, 0], "w1": (13, 8, 1, 1), "w9": (5, 13, 1, 1)},
         [("channel", 5), ("channel", 8)],
     ),
+    "padded channels, computed widths": Case(
+        f"{IMAGE} {{ {CONV} f = ConstantOfShape(two) z = Cast<to = 7>(f)"
+        " pads = Concat<axis = 0>(front, z, back, z)"
+        " p = Pad(a, pads) c = Conv(a, w1) b = Add(p, c) y = Conv(b, w9) }",
+        FIRST | {"two": [2], "front": [0, 2], "back": [0, 3], "w1": (13, 8, 1, 1), "w9": (5, 13, 1, 1)},
+        [("channel", 5), ("channel", 8)],
+    ),
     "padded channels, in an attribute": Case(
         f"{IMAGE} {{ {CONV} p = Pad<pads = [0, 2, 0, 0, 0, 3, 0, 0]>(a) c = Conv(a, w1) b = Add(p, c)"
         " y = Conv(b, w9) }",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tests.unit.structure.graphs import (
@@ -77,3 +78,16 @@ def test_a_product_of_activations_pins_what_it_sums_over() -> None:
 def test_an_equation_that_is_not_followed() -> None:
     text = f'{TOKENS} {{ a = MatMul(x, w0) y = Einsum<equation = "...k, kn -> ...n">(a, w1) }}'
     assert "an equation that is not followed" in pinned(text, {"w0": (6, 8), "w1": (8, 4)})
+
+
+def test_a_weight_cut_out_by_a_shape() -> None:
+    text = f"""{TOKENS} {{ s = Shape(x) e = Slice(s, two, three) w = Slice(w0, zero, e, zero) a = MatMul(x, w)
+        y = MatMul(a, w1) }}"""
+    weights = {"w0": (9, 8), "w1": (8, 4), "zero": [0], "two": [2], "three": [3]}
+    check(Case(text, weights, [("neuron", 8)]))
+
+
+def test_equal_numbers_hold_no_columns() -> None:
+    text = f"{TOKENS} {{ a = MatMul(x, w0) ones = Expand(one, to) y = MatMul(a, ones) }}"
+    weights = {"w0": (6, 8), "one": np.ones(1, np.float32), "to": [8, 4]}
+    assert "multiplies two activations" in pinned(text, weights)
