@@ -41,7 +41,12 @@ def session_of_file(model: Model, *, threads: int | None = None) -> Any:
 
 
 def session_of(
-    model: Model, *, threads: int | None = None, name: str = "", profile: str | None = None
+    model: Model,
+    *,
+    threads: int | None = None,
+    name: str = "",
+    profile: str | None = None,
+    optimize: bool = True,
 ) -> Any:
     """Create a session of ``model``; its large initializers are not copied into the message.
 
@@ -50,6 +55,7 @@ def session_of(
         threads: as in :func:`onnxprune.runtime.session`.
         name: what messages call it, default its own name.
         profile: as in :func:`onnxprune.runtime.session`.
+        optimize: as in :func:`onnxprune.runtime.session`.
 
     Raises:
         ModelError: when ONNX Runtime refuses the model, or the rest of it is over 2 GiB.
@@ -69,4 +75,11 @@ def session_of(
             f"{name or model.name}: over 2 GiB without its large initializers, no session can be made of it",
             "weights in Constant nodes count: other tools turn them into initializers",
         )
-    return runtime.session(light, threads=threads, weights=weights, profile=profile, name=name or model.name)
+    return runtime.session(
+        light,
+        threads=threads,
+        weights=weights,
+        profile=profile,
+        name=name or model.name,
+        optimize=optimize,
+    )

@@ -22,8 +22,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "What is pruned": (
-        "sparsity", "target_size", "target_speedup", "plan", "pattern", "allocation", "budget",
-        "solve", "solver", "refit", "damping", "attention", "include", "exclude", "min_size",
+        "sparsity", "target_size", "target_speedup", "plan", "pattern", "structured_sparsity", "round_to",
+        "allocation", "budget", "solve", "solver", "refit", "damping", "attention", "include", "exclude",
+        "min_size",
     ),
     "Prune to an accuracy": (
         "max_drop", "min_agreement", "metric", "eval", "labels", "patience", "time_limit",

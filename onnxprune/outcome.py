@@ -51,6 +51,7 @@ class Outcome:
         before: the user's measure of the dense model.
         after: the same of the written one.
         search: what a search tried, None without one.
+        structured: what was removed as a whole, for the report; None without.
     """
 
     dense: Model
@@ -70,6 +71,7 @@ class Outcome:
     before: float | None = None
     after: float | None = None
     search: Search | None = None
+    structured: dict[str, Any] | None = None
     clock: Clock = field(default_factory=Clock)
 
     @property
@@ -114,15 +116,22 @@ def make_report(outcome: Outcome) -> Report:
         metric_after=outcome.after,
         finetuning=outcome.finetuning,
         search=outcome.search.report() if outcome.search is not None else None,
+        structured=outcome.structured,
         attention=tuple(outcome.plan.guide.table()) if outcome.plan is not None else (),
         warnings=_warnings(outcome, zeros / max(weights, 1)),
         kernels=selection.method,
         kernels_note=selection.note,
-        speed=tuple(Speed(threads, ratio) for threads, ratio in selection.speed.items()),
+        speed=tuple(Speed(threads, ratio) for threads, ratio in _speeds(outcome, selection).items()),
         timings=tuple(Timing(*item) for item in outcome.clock.timings),
         peak_rss_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         environment=environment(),
     )
+
+
+def _speeds(outcome: Outcome, selection: Selection) -> dict[int, float]:
+    """Return threads -> how many times faster than dense; what smaller shapes gain is part of it."""
+    shapes = {item["threads"]: item["ratio"] for item in (outcome.structured or {}).get("speed", ())}
+    return {threads: ratio * shapes.get(threads, 1.0) for threads, ratio in selection.speed.items()}
 
 
 def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
@@ -174,6 +183,8 @@ def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
 def _speed_warnings(outcome: Outcome) -> list[str]:
     """Say where the speed that was asked for is not the one that was measured."""
     wanted, selection = outcome.recipe.speedup, outcome.selection
+    if wanted is not None and outcome.structured is not None:
+        return _structured_speed(outcome.structured, wanted)
     if wanted is None or selection is None:
         return []
     if not selection.speed:
@@ -184,6 +195,16 @@ def _speed_warnings(outcome: Outcome) -> list[str]:
     return [
         f"{selection.speed[threads]:.2f} times faster as measured with {units.plural(threads, 'thread')}, "
         f"{wanted:g} was asked for and predicted; ask for more, or --pattern auto"
+    ]
+
+
+def _structured_speed(found: dict[str, Any], wanted: float) -> list[str]:
+    ratio = found["speed"][0]["ratio"]
+    if ratio >= 0.97 * wanted:
+        return []
+    return [
+        f"{ratio:.2f} times faster as measured with 1 thread, {wanted:g} was asked for: widths come in "
+        "steps; ask for a little more, or lower --round-to"
     ]
 
 

@@ -47,6 +47,9 @@ from onnxprune.report.report import Report, to_json
 from onnxprune.search.automatic import Automatic
 from onnxprune.search.judge import Judge, split_held_out
 from onnxprune.sequential import Solved, prune_sequential
+from onnxprune.slim.ready import prepare
+from onnxprune.slim.stage import slim, stages
+from onnxprune.slim.summary import summary
 from onnxprune.storage.edit import raise_ir_version
 from onnxprune.targets import find_targets
 from onnxprune.verify import Expected, verify_file
@@ -128,6 +131,8 @@ def prune(
             lambda plan, part: solve(dense, layers, plan, calibration, part, progress),
             progress,
         ).run()
+    elif recipe.structured is not None:
+        pruned = _slimmed(outcome, held_out, progress)
     else:
         with clock.stage("measure"):
             outcome.plan = make_plan(dense, layers, calibration, recipe, progress)
@@ -220,6 +225,45 @@ def _pruned(outcome: Outcome, held_out: CalibrationData, progress: Progress) -> 
                 tuned.append(found)
                 outcome.finetuning = merged(tuned)
     return model
+
+
+def _slimmed(outcome: Outcome, held_out: CalibrationData, progress: Progress) -> Model:
+    """Return the smaller (and then pruned, and fine-tuned) model."""
+    recipe, clock, data = outcome.recipe, outcome.clock, outcome.calibration
+    share, rest = stages(recipe)
+    with clock.stage("measure"):
+        ready = prepare(outcome.dense, data, recipe, progress)
+    with clock.stage("remove"):
+        slimmed = slim(ready, data, recipe, share, progress)
+    model, outcome.layers, outcome.solved = _pruned_further(slimmed.model, outcome, rest, progress)
+    if recipe.finetune:
+        with clock.stage("fine-tune"):
+            part = share_of(recipe, 1)
+            model, outcome.finetuning = tune(
+                outcome.dense, model, outcome.layers, data, held_out, part, progress
+            )
+    with clock.stage("time"):
+        progress.stage("timing the smaller model")
+        outcome.structured = summary(ready, slimmed, model, recipe)
+    return model
+
+
+def _pruned_further(
+    smaller: Model, outcome: Outcome, rest: Recipe | None, progress: Progress
+) -> tuple[Model, tuple[Layer, ...], tuple[Solved, ...]]:
+    """Return the smaller model with zeros in it, if ``rest`` asks for some, its layers and what happened."""
+    recipe = rest or outcome.recipe
+    layers, outcome.skips = find_layers(
+        smaller, include=recipe.include, exclude=recipe.exclude, min_size=recipe.min_size
+    )
+    if rest is None:
+        outcome.plan = Plan({layer.name: 0 for layer in layers}, {}, {})
+        return smaller, layers, tuple(Solved(layer.name, 0, None, recipe.damping) for layer in layers)
+    with outcome.clock.stage("measure"):
+        outcome.plan = make_plan(smaller, layers, outcome.calibration, rest, progress)
+    with outcome.clock.stage("solve"):
+        model, solved = solve(smaller, layers, outcome.plan, outcome.calibration, rest, progress)
+    return model, layers, solved
 
 
 def solve(

@@ -187,6 +187,11 @@ def _check(levels: tuple[float, ...], recipe: Recipe) -> None:
             f"--allocation {recipe.allocation} measures no sensitivities",
             f"--allocation {' or '.join(CURVES)}",
         )
+    if recipe.structured is not None:
+        raise UsageError(
+            f"a plan says how many weights are zero, --pattern {recipe.pattern} removes whole units",
+            "onnxprune MODEL --dry-run with that pattern shows what each group would lose",
+        )
     if recipe.plan is not None:
         raise UsageError("--plan is what this command writes", "leave --plan out; -o FILE says where")
     if recipe.threshold is not None or recipe.searches:

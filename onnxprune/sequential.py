@@ -82,13 +82,14 @@ def prune_sequential(
     tied: Mapping[str, Moments] | None = None,
     repair: bool = True,
     guide: Guide = NOTHING,
+    support: Mapping[str, NDArray[np.bool_]] | None = None,
     on_layer: Callable[[Solved], None] = lambda solved: None,
 ) -> tuple[Solved, ...]:
     """Prune every layer; ``pruned`` is changed in place.
 
     Args:
         dense: the model as it came.
-        pruned: a copy of it.
+        pruned: a copy of it, zeros set already where ``support`` is False.
         layers: what may change.
         zeros: layer name -> exact number of zeros; 0 leaves the layer dense (and re-fits it).
         streams: both models over the calibration batches, not advanced yet.
@@ -99,8 +100,11 @@ def prune_sequential(
         tied: statistics of the second and later uses of tied weights, from the dense model.
         repair: aim at the dense model's outputs and correct the biases; otherwise only prune.
         guide: which tokens and outputs count more than others.
+        support: weight name (or bias) -> (stored shape) False in whole rows and columns that stay zero.
         on_layer: called after each layer.
     """
+    support = support or {}
+    streams.weights_changed(support)
     unsolved = {site.node for layer in layers for site in layer.sites}
     results: list[Solved] = []
     asked: set[str] = set()
@@ -132,12 +136,13 @@ def prune_sequential(
                 tokens=guide.tokens.get(stage.layers[0].name),
                 places=stage.layers[0].name in guide.places,
             )
-            jobs = _jobs(stage, weights, moments, zeros, kinds, tied or {}, guide)
+            jobs = _jobs(stage, weights, moments, zeros, kinds, tied or {}, guide, support)
             solutions = solve_layers(jobs, method, repair=repair)
         for layer, solution in zip(stage.layers, solutions, strict=True):
             arrays = solution.arrays(dense, layer)
             for name, array in arrays.items():
-                pruned.set_array(name, array)
+                kept = support.get(name)
+                pruned.set_array(name, array if kept is None else np.where(kept, array, array.dtype.type(0)))
             streams.weights_changed(arrays)
             unsolved -= {site.node for site in layer.sites}
             refitted = repair and zeros[layer.name] == 0
@@ -157,6 +162,7 @@ def _jobs(
     patterns: Mapping[str, Pattern],
     tied: Mapping[str, Moments],
     guide: Guide,
+    support: Mapping[str, NDArray[np.bool_]],
 ) -> list[Job]:
     """Return what is to be solved at a stage; ``tied`` adds the other uses of a weight."""
     return [
@@ -167,6 +173,7 @@ def _jobs(
             zeros[layer.name],
             patterns[layer.name],
             guide.rows.get(layer.name),
+            layer.view.to_matrix(support[layer.name]).astype(bool) if layer.name in support else None,
         )
         for layer in stage.layers
     ]

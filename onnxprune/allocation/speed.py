@@ -21,7 +21,7 @@ from onnxprune.profiling import op_seconds
 from onnxprune.solvers.patterns import Pattern
 
 Grid = NDArray[np.float64]
-_PRODUCTS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "Gemm", "FusedGemm")
+PRODUCTS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "Gemm", "FusedGemm")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def layer_times(
     """
     costs = dense_costs(model, layers, feeds)
     seconds = op_seconds(model, feeds, threads=threads)
-    products = sum(seconds.get(op, 0.0) for op in _PRODUCTS)
+    products = sum(seconds.get(op, 0.0) for op in PRODUCTS)
     total = sum(costs.values()) or 1.0
     return Times(sum(seconds.values()), {name: products * c / total for name, c in costs.items()}, costs)
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 @click.option(
     "--attention", "show_attention", is_flag=True, help="Also list attention: form, heads, weights."
 )
+@click.option(
+    "--groups", "show_groups", is_flag=True, help="Also list channels, heads and units that can be removed."
+)
 @recipe_options(("include", "exclude", "min_size", "allow_external"))
 @output_options
 @click.pass_context
@@ -38,6 +41,7 @@ def inspect(
     /,
     models: tuple[Path, ...],
     show_attention: bool,
+    show_groups: bool,
     as_json: bool,
     quiet: bool,
     **_: object,
@@ -47,7 +51,7 @@ def inspect(
     from onnxprune.inspection import inspect as run
 
     with working(quiet):
-        results = [run(model, recipe, attention=show_attention) for model in models]
+        results = [run(model, recipe, attention=show_attention, groups=show_groups) for model in models]
 
     def render(console: Console) -> None:
         from onnxprune.report.listing import render_inspection

@@ -316,7 +316,7 @@ def _usable(recipe: Recipe) -> Recipe:
     asked = {
         "a floor to search for": recipe.searches,
         "--finetune": recipe.finetune,
-        "--pattern auto": recipe.pattern == "auto",
+        f"--pattern {recipe.pattern}": recipe.pattern == "auto" or recipe.structured is not None,
         "--threshold": recipe.threshold,
         "--target-size": recipe.target_size,
         "--target-speedup": recipe.target_speedup,

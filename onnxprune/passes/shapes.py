@@ -22,7 +22,7 @@ _BY_VALUE = frozenset(("Pad", "Reshape", "Expand", "Slice", "Resize", "Upsample"
 def infer(model: Model) -> dict[str, onnx.ValueInfoProto]:
     """Return the type of every value of the main graph as far as onnx can tell; weights are not copied."""
     try:
-        proto = onnx.shape_inference.infer_shapes(_skeleton(model), data_prop=True)
+        proto = onnx.shape_inference.infer_shapes(skeleton(model), data_prop=True)
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         proto = model.proto  # what the exporter wrote
     found = {}
@@ -31,8 +31,8 @@ def infer(model: Model) -> dict[str, onnx.ValueInfoProto]:
     return found
 
 
-def _skeleton(model: Model) -> onnx.ModelProto:
-    """A copy of the model in which large constants are inputs of their type and shape.
+def skeleton(model: Model) -> onnx.ModelProto:
+    """Return a copy of the model in which large constants are inputs of their type and shape.
 
     Where a shape depends on a value that is computed from constants only, the value takes the nodes' place.
     """

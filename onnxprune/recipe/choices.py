@@ -10,6 +10,7 @@ __all__ = ["CRITERIA", "GRADIENT_CRITERIA"]
 
 ALLOCATIONS = ("sensitivity", "error", "uniform", "global", "erk", "owl")
 CURVES = ALLOCATIONS[:2]  # those that measure what pruning a layer does
+CRITERIA_OF_UNITS = ("obs", "wanda", "magnitude")  # those that judge whole channels, neurons and heads
 BUDGETS = ("weights", "flops")
 FORMATS = ("packed", "dense", "sparse-initializer")
 VALUES = ("same", "fp16")

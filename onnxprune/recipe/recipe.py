@@ -33,8 +33,10 @@ from onnxprune.recipe.choices import (
     TARGETS,
     VALUES,
 )
+from onnxprune.recipe.structured import Structured
 
 SCHEMA_VERSION = 1
+STRUCTURED = 0.5  # share that structured patterns remove unless told otherwise
 
 
 def _option(default: Any, text: str, choices: tuple[str, ...] | None = None) -> Any:
@@ -54,13 +56,28 @@ class Recipe:
     """
 
     sparsity: float | None = _option(
-        None, "Share of the prunable weights to set to zero, 0 <= s < 1 (default: 0.7; N:M: 1 - N/M)."
+        None,
+        "Share of the prunable weights to set to zero, 0 <= s < 1; structured patterns: to remove, of those "
+        "that can be (default: 0.7; N:M: 1 - N/M; structured: 0.5).",
     )
     pattern: str = _option(
         "unstructured",
         "unstructured, N:M (such as 2:4), block:RxC (such as block:4x1: any 4 rows x 1 column; "
         "block:4x1,adjacent: neighbouring rows) or auto (per layer: as fast as can be at the damage that "
-        "unstructured does at --sparsity, or as --target-speedup says).",
+        "unstructured does at --sparsity, or as --target-speedup says). Or make shapes smaller: structured, "
+        "or some of channel,neuron,head,hidden,width,layer (whole residual branches; not in structured); "
+        "structured+2:4 (or another pattern) sets weights of the smaller model to zero as well.",
+    )
+    structured_sparsity: float | None = _option(
+        None,
+        "With --pattern structured+X: share of the weights that is removed before X (default: both stages "
+        "take the same share, N:M what it always takes; --sparsity is of both together).",
+    )
+    round_to: int | None = _option(
+        None,
+        "Structured patterns: keep counts of channels, neurons and hidden units that this number divides "
+        "(default: 8, the width of ONNX Runtime's blocks of channels and of vector units; 4 in groups of "
+        "less than 32).",
     )
     criterion: str = _option(
         "obs",
@@ -117,7 +134,8 @@ class Recipe:
         None,
         "In place of --sparsity: prune until the model is this many times faster with the kernels, such as "
         "2x, as predicted from where its time goes on this machine. Layers that no kernel speeds up stay "
-        "dense; all are pruned with an allocation that goes by no costs.",
+        "dense; all are pruned with an allocation that goes by no costs. Structured patterns need no "
+        "kernels.",
     )
     plan: str | None = _option(
         None,
@@ -255,7 +273,8 @@ class Recipe:
     def asks_for_weights(self) -> bool:
         """Whether the number of zeros is what is asked for, and not what comes of something else."""
         others = (self.target_size, self.target_speedup, self.plan, self.threshold)
-        return not any(others) and self.budget == "weights" and self.pattern != "auto"
+        plain = self.pattern != "auto" and self.structured is None
+        return not any(others) and self.budget == "weights" and plain
 
     @property
     def size_limit(self) -> int | None:
@@ -272,7 +291,14 @@ class Recipe:
     @property
     def base_pattern(self) -> str:
         """The pattern that layers without one of their own get."""
-        return "unstructured" if self.pattern == "auto" else self.pattern
+        structured = self.structured
+        pattern = self.pattern if structured is None else structured.rest
+        return "unstructured" if pattern in ("", "auto") else pattern
+
+    @property
+    def structured(self) -> Structured | None:
+        """What is removed as a whole; None when the pattern keeps all shapes."""
+        return Structured.parse(self.pattern)
 
     @property
     def structure(self) -> str:
@@ -284,12 +310,14 @@ class Recipe:
         """Share of zeros wanted over all prunable weights."""
         if self.sparsity is not None:
             return self.sparsity
+        if self.structured is not None:
+            return STRUCTURED if self.pattern_limit == 1 else 1 - STRUCTURED * (1 - self.pattern_limit)
         return self.pattern_limit if self.pattern_limit < 1 else 0.7
 
     @property
     def pattern_limit(self) -> float:
         """Share of zeros that the pattern can give: 1 - N/M, or 1."""
-        match = PATTERN.fullmatch(self.pattern)
+        match = PATTERN.fullmatch(self.base_pattern)
         assert match is not None  # checked on construction
         return 1 - int(match["n"]) / int(match["m"]) if match["n"] else 1.0
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from onnxprune.report import units
 from onnxprune.report.console import LEVEL_STYLES, paragraph, table
 from onnxprune.report.report import plain, skipped_weights
+from onnxprune.report.structure import render_structure
 from onnxprune.report.text import (
     SYNTHETIC,
     VERDICT_STYLES,
@@ -172,6 +173,8 @@ def render_inspection(console: Console, path: str, result: Inspection, quiet: bo
     render_skipped(console, skipped_weights(result.skipped))
     if result.attention is not None:
         render_attention(console, result.attention)
+    if result.structure is not None:
+        render_structure(console, result.structure)
 
 
 def render_attention(console: Console, found: AttentionInfo) -> None:

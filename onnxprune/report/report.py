@@ -133,6 +133,11 @@ class Report:
             was tried, with sparsity (asked for), zeros, bytes (of the file, estimated), metric and agreement
             on the selection samples, final_metric and final_agreement on the final ones (None: not looked
             at), tuned (training steps), holds, why (not), seconds.
+        structured: what was removed as a whole, None without: kinds, groups (name, kind, units before and
+            after, damage: what that does to the model's output, alone), pinned (name, units, reason: what
+            stays), parameters and multiplications (before, after; of all floating-point constants and of one
+            sample), predicted (speed, None unless one was asked for) and speed (threads, ratio: measured
+            against the dense model in stock ONNX Runtime).
         attention: one dictionary per block that ``--attention`` looked at, see
             :meth:`onnxprune.attention.guide.Guide.table`: name, form, contribution to the residual stream,
             and a number per head of mass, entropy, norm, effect.
@@ -168,6 +173,7 @@ class Report:
     speed: tuple[Speed, ...] = ()
     finetuning: dict[str, Any] | None = None
     search: dict[str, Any] | None = None
+    structured: dict[str, Any] | None = None
     attention: tuple[dict[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
     timings: tuple[Timing, ...] = ()
@@ -185,6 +191,7 @@ class Report:
         object.__setattr__(self, "environment", plain(self.environment))
         object.__setattr__(self, "finetuning", plain(self.finetuning))
         object.__setattr__(self, "search", plain(self.search))
+        object.__setattr__(self, "structured", plain(self.structured))
         object.__setattr__(self, "warnings", tuple(self.warnings))
         object.__setattr__(self, "data_files", tuple(self.data_files))
         object.__setattr__(self, "speed", tuple(Speed(*item) for item in self.speed))

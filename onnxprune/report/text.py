@@ -11,6 +11,8 @@ from onnxprune.report import units
 from onnxprune.report.console import paragraph, table
 from onnxprune.report.curve import render_search
 from onnxprune.report.report import LayerReport, Report, SkippedWeight
+from onnxprune.report.structured import before_after, render_structured
+from onnxprune.report.structured import headline as headline_of_units
 
 MAX_LAYERS = 16  # rows; more do not fit a screen, the JSON report has them all
 MAX_REASONS = 8
@@ -35,7 +37,10 @@ def render_report(console: Console, report: Report, report_path: str = "", quiet
     if report.search:
         render_search(console, report.search)
     render_agreements(console, report.agreements, report.synthetic)
-    _layers(console, report.layers, report_path)
+    if report.structured:
+        render_structured(console, report.structured)
+    if report.zeros or not report.structured:
+        _layers(console, report.layers, report_path)
     if report.kernels_note:
         paragraph(console, report.kernels_note)
         console.print()
@@ -48,7 +53,8 @@ def headline(report: Report) -> str:
     parts = [
         _smaller(report),
         _faster(report),
-        f"{units.percent(report.sparsity)} of {units.count(report.weights)} weights zero",
+        headline_of_units(report.structured) if report.structured else "",
+        "" if report.structured and not report.zeros else _zeros(report),
     ]
     if report.metric and report.metric_before is not None and report.metric_after is not None:
         before, after = units.digits(report.metric_before), units.digits(report.metric_after)
@@ -60,6 +66,10 @@ def headline(report: Report) -> str:
     return ", ".join(part for part in parts if part)
 
 
+def _zeros(report: Report) -> str:
+    return f"{units.percent(report.sparsity)} of {units.count(report.weights)} weights zero"
+
+
 def _smaller(report: Report) -> str:
     before, after = report.file_bytes_before, report.file_bytes_after
     if report.output is None:
@@ -69,6 +79,8 @@ def _smaller(report: Report) -> str:
 
 def _faster(report: Report) -> str:
     """Say how many times faster the model is, at the number of threads where it gains least."""
+    if report.structured:
+        return ""
     ratio = min((speed.ratio for speed in report.speed), default=1.0)
     return f"{ratio:.1f}x faster" if ratio >= 1.05 else ""
 
@@ -167,16 +179,20 @@ def _before_after(report: Report) -> Iterable[Sequence[object]]:
     before, after = report.file_bytes_before, report.file_bytes_after
     if after is not None:
         yield "file size", units.size(before), units.size(after), smaller(before, after).partition(" (")[0]
+    if report.structured:
+        yield from before_after(report.structured)
     for speed in report.speed:
         name = f"speed, {units.plural(speed.threads, 'thread')}"
-        yield name, "", "", f"{speed.ratio:.2f}x faster with the kernels, on this machine"
+        beyond = " and smaller shapes" if report.structured else ""
+        yield name, "", "", f"{speed.ratio:.2f}x faster with the kernels{beyond}, on this machine"
     kept = report.weights - report.zeros
-    yield (
-        "nonzero weights",
-        units.count(report.weights),
-        units.count(kept),
-        f"{units.percent(report.sparsity)} zero",
-    )
+    if report.zeros or not report.structured:
+        yield (
+            "nonzero weights",
+            units.count(report.weights),
+            units.count(kept),
+            f"{units.percent(report.sparsity)} zero",
+        )
     if report.metric and report.metric_before is not None and report.metric_after is not None:
         change = report.metric_after - report.metric_before
         yield (

@@ -21,7 +21,7 @@ from onnxprune.solvers import admm
 from onnxprune.solvers.columns import column_order
 from onnxprune.solvers.patterns import Mask, Pattern
 from onnxprune.solvers.prune import Method, prune_matrix
-from onnxprune.solvers.reconstruct import bias_shift, restore_variance, target_weight
+from onnxprune.solvers.reconstruct import bias_shift, restore_variance, target_weight, target_within
 
 Floats = NDArray[np.float32]
 SMALLEST = 2.0**-24  # above 0 in fp16
@@ -60,6 +60,7 @@ class Job:
     """One layer to be solved: dense weight (groups, out, in), statistics, the zeros wanted, their pattern.
 
     ``rows`` (groups, out) says how much the outputs count in the choice of the zeros; None: all alike.
+    ``support`` (groups, out, in) is False where whole rows and columns are gone already; None: nowhere.
     """
 
     layer: Layer
@@ -68,6 +69,7 @@ class Job:
     zeros: int
     pattern: Pattern
     rows: Floats | None = None
+    support: Mask | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,10 @@ def aim(job: Job, method: Method, *, repair: bool) -> Aim:
     centre = _centred(job, repair) and method.mixture.solves
     H, G, R = job.moments.centred(job.layer.name, centre)
     wanted = ridge(job.moments, H, method.damping)
+    if repair and job.support is not None:
+        kept = np.asarray(job.support.any(axis=1))
+        H, weight, used = target_within(job.W, H, G, R, wanted, kept)
+        return Aim(H, weight, wanted, used)
     if not repair or (G is H and R is None):
         return Aim(H, job.W, wanted, wanted)
     weight, used = target_weight(job.W, H, G, R, wanted)
@@ -197,7 +203,9 @@ def solve_layer(
         pruned, mask = pruned[:, :, back], mask[:, :, back]
     if job.rows is not None:
         pruned = np.where(mask, pruned / job.rows[:, :, None], np.float32(0))
-    error = relative_error(target, pruned, H)
+    if job.support is not None:
+        pruned = np.where(job.support, pruned, np.float32(0))
+    error = relative_error(target, pruned, H) if job.support is None else None
     # Least squares shrinks what it cannot predict, and a stack of convolutions has nothing that undoes it.
     # Not where a residual branch is added: there the sum matters, and r has already been aimed at.
     if centre and layer.name in moments.outputs:

@@ -35,6 +35,44 @@ def target_weight(
     return (W + change).astype(np.float32), used
 
 
+def target_within(
+    W: Floats,
+    H: NDArray[np.float64],
+    G: NDArray[np.float64],
+    R: NDArray[np.float64] | None,
+    damping: float,
+    kept: NDArray[np.bool_],
+) -> tuple[NDArray[np.float64], Floats, float]:
+    """Return H and W* as :func:`target_weight` has it, with columns of W* only where ``kept`` is True.
+
+    What is removed is regressed onto what stays. Source: He, Zhang & Sun, "Channel Pruning for Accelerating
+    Very Deep Neural Networks" (2017), in closed form.
+
+    Args:
+        W: (groups, out_features, in_features) dense weight.
+        H: (groups, in, in) moments of the pruned inputs.
+        G: (groups, in, in) cross moments, dense by pruned; H itself where the inputs are equal.
+        R: (groups, out, in) cross moments of the residual difference, or None.
+        damping: l as a share of the mean diagonal of what is kept of H.
+        kept: (groups, in).
+
+    Returns:
+        H without what is gone (its mean diagonal in that place), W*, and the damping used.
+    """
+    K = kept[:, None, :]
+    start = np.where(K, W, np.float32(0))
+    missing = multiply(W - start, H.astype(np.float32)).astype(np.float64)
+    missing += 0.0 if R is None else R
+    if G is not H:
+        missing += multiply(W, (G - H).astype(np.float32))
+    within = np.where(K & kept[:, :, None], H, 0.0)
+    diagonal = np.einsum("gii->gi", within)
+    mean = diagonal.sum(1, keepdims=True) / np.maximum(kept.sum(1, keepdims=True), 1)
+    diagonal += np.where(kept, 0.0, mean)
+    change, used = solve_damped(within, damping, np.where(K, missing, 0.0))
+    return within, (start + change).astype(np.float32), used
+
+
 def restore_variance(pruned: Floats, wanted: NDArray[np.float64], H: NDArray[np.float64]) -> Floats:
     """Scale each output row of ``pruned`` so that the output varies as much as the dense model's.
 

@@ -289,7 +289,12 @@ class FakeLayer:
 class TestOtherCommands:
     def test_inspect(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         result = types.SimpleNamespace(
-            layers=(FakeLayer(),), skipped=(), inputs={"x": "float32[N,4]"}, outputs={}, attention=None
+            layers=(FakeLayer(),),
+            skipped=(),
+            inputs={"x": "float32[N,4]"},
+            outputs={},
+            attention=None,
+            structure=None,
         )
         calls = stand_in(monkeypatch, "inspection", "inspect", result)
         assert main(["inspect", "a.onnx", "--min-size", "1", "--include", "w*"]) == 0
@@ -311,6 +316,14 @@ class TestOtherCommands:
             {"name": "b", "node": "n", "weights": 9, "reason": "small"}
         ]
         assert document["models"][0]["inputs"] == {"x": "float32[N]"}
+
+    def test_inspect_groups(self, digits_cnn: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["inspect", str(digits_cnn), "--groups", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)["models"][0]["structure"]
+        assert [group["units"] for group in found["groups"]] == [32, 32, 96, 96, 192, 96]
+        assert [item["reason"] for item in found["pinned"]] == ["it reaches the graph output 'logits'"]
+        assert main(["inspect", str(digits_cnn), "--groups"]) == 0
+        assert "6 groups of units that can be removed" in capsys.readouterr().out
 
     def test_inspect_attention(self, digits_transformer: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """A flag here, though a list of levels in ``prune``."""

@@ -115,3 +115,14 @@ def test_attention_on_request(digits_transformer: Path, digits_cnn: Path) -> Non
     assert found is not None and len(found.blocks) == 2 and not found.gates and not found.rejected
     nothing = inspect(digits_cnn, attention=True).attention
     assert nothing is not None and not nothing.blocks
+
+
+def test_groups_on_request(digits_transformer: Path, digits_cnn: Path) -> None:
+    assert inspect(digits_transformer).structure is None
+    found = inspect(digits_transformer, groups=True).structure
+    assert found is not None
+    assert sorted({group.kind for group in found.groups}) == ["head", "neuron"]
+    assert 0 < found.inside < found.weights and any("normalised" in pin.reason for pin in found.pinned)
+    whole = inspect(digits_cnn, groups=True).structure
+    assert whole is not None and whole.inside > 0.99 * whole.weights
+    assert whole.groups[0].tensors[0] == "stem.weight"

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from onnxprune.model import Model
-from onnxprune.profiling import op_seconds, spent
+from onnxprune.profiling import fastest_seconds, op_seconds, spent
 
 TEXT = "g (float[N, 256] x) => (float[N, 256] y) { a = MatMul(x, w)  b = Exp(a)  y = Softmax(b) }"
 
@@ -38,3 +38,10 @@ def test_the_first_round_does_not_count() -> None:
     first = [event("MatMul", 1000), event("Exp", 1000), event("MatMul", 1000)]
     events = [event("", 5000, cat="Session"), *first, *one, *one]
     assert spent(events, 3) == {"MatMul": pytest.approx(12e-6), "Exp": pytest.approx(4e-6)}
+
+
+def test_the_fastest_run_of_some_operators(model: Model) -> None:
+    feed = {"x": np.ones((64, 256), np.float32)}
+    product = fastest_seconds(model, feed, ("MatMul",), threads=1)
+    assert 0 < product < fastest_seconds(model, feed, ("MatMul", "Exp", "Softmax"), threads=1) * 1.5
+    assert fastest_seconds(model, feed, ("Conv",), threads=1) == 0

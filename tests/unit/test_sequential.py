@@ -512,3 +512,26 @@ def test_inputs_far_from_zero(offset: float) -> None:
     pruned, solved = prune(dense, [{"x": b["x"] + np.float32(offset)} for b in batches])
     assert np.isfinite(pruned.array("w1")).all()
     assert solved["w1"].zeros == 230
+
+
+def test_units_that_are_gone_stay_gone_and_the_rest_makes_up_for_them() -> None:
+    model, batches, judged = dense_net()
+    layers, _ = find_layers(model, min_size=1)
+    gone = {"w1": (1, [2, 3, 9]), "b1": (0, [2, 3, 9]), "w2": (0, [2, 3, 9])}
+    support, masked = {}, model.copy()
+    for name, (axis, units) in gone.items():
+        kept = np.ones(model.array(name).shape, bool)
+        np.moveaxis(kept, axis, 0)[units] = False
+        support[name] = kept
+        masked.set_array(name, np.where(kept, model.array(name), np.float32(0)))
+    walked, targets = masked.copy(), {stage.value for stage in find_stages(model, layers)}
+    with ArrayStore(2**30) as store:
+        streams = Streams(model, walked, batches, targets, store)
+        zeros = dict.fromkeys((layer.name for layer in layers), 0)
+        masks = [row_mask(batch) for batch in batches]
+        prune_sequential(model, walked, layers, zeros, streams, masks, Method(), seed=0, support=support)
+    for name, kept in support.items():
+        assert not walked.array(name)[~kept].any()
+    outputs = [runtime.session(m.proto).run(None, judged[0])[0] for m in (model, masked, walked)]
+    plain, repaired = (float(np.square(outputs[0] - y).sum()) for y in outputs[1:])
+    assert repaired < 0.3 * plain

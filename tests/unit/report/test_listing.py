@@ -71,6 +71,7 @@ class Skip:
 class TestInspection:
     RESULT = SimpleNamespace(
         attention=None,
+        structure=None,
         layers=(Layer(), Layer(name="conv.weight", zeros=320)),
         skipped=(Skip("b", "n", 16, "too small: 16 elements"), Skip("e\x1b[1m", "n", 99, "quantized")),
         inputs={"x": "float32[N,64]"},
@@ -89,7 +90,9 @@ class TestInspection:
         assert shown(listing.render_inspection, "m.onnx", self.RESULT, quiet=True).count("\n") == 1
 
     def test_nothing_to_prune(self) -> None:
-        nothing = SimpleNamespace(layers=(), skipped=(), inputs={}, outputs={}, attention=None)
+        nothing = SimpleNamespace(
+            layers=(), skipped=(), inputs={}, outputs={}, attention=None, structure=None
+        )
         assert shown(listing.render_inspection, "m.onnx", nothing).startswith(
             "m.onnx: 0 layers, 0 prunable weights (0 B)\n"
         )

@@ -8,7 +8,13 @@ import pytest
 from onnxprune.calibration.stats import Moments
 from onnxprune.errors import ModelError
 from onnxprune.solvers.linalg import damped
-from onnxprune.solvers.reconstruct import MAX_SCALE, bias_shift, restore_variance, target_weight
+from onnxprune.solvers.reconstruct import (
+    MAX_SCALE,
+    bias_shift,
+    restore_variance,
+    target_weight,
+    target_within,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -156,3 +162,23 @@ def test_a_row_without_any_weight_stays_so() -> None:
     found = restore_variance(pruned, np.full((1, 2), 3.0), np.eye(3)[None])
     np.testing.assert_allclose(found, np.array([[[0] * 3, [1] * 3]]), rtol=1e-6)
     np.testing.assert_array_equal(restore_variance(W * 0, np.zeros((1, 2)), np.zeros((1, 3, 3))), W * 0)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+def test_within_columns_is_least_squares_on_them(groups: int, moved: bool, residual: bool) -> None:
+    dense = rows(groups, 400, 6)
+    pruned = dense + 0.3 * rows(groups, 400, 6) if moved else dense
+    W, r = RNG.normal(size=(groups, 3, 6)).astype(np.float32), rows(groups, 400, 3)
+    H, G = pruned.swapaxes(1, 2) @ pruned / 400, dense.swapaxes(1, 2) @ pruned / 400
+    R = (r.swapaxes(1, 2) @ pruned / 400).astype(np.float64) if residual else None
+    H, G = H.astype(np.float64), G.astype(np.float64)
+    kept = np.ones((groups, 6), bool)
+    kept[:, [1, 4]] = False
+    _, found, _ = target_within(W, H, G if moved else H, R, 1e-8, kept)
+    for g in range(groups):
+        wanted = dense[g] @ W[g].T + (r[g] if residual else 0)
+        best = np.linalg.lstsq(pruned[g][:, kept[g]], wanted, rcond=None)[0].T
+        np.testing.assert_allclose(found[g][:, kept[g]], best, atol=2e-3)
+        assert not found[g][:, ~kept[g]].any()

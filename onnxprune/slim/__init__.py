@@ -1,0 +1,1 @@
+"""Structured pruning: which units to remove, how many of each group, and what makes up for them."""

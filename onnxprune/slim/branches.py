@@ -1,0 +1,141 @@
+"""Residual branches: blocks that can go as a whole, so that only what they are added to is left.
+
+Matches: an ``Add`` of two activations of equal shape, one of which (the branch) is computed from the other
+(the skip) by nodes that serve nothing else, with a weight among them. Changes when a branch goes: who read
+the sum reads the skip, and the branch's nodes and weights are dropped. A gate in front of the ``Add`` stands
+for that while shapes and graph must stay: 1 lets the branch through, 0 is the model without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import helper, numpy_helper
+
+from onnxprune.calibration.cut import Cutter
+from onnxprune.model import Model, label
+from onnxprune.passes.shapes import infer
+from onnxprune.passes.unread import drop_unread
+from onnxprune.storage.edit import Names, drop_value_info
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A residual branch.
+
+    Attributes:
+        name: of the Add.
+        output: the sum, which names the node.
+        skip: what stays.
+        value: what the branch adds.
+        nodes: positions of the branch's own nodes.
+    """
+
+    name: str
+    output: str
+    skip: str
+    value: str
+    nodes: frozenset[int]
+
+
+def find_branches(model: Model, shapes: Shapes) -> list[Branch]:
+    """Return the branches that can go, in graph order.
+
+    Args:
+        model: the model.
+        shapes: of its values in some run.
+    """
+    cutter = Cutter(model)
+    found = []
+    for node in model.graph.node:
+        if node.op_type != "Add" or node.output[0] in model.index.outputs:
+            continue
+        if any(use.slot < 0 for use in model.index.uses.get(node.output[0], [])):
+            continue  # a subgraph reads it
+        for skip, value in (tuple(node.input), tuple(node.input)[::-1]):
+            nodes = _own_nodes(model, cutter, skip, value)
+            same = shapes.get(skip) == shapes.get(value) == shapes.get(node.output[0], ())
+            if nodes and same:
+                found.append(Branch(label(node), node.output[0], skip, value, nodes))
+                break
+    return found
+
+
+def _own_nodes(model: Model, cutter: Cutter, skip: str, value: str) -> frozenset[int]:
+    """Return the nodes that only the branch needs; none when it is not a branch of ``skip``."""
+    if skip in cutter.constant or value in cutter.constant or model.index.producer.get(value) is None:
+        return frozenset()
+    if len(model.index.uses.get(value, [])) != 1 or value in model.index.outputs:
+        return frozenset()
+    nodes = cutter.ancestors([value], {skip}) - cutter.ancestors([skip])
+    # What serves others too, such as an attention mask, stays where it is
+    shared = True
+    while shared:
+        made = {o for k in nodes for o in model.graph.node[k].output if o and o != value}
+        leaking = {
+            name
+            for name in made
+            if name in model.index.outputs
+            or any(u.index not in nodes for u in model.index.uses.get(name, []))
+        }
+        shared = bool(leaking)
+        nodes = {k for k in nodes if not leaking & set(model.graph.node[k].output)}
+    if model.index.producer[value] not in nodes:
+        return frozenset()
+    reads = {name for k in nodes for name in cutter.reads[k]}
+    sizes = [np.prod(model.index.tensors[n].dims) for n in reads if n in model.index.tensors]
+    return frozenset(nodes) if skip in reads and max(sizes, default=0) > 1 else frozenset()
+
+
+def gated(model: Model, branches: Sequence[Branch]) -> tuple[Model, dict[str, str]]:
+    """Return a copy with a gate in every branch, all open, and branch name -> the gate's constant."""
+    result, names = model.copy(), Names(model)
+    gates: dict[str, str] = {}
+    adds = {branch.output: branch for branch in branches}
+    nodes = list(result.graph.node)
+    del result.graph.node[:]
+    for node in nodes:
+        branch = adds.get(node.output[0]) if node.op_type == "Add" else None
+        if branch is not None:
+            gate, through = names.fresh("onnxprune_gate"), names.fresh("onnxprune_gated")
+            gates[branch.name] = gate
+            result.graph.node.append(helper.make_node("Mul", [branch.value, gate], [through], name=through))
+            slot = list(node.input).index(branch.value)
+            node.input[slot] = through
+        result.graph.node.append(node)
+    types = infer(model)
+    for branch in branches:
+        kind = types[branch.value].type.tensor_type.elem_type if branch.value in types else 1
+        one = np.ones((), helper.tensor_dtype_to_np_dtype(kind or 1))
+        result.graph.initializer.append(numpy_helper.from_array(one, gates[branch.name]))
+    result.reindex()
+    return result, gates
+
+
+def close(model: Model, gates: Mapping[str, str], names: Collection[str]) -> None:
+    """Close the gates of some branches, in place."""
+    for name in names:
+        gate = gates[name]
+        model.set_array(gate, np.zeros_like(model.array(gate)))
+
+
+def bypass(model: Model, branches: Sequence[Branch]) -> Model:
+    """Return a copy without these branches; the model has the graph that they were found in, or one of it."""
+    result = model.copy()
+    stands: dict[str, str] = {}  # sum -> what is left of it
+    for branch in branches:
+        stands[branch.output] = stands.get(branch.skip, branch.skip)
+        add = next(node for node in result.graph.node if branch.output in node.output)
+        for node in result.graph.node:
+            for slot, name in enumerate(node.input):
+                if name == branch.output:
+                    node.input[slot] = stands[name]
+        result.graph.node.remove(add)
+        result.reindex()
+        drop_unread(result, [branch.value])
+    drop_value_info(result.graph, set(stands))
+    return result

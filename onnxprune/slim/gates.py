@@ -1,0 +1,63 @@
+"""How far the model's output moves when a residual branch is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper
+
+from onnxprune.calibration.streams import run
+from onnxprune.divergence import total_divergence
+from onnxprune.inmemory import session_of
+from onnxprune.model import Model
+from onnxprune.outputs import output_kind
+
+
+def branch_effects(
+    model: Model,
+    gates: Mapping[str, str],
+    batches: Sequence[Mapping[str, Any]],
+    masks: Sequence[NDArray[np.bool_] | None],
+    threads: int | None = None,
+) -> dict[str, float]:
+    """Return branch name -> divergence of the output without it, mean per row (as of layers).
+
+    Args:
+        model: with gates, all open.
+        gates: branch name -> the gate's constant.
+        batches: that outputs are compared on.
+        masks: per batch, which tokens are real.
+        threads: of ONNX Runtime.
+    """
+    session = session_of(_with_inputs(model, set(gates.values())), threads=threads, name=model.name)
+    names = list(model.index.outputs)
+    gone = {branch: 0.0 for branch in gates}
+    rows = 0
+    for batch, mask in zip(batches, masks, strict=True):
+        feeds = {item.name: batch[item.name] for item in session.get_inputs() if item.name in batch}
+        feeds |= {gate: model.array(gate) for gate in gates.values()}
+        wanted = run(session, names, feeds)
+        kinds = [output_kind(name, value, model) for name, value in zip(names, wanted, strict=True)]
+        rows += len(wanted[0]) if wanted[0].ndim else 1
+        for branch, gate in gates.items():
+            found = run(session, names, feeds | {gate: np.zeros_like(feeds[gate])})
+            gone[branch] += total_divergence(kinds, wanted, found, mask)
+    return {branch: distance / max(rows, 1) for branch, distance in gone.items()}
+
+
+def _with_inputs(model: Model, names: set[str]) -> Model:
+    """Return a copy in which some constants are inputs."""
+    result = model.copy()
+    kept = [tensor for tensor in result.graph.initializer if tensor.name not in names]
+    for tensor in result.graph.initializer:
+        if tensor.name in names:
+            value = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            result.graph.input.append(onnx.ValueInfoProto.FromString(value.SerializeToString()))
+    del result.graph.initializer[:]
+    result.graph.initializer.extend(kept)
+    result.reindex()
+    return result

@@ -1,0 +1,175 @@
+"""What structured pruning has to know before it chooses: what can go, in which order, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnxprune.attention.guide import NOTHING, Guide, make_guide
+from onnxprune.calibration.data import CalibrationData
+from onnxprune.calibration.mask import row_mask
+from onnxprune.calibration.store import ArrayStore
+from onnxprune.calibration.streams import Streams
+from onnxprune.errors import ModelError
+from onnxprune.kernels.select import typical_feeds
+from onnxprune.layers import Layer, find_layers
+from onnxprune.model import Model
+from onnxprune.parallel import workers
+from onnxprune.plan import probe_batches
+from onnxprune.progress import Progress
+from onnxprune.recipe import Recipe
+from onnxprune.slim.branches import Branch, Shapes, find_branches, gated
+from onnxprune.slim.gates import branch_effects
+from onnxprune.slim.measure import Narrowing, measure
+from onnxprune.slim.readers import Reader, find_readers
+from onnxprune.slim.works import Owners
+from onnxprune.structure.find import find_structure
+from onnxprune.structure.groups import Group, Pinned, Structure
+from onnxprune.structure.sample import sample
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What is known before any number of units is chosen.
+
+    Attributes:
+        dense: the model.
+        structure: its groups.
+        narrowings: of the groups that may go.
+        branches: residual branches that may go, and how far the output moves without each.
+        skipped: units that stay, and why.
+        layers: that may be re-fitted.
+        feeds: one sample, for times and multiplications.
+        shapes: of all values on it.
+        guide: what attention says.
+    """
+
+    dense: Model
+    structure: Structure
+    narrowings: tuple[Narrowing, ...]
+    branches: tuple[tuple[Branch, float], ...]
+    skipped: tuple[Pinned, ...]
+    layers: tuple[Layer, ...]
+    feeds: tuple[Mapping[str, Any], ...]
+    shapes: Shapes = field(repr=False)
+    guide: Guide = NOTHING
+
+    @property
+    def owners(self) -> Owners:
+        """Who owns which axis, of what may go."""
+        groups = [item.group for item in self.narrowings]
+        return Owners(groups, self.structure.layout, [branch for branch, _ in self.branches])
+
+
+def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progress) -> Ready:
+    """Find what can go, in which order, and what that costs.
+
+    Raises:
+        ModelError: when nothing can go.
+    """
+    structured = recipe.structured
+    assert structured is not None
+    progress.stage("following the shapes")
+    structure = find_structure(dense, data.batches[0], recipe.threads)
+    layers = _layers(dense, recipe)
+    feeds = tuple(typical_feeds(data)[:1])
+    shapes, _ = sample(dense, feeds[0], recipe.threads)
+    branches = _branches(dense, shapes, data, recipe, progress) if "layer" in structured.kinds else ()
+    groups, skipped = _groups(dense, structure, layers, recipe)
+    readers = find_readers(groups, layers)
+    read = {reader.group for reader in readers}
+    unread = [group for group in groups if group.name not in read]
+    skipped += [Pinned(g.name, g.kind, g.units, "no matrix reads it that could be re-fitted") for g in unread]
+    groups = [group for group in groups if group.name in read]
+    if not groups and not branches:
+        reasons = dict.fromkeys(item.reason for item in skipped)
+        raise ModelError(
+            f"{dense.name}: nothing can be removed with --pattern {recipe.pattern}",
+            "; ".join(list(reasons)[:3]) or "no channels, neurons or heads were found",
+        )
+    guide = make_guide(dense, layers, data, recipe)
+    narrowings = _measured(dense, groups, readers, data, recipe, guide, progress)
+    return Ready(dense, structure, narrowings, branches, tuple(skipped), layers, feeds, shapes, guide)
+
+
+def _layers(dense: Model, recipe: Recipe) -> tuple[Layer, ...]:
+    """Return all matrices that the recipe lets change, small ones too."""
+    return find_layers(dense, include=recipe.include, exclude=recipe.exclude, min_size=1)[0]
+
+
+def _groups(
+    dense: Model, structure: Structure, layers: Sequence[Layer], recipe: Recipe
+) -> tuple[list[Group], list[Pinned]]:
+    """Return the groups that the recipe names, and why others stay."""
+    structured = recipe.structured
+    assert structured is not None
+    left_alone = {layer.name for layer in find_layers(dense, min_size=1)[0]}
+    left_alone -= {layer.name for layer in layers}
+    skipped = list(structure.pinned)
+    groups = []
+    for group in structure.groups:
+        if group.kind not in structured.kinds:
+            reason = f"--pattern {recipe.pattern} does not name {group.kind}"
+            skipped.append(Pinned(group.name, group.kind, group.units, reason))
+        elif any(part.tensor in left_alone for part in group.parts):
+            reason = "--include or --exclude leaves its weights alone"
+            skipped.append(Pinned(group.name, group.kind, group.units, reason))
+        else:
+            groups.append(group)
+    return groups, skipped
+
+
+def _branches(
+    dense: Model, shapes: Shapes, data: CalibrationData, recipe: Recipe, progress: Progress
+) -> tuple[tuple[Branch, float], ...]:
+    """Return the residual branches and how far the output moves without each."""
+    branches = find_branches(dense, shapes)
+    allowed = {layer.name for layer in _layers(dense, recipe)}
+    kept = {layer.name for layer in find_layers(dense, min_size=1)[0]} - allowed
+    branches = [b for b in branches if not kept & {n for k in b.nodes for n in dense.graph.node[k].input}]
+    if not branches:
+        return ()
+    progress.stage("measuring branches")
+    model, gates = gated(dense, branches)
+    masks = [row_mask(batch) for batch in data.batches]
+    probes = probe_batches(data, masks)
+    effects = branch_effects(
+        model, gates, [data.batches[k] for k in probes], [masks[k] for k in probes], recipe.threads
+    )
+    return tuple((branch, effects[branch.name]) for branch in branches)
+
+
+def _measured(
+    dense: Model,
+    groups: Sequence[Group],
+    readers: Sequence[Reader],
+    data: CalibrationData,
+    recipe: Recipe,
+    guide: Guide,
+    progress: Progress,
+) -> tuple[Narrowing, ...]:
+    if not groups:
+        return ()
+    masks = [row_mask(batch) for batch in data.batches]
+    targets = {reader.layer.sites[0].input for reader in readers}
+    outputs = recipe.allocation == "sensitivity"
+    if outputs:
+        targets |= set(dense.index.outputs)
+    progress.stage("measuring units", len({reader.layer.name for reader in readers}))
+    with ArrayStore(int(recipe.max_memory * 2**30)) as store, workers(recipe.threads):
+        found = measure(
+            dense,
+            groups,
+            readers,
+            Streams(dense, None, data.batches, targets, store, recipe.threads, data.batched),
+            masks,
+            probe_batches(data, masks),
+            damping=recipe.damping,
+            seed=recipe.seed,
+            criterion=recipe.criterion,
+            outputs=outputs,
+            guide=guide,
+            on_layer=lambda _: progress.advance(),
+        )
+    return tuple(found)

@@ -1,0 +1,138 @@
+"""Is a smaller model right? It must be valid, run, and equal the dense model with the same units masked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+
+from onnxprune.errors import ModelError
+from onnxprune.inmemory import session_of
+from onnxprune.interface import interface_differences
+from onnxprune.model import Model
+from onnxprune.passes.shapes import skeleton
+from onnxprune.structure.groups import Structure
+from onnxprune.structure.masking import Removed, mask_units
+from onnxprune.structure.removal import remove_units
+
+TOLERANCE = 1e-5  # of an output's largest value
+
+
+def check_removal(
+    masked: Model, smaller: Model, feeds: Mapping[str, Any], threads: int | None = None
+) -> str | None:
+    """Return why ``smaller`` is not the model without the units that are masked in ``masked``, None if it is.
+
+    Both run without graph optimisations, so that the order of sums is alike.
+
+    Args:
+        masked: of :func:`mask_units`.
+        smaller: of :func:`remove_units`.
+        feeds: one batch of inputs.
+        threads: of ONNX Runtime.
+    """
+    differences = interface_differences(masked, smaller)
+    if differences:
+        return f"another interface: {differences[0]}"
+    refused = _invalid(smaller)
+    if refused and not _invalid(masked):  # ONNX Runtime runs models that the checker refuses
+        return refused
+    try:
+        found = _run(smaller, feeds, threads)
+    except ModelError as error:
+        return f"does not run: {error}"
+    wanted = _run(masked, feeds, threads)
+    for name, a, b in zip(masked.index.outputs, wanted, found, strict=True):
+        reason = _difference(a, b)
+        if reason:
+            return f"output {name!r} differs from the masked model: {reason}"
+    return None
+
+
+def _invalid(model: Model) -> str:
+    try:
+        light = skeleton(model)  # of any size, and without moving the weights about
+        onnx.checker.check_model(light)
+        onnx.shape_inference.infer_shapes(light, strict_mode=True)
+    except Exception as error:  # protobuf and ONNX raise several kinds
+        return f"not valid: {' '.join(str(error).split())}"
+    return ""
+
+
+def _run(model: Model, feeds: Mapping[str, Any], threads: int | None) -> list[Any]:
+    session = session_of(model, threads=threads, optimize=False)
+    given = {item.name: feeds[item.name] for item in session.get_inputs() if item.name in feeds}
+    try:
+        result: list[Any] = session.run(None, given)
+    except Exception as error:  # ORT raises many classes, all private
+        raise ModelError(str(error)) from error
+    return result
+
+
+def _difference(wanted: Any, found: Any) -> str:
+    if not isinstance(wanted, np.ndarray) or wanted.dtype.kind not in "fiub":
+        return ""
+    if wanted.shape != found.shape:
+        return f"shape {list(found.shape)} instead of {list(wanted.shape)}"
+    if wanted.dtype.kind != "f":
+        return "" if np.array_equal(wanted, found) else "other numbers"
+    a, b = wanted.astype(np.float64), found.astype(np.float64)
+    same = np.isfinite(a) == np.isfinite(b)
+    finite = np.isfinite(a) & np.isfinite(b)
+    if not same.all():
+        return "infinite or NaN in one of them"
+    largest = float(np.abs(a[finite]).max(initial=0.0))
+    error = float(np.abs(a - b)[finite].max(initial=0.0))
+    room = TOLERANCE if wanted.dtype.itemsize >= 4 else 2e-2
+    return (
+        ""
+        if error <= room * max(largest, 1e-12)
+        else f"by {error / max(largest, 1e-12):.2g} of its largest value"
+    )
+
+
+def remove_checked(
+    model: Model, structure: Structure, removed: Removed, feeds: Mapping[str, Any], threads: int | None = None
+) -> tuple[Model, Removed, dict[str, str]]:
+    """Remove units from the groups where that is right, and leave the others alone.
+
+    Groups that fail are found by bisection: halves of the groups are tried, and what fails alone is left.
+
+    Returns:
+        The smaller model, what was removed in it, and group name -> why its units are still there.
+
+    Raises:
+        UsageError: when a name is unknown, a mask does not fit, or no unit would be left.
+    """
+    failed: dict[str, str] = {}
+
+    def good(names: list[str]) -> tuple[Model | None, str]:
+        chosen = {name: removed[name] for name in names}
+        try:
+            smaller = remove_units(model, structure, chosen)
+        except ModelError as error:
+            return None, str(error)
+        reason = check_removal(mask_units(model, structure, chosen), smaller, feeds, threads)
+        return (smaller, "") if reason is None else (None, reason)
+
+    def sound(names: list[str], before: list[str]) -> list[str]:
+        """Return those of ``names`` that can be removed together with ``before``."""
+        if not names:
+            return []
+        done, reason = good([*before, *names])
+        if done is not None:
+            return names
+        if len(names) == 1:
+            failed[names[0]] = reason
+            return []
+        half = len(names) // 2
+        first = sound(names[:half], before)
+        return [*first, *sound(names[half:], [*before, *first])]
+
+    names = [name for name, mask in removed.items() if mask.any()]
+    kept = sound(names, [])
+    result, _ = good(kept)
+    assert result is not None or not kept
+    return result or model.copy(), {name: removed[name] for name in kept}, failed

@@ -1,0 +1,102 @@
+"""Where the time goes: amounts that sum to the measured whole, tables that fall with the widths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune.allocation.widths import Group, total
+from onnxprune.model import Model
+from onnxprune.profiling import op_seconds
+from onnxprune.slim import latency
+from onnxprune.slim.latency import time_works
+from onnxprune.slim.works import Owners
+from onnxprune.structure.find import find_structure
+from onnxprune.structure.sample import sample
+
+Build = Callable[..., onnx.ModelProto]
+RNG = np.random.default_rng(0)
+TEXT = """g (float[N, 128] x) => (float[N, 16] y) {
+    a = MatMul(x, w1) b = Sigmoid(a) c = MatMul(b, w2) y = Softmax(c) }"""
+
+
+def weight(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+@pytest.fixture
+def model(build_model: Build) -> Model:
+    return Model(build_model(TEXT, {"w1": weight(128, 512), "w2": weight(512, 16)}))
+
+
+def test_amounts_are_the_time_of_the_model(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    spent = {"MatMul": 6.0, "Sigmoid": 3.0, "Softmax": 1.0}
+    monkeypatch.setattr(latency, "op_seconds", lambda *_, **__: spent)
+    monkeypatch.setattr(latency, "_alone", lambda *args: args[4][0] * args[4][1] * 2 + 1)
+    feeds = {"x": weight(64, 128)}
+    structure = find_structure(model, feeds)
+    shapes, _ = sample(model, feeds)
+    works = time_works(model, Owners(structure.groups, structure.layout), shapes, [feeds], cache=False)
+    groups = {g.name: Group(g.units, (0,), (0.0,)) for g in structure.groups}
+    assert total(works, groups, {}) == pytest.approx(10.0)
+    (name,) = groups
+    # Of the products a third stays (the tables say 2 * share + 1), of the rest 512 of 528 elements go by it
+    left = total(works, groups, {name: 256})
+    assert left == pytest.approx(6 * 2 / 3 + 4 * (256 + 16) / 528)
+
+
+def test_real_times_fall_with_the_width(model: Model) -> None:
+    feeds = {"x": weight(64, 128)}
+    structure = find_structure(model, feeds)
+    shapes, _ = sample(model, feeds)
+    owners = Owners(structure.groups, structure.layout)
+    works = time_works(model, owners, shapes, [feeds], cache=False)
+    groups = {g.name: Group(g.units, (0,), (0.0,)) for g in structure.groups}
+    (name,) = groups
+    whole = sum(op_seconds(model, [feeds], threads=1).values())
+    dense, narrow = (total(works, groups, {name: count}) for count in (0, 384))
+    assert narrow < 0.8 * dense
+    assert 0.1 * whole < dense < 10 * whole
+
+
+def test_measurements_are_kept(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(latency, "_alone", lambda *args: calls.append(args) or 1e-4)
+    feeds = {"x": weight(33, 128)}  # a size of its own, so that nothing is known yet
+    structure = find_structure(model, feeds)
+    shapes, _ = sample(model, feeds)
+    owners = Owners(structure.groups, structure.layout)
+    time_works(model, owners, shapes, [feeds])
+    first = len(calls)
+    time_works(model, owners, shapes, [feeds])
+    assert len(calls) == first == 2 * len(latency.SHARES) ** 2
+
+
+@pytest.mark.parametrize(
+    ("text", "weights", "narrowed"),
+    [
+        ("y = Conv<pads=[1, 1, 1, 1]>(x, w, b)", {"w": weight(16, 8, 3, 3), "b": weight(16)}, True),
+        ("y = Conv<group=8>(x, w)", {"w": weight(16, 1, 1, 1)}, False),
+        ("y = ConvTranspose(x, w)", {"w": weight(8, 16, 1, 1)}, False),
+    ],
+)
+def test_convolutions(build_model: Build, text: str, weights: dict[str, np.ndarray], narrowed: bool) -> None:
+    proto = build_model(f"g (float[1, 8, 6, 6] x) => (float[1, 16, 6, 6] y) {{ {text} }}", weights)
+    model = Model(proto)
+    shapes, _ = sample(model, {"x": weight(1, 8, 6, 6)})
+    axes = latency._axes(model, model.graph.node[0], shapes)
+    assert axes == ((1, 0) if narrowed else None)
+    if axes is not None:
+        node = model.graph.node[0]
+        assert latency._alone(model, node, (1, 8, 6, 6), axes, (0.5, 0.25), 4) > 0
+
+
+@pytest.mark.parametrize(
+    ("full", "share", "step", "wanted"),
+    [(64, 0.5, 8, 32), (64, 0.1, 8, 8), (10, 0.25, 8, 2), (64, 1.0, 8, 64)],
+)
+def test_widths_are_multiples(full: int, share: float, step: int, wanted: int) -> None:
+    assert latency._width(full, share, step) == wanted

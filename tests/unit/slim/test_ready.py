@@ -1,0 +1,37 @@
+"""What can go, and why the rest stays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from onnxprune.calibration.data import CalibrationData
+from onnxprune.errors import ModelError
+from onnxprune.model import Model
+from onnxprune.progress import NullProgress
+from onnxprune.recipe import Recipe
+from onnxprune.slim.ready import Ready, prepare
+
+Given = tuple[Model, CalibrationData, Recipe]
+
+
+def test_everything_that_can_go_is_known(ready: Ready) -> None:
+    assert sorted(item.group.kind for item in ready.narrowings) == ["head", "head", "neuron", "neuron"]
+    assert len(ready.branches) == 4 and all(effect > 0 for _, effect in ready.branches)
+    assert any("normalised" in item.reason for item in ready.skipped)
+
+
+def test_what_is_excluded_stays(given: Given) -> None:
+    model, data, recipe = given
+    found = prepare(model, data, replace(recipe, exclude=("layer1.up.weight",)), NullProgress())
+    assert not any("layer1/up" in item.group.name for item in found.narrowings)
+    assert len(found.branches) == 3  # the one that holds the weight stays as well
+    assert any("--exclude" in item.reason for item in found.skipped)
+
+
+def test_nothing_can_go(given: Given) -> None:
+    model, data, recipe = given
+    with pytest.raises(ModelError, match="nothing can be removed with --pattern channel") as caught:
+        prepare(model, data, replace(recipe, pattern="channel"), NullProgress())
+    assert "does not name" in caught.value.hint

@@ -1,0 +1,41 @@
+"""From a recipe to a smaller model; the whole way is in tests/e2e/test_structured.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from onnxprune.calibration.data import CalibrationData
+from onnxprune.errors import ModelError
+from onnxprune.inmemory import session_of
+from onnxprune.model import Model
+from onnxprune.progress import NullProgress
+from onnxprune.recipe import Recipe
+from onnxprune.slim.ready import Ready
+from onnxprune.slim.stage import choose, measured_speed, multiplications, slim, stages
+
+Given = tuple[Model, CalibrationData, Recipe]
+
+
+def test_branches_and_units_go_together(given: Given, ready: Ready) -> None:
+    model, data, recipe = given
+    found = slim(ready, data, recipe, 0.6, NullProgress())
+    assert found.branches and found.removed and not found.kept
+    assert multiplications(found.model, ready.feeds) <= 0.4 * multiplications(model, ready.feeds)
+    session_of(found.model).run(None, dict(data.batches[0]))
+
+
+def test_more_than_can_go(given: Given, ready: Ready) -> None:
+    with pytest.raises(ModelError, match=r"--sparsity 0.9999 of the multiplications"):
+        choose(ready, given[2], 0.9999, NullProgress())
+
+
+def test_two_stages() -> None:
+    share, rest = stages(Recipe(pattern="head+4x1", sparsity=0.75))
+    assert share == pytest.approx(0.5)
+    assert rest is not None and (rest.pattern, rest.structured) == ("block:4x1", None)
+    assert rest.sparsity == pytest.approx(0.5)
+    assert stages(Recipe(pattern="head", sparsity=0.3)) == (0.3, None)
+
+
+def test_a_model_is_as_fast_as_itself(given: Given, ready: Ready) -> None:
+    assert measured_speed(given[0], given[0], ready.feeds, 1)[1] == pytest.approx(1.0, abs=0.5)

@@ -1,0 +1,70 @@
+"""A smaller model that is wrong is not returned; groups that cannot go are named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from onnxprune.model import Model
+from onnxprune.structure.check import check_removal, remove_checked
+from onnxprune.structure.find import find_structure
+from onnxprune.structure.groups import Structure
+from onnxprune.structure.masking import mask_units
+from onnxprune.structure.removal import remove_units
+from tests.unit.structure.graphs import Feeds, graph, random_removal
+
+TEXT = """(float[N, L, 6] x) => (float[N, L, C] y) { a = MatMul(x, w0) b = Relu(a) c = MatMul(b, w1)
+    d = Relu(c) e = MatMul(d, w2) f = Relu(e) y = MatMul(f, w3) }"""
+WEIGHTS = {"w0": (6, 8), "w1": (8, 7), "w2": (7, 9), "w3": (9, 4)}
+
+
+@pytest.fixture
+def scene() -> tuple[Model, Feeds, Structure]:
+    model, feeds = graph(TEXT, WEIGHTS)
+    return model, feeds, find_structure(model, feeds)
+
+
+def test_a_right_one(scene: tuple[Model, Feeds, Structure]) -> None:
+    model, feeds, structure = scene
+    removed = random_removal(structure)
+    smaller, done, failed = remove_checked(model, structure, removed, feeds)
+    assert done.keys() == removed.keys() and not failed
+    assert check_removal(mask_units(model, structure, removed), smaller, feeds) is None
+
+
+def test_other_numbers_are_seen(scene: tuple[Model, Feeds, Structure]) -> None:
+    model, feeds, structure = scene
+    removed = random_removal(structure)
+    masked, smaller = mask_units(model, structure, removed), remove_units(model, structure, removed)
+    smaller.set_array("w3", np.asarray(smaller.array("w3") * np.float32(1.001)))
+    assert "output 'y' differs from the masked model: by" in str(check_removal(masked, smaller, feeds))
+
+
+def test_a_broken_model_is_seen(scene: tuple[Model, Feeds, Structure]) -> None:
+    model, feeds, structure = scene
+    smaller = remove_units(model, structure, random_removal(structure))
+    del smaller.graph.node[2]
+    assert "not valid" in str(check_removal(model, smaller, feeds))
+    renamed = model.copy()
+    renamed.graph.output[0].name = "z"
+    renamed.graph.node[-1].output[0] = "z"
+    assert "another interface" in str(check_removal(model, Model(renamed.proto), feeds))
+
+
+@pytest.mark.parametrize("bad", [{0}, {2}, {0, 2}, {0, 1, 2}])
+def test_groups_that_are_wrong_are_left_alone(scene: tuple[Model, Feeds, Structure], bad: set[int]) -> None:
+    """A group that is told wrong (it misses what reads it) fails alone, the others go."""
+    model, feeds, structure = scene
+    groups = [
+        replace(group, parts=tuple(replace(part, reads=False) for part in group.parts)) if i in bad else group
+        for i, group in enumerate(structure.groups)
+    ]
+    removed = random_removal(structure)
+    wrong = replace(structure, groups=tuple(groups))
+    smaller, done, failed = remove_checked(model, wrong, removed, feeds)
+    names = [group.name for group in groups]
+    assert set(failed) == {names[i] for i in bad} and all("differs" in why for why in failed.values())
+    assert set(done) == set(names) - set(failed)
+    assert check_removal(mask_units(model, structure, done), smaller, feeds) is None

@@ -1,0 +1,52 @@
+"""Shapes that a graph computes are right by themselves, or get the elements that are not."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxprune.structure.removal import remove_units
+from tests.unit.structure.graphs import Feeds, assert_removal_is_masking, graph
+
+HEAD = "(float[N, 6, 8] x) => (float[N, C, D] y) { a = MatMul(x, w0)"
+
+
+def other(feeds: Feeds) -> list[Feeds]:
+    return [{name: np.concatenate([array, array]) for name, array in feeds.items()}]
+
+
+def ops(text: str, weights: dict[str, object]) -> tuple[list[str], list[str]]:
+    """Return the operators before and after, having checked that removal equals masking for two sizes."""
+    model, feeds = graph(text, weights)
+    structure = assert_removal_is_masking(model, feeds, others=other(feeds))
+    (group,) = structure.groups
+    smaller = remove_units(model, structure, {group.name: np.arange(group.units) == 1})
+    return [node.op_type for node in model.graph.node], [node.op_type for node in smaller.graph.node]
+
+
+def test_what_follows_from_shapes_is_left() -> None:
+    before, after = ops(
+        f"{HEAD} s = Shape(a) b = Reshape(a, s) y = MatMul(b, w1) }}", {"w0": (8, 8), "w1": (8, 4)}
+    )
+    assert before == after
+
+
+def test_the_shape_of_a_value_that_stays() -> None:
+    before, after = ops(
+        f"{HEAD} s = Shape(x) b = Reshape(a, s) y = MatMul(b, w1) }}", {"w0": (8, 8), "w1": (8, 4)}
+    )
+    assert after.count("Where") == 1 and len(after) == len(before) + 1
+
+
+def test_a_number_in_arithmetic() -> None:
+    text = f"""{HEAD} s = Shape(x) n = Gather(s, i) m = Mul(n, eight) t = Concat<axis = 0>(m, six)
+        r = Transpose<perm = [0, 2, 1]>(a) b = Reshape(r, t) q = Reshape(b, back)
+        d = Transpose<perm = [0, 2, 1]>(q) y = MatMul(d, w1) }}"""
+    weights = {"w0": (8, 8), "w1": (8, 4), "i": [0], "eight": [8], "six": [6], "back": [-1, 8, 6]}
+    assert "Where" in ops(text, weights)[1]
+
+
+def test_a_constant_that_others_read_too_stays_for_them() -> None:
+    text = """(float[N, 6, 8] x) => (float[N, C, D] y, float[N, P, Q] z) { a = MatMul(x, w0)
+        b = Reshape(a, to) y = MatMul(b, w1) z = Reshape(x, to) }"""
+    model, feeds = graph(text, {"w0": (8, 8), "w1": (8, 4), "to": [0, 6, 8]})
+    assert_removal_is_masking(model, feeds)
