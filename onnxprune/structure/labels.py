@@ -32,11 +32,11 @@ class Labels:
     Args:
         model: the model.
         sizes: value -> shape.
-        numbers: integer value -> content.
+        numbers: integer or boolean value -> content.
     """
 
     def __init__(
-        self, model: Model, sizes: dict[str, tuple[int, ...]], numbers: dict[str, NDArray[np.int64]]
+        self, model: Model, sizes: dict[str, tuple[int, ...]], numbers: dict[str, NDArray[Any]]
     ) -> None:
         self.model, self.sizes, self.numbers = model, sizes, numbers
         self.axes: dict[str, tuple[Axis, ...]] = {}
@@ -143,10 +143,9 @@ class Labels:
 
     def number(self, name: str) -> NDArray[np.int64] | None:
         """Return the content of a small integer value, as it is in the sample run."""
-        if name in self.model.index.tensors:
-            array = self.model.array(name)
-            return np.asarray(array, np.int64) if array.dtype.kind in "iu" else None
-        return self.numbers.get(name)
+        stored = name in self.model.index.tensors
+        array = self.model.array(name) if stored else self.numbers.get(name)
+        return None if array is None or array.dtype.kind not in "iu" else np.asarray(array, np.int64)
 
     def node_inputs(self, node: onnx.NodeProto) -> list[str]:
         """Return the names of the inputs that are there."""
