@@ -71,8 +71,8 @@ _ARITHMETIC = frozenset((
     "Add", "Sub", "Mul", "Div", "Mod", "Concat", "Gather", "Slice", "Split", "Cast", "Unsqueeze", "Squeeze",
     "Reshape", "Where", "Equal", "ConstantOfShape", "ReduceProd", "Floor", "Ceil", "Transpose", "Min", "Max",
     "Neg", "Flatten", "Expand", "Range", "Identity", "Abs", "Sign", "Round", "Sqrt", "Pow", "Sum", "Clip",
-    "ReduceSum", "ReduceMin", "ReduceMax", "CumSum", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not",
-    "And", "Or", "Xor", "ScatterND", "ScatterElements", "GatherND", "GatherElements", "Tile",
+    "ReduceSum", "ReduceMin", "ReduceMax", "CumSum", "Greater", "GreaterOrEqual", "Less", "LessOrEqual",
+    "Not", "And", "Or", "Xor", "ScatterND", "ScatterElements", "GatherND", "GatherElements", "Tile",
 ))  # fmt: skip
 
 

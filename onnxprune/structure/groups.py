@@ -98,7 +98,7 @@ class Layout:
     Attributes:
         sizes: value -> its shape in the sample run.
         axes: value -> for each axis the label of each position, or why none of them can go.
-        numbers: value -> its content, for small integer and boolean ones; other inputs may give other numbers.
+        numbers: value -> its content, for small integer and boolean ones; other inputs may give others.
     """
 
     sizes: Mapping[str, tuple[int, ...]]

@@ -92,4 +92,4 @@ PARAMETERS: dict[str, tuple[int, ...]] = {
     **{op: (1,) for op in _COMMON if op.startswith("Reduce")},
 }
 # These make values of their own: what they read, they do not pass on.
-SOURCES = frozenset(("Shape", "Size", "Range", "RandomNormalLike", "RandomUniformLike", "EyeLike", "NonZero"))
+SOURCES = frozenset(("Shape", "Size", "Range", "RandomNormalLike", "RandomUniformLike", "EyeLike"))

@@ -125,3 +125,9 @@ def test_the_model_is_left_as_it_is(opset: int) -> None:
     before = model.to_bytes()
     find_structure(model, feeds)
     assert model.to_bytes() == before
+
+
+def test_positions_of_what_is_not_zero() -> None:
+    text = """(float[N, 6] x) => (float[N, C] y, int64[2, K] z) { a = MatMul(x, w0) b = Relu(a) z = NonZero(b)
+        y = MatMul(b, w1) }"""
+    assert "NonZero(z) is not followed" in pinned(text, {"w0": (6, 8), "w1": (8, 4)})
