@@ -17,6 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from onnxprune.model import Model
+from onnxprune.storage.edit import is_overridable
 from onnxprune.structure.groups import Axis, Role
 
 SINGLE = "a single one"
@@ -81,6 +82,9 @@ class Labels:
             self.axes[name] = tuple(
                 SINGLE if size == 1 else self.fresh(size) if stored else why for size in self.shape(name)
             )
+            if stored and is_overridable(self.model, name):
+                for axis in self.axes[name]:
+                    self.pin(axis, f"callers may give another {name!r}")
         return self.axes[name]
 
     def write(self, name: str, axes: Sequence[Axis]) -> None:
