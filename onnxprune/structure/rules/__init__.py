@@ -44,8 +44,8 @@ _COMMON: dict[str, Rule] = {
     "GroupNormalization": normalisation.groups_of_channels,
     "LayerNormalization": normalisation.over_axes,
     "RMSNormalization": normalisation.over_axes,
-    **dict.fromkeys(("Softmax", "LogSoftmax"), normalisation.softmax),
-    **dict.fromkeys(("CumSum", "LpNormalization", "Hardmax"), normalisation.along_axis),
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), normalisation.softmax),
+    **dict.fromkeys(("CumSum", "LpNormalization"), normalisation.along_axis),
     **dict.fromkeys(("LRN", "MeanVarianceNormalization"), normalisation.lrn),
     **dict.fromkeys(
         ("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"),
