@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from onnxprune.errors import ModelError
 from onnxprune.model import Model
-from onnxprune.storage.edit import Names
+from onnxprune.storage.edit import Names, raise_ir_version
 from onnxprune.structure.computed import computed
 from onnxprune.structure.shrunk import Shrunk
 
@@ -59,9 +59,13 @@ class Parameters:
             node.input.append("")
         if node.input[slot]:
             self.left.add(node.input[slot])
-        name = self.names.fresh(f"{node.output[0]}_{slot}")
+        node.input[slot] = self._constant(f"{node.output[0]}_{slot}", array)
+
+    def _constant(self, wanted: str, array: NDArray[Any]) -> str:
+        name = self.names.fresh(wanted)
         self.model.graph.initializer.append(numpy_helper.from_array(array, name))
-        node.input[slot] = name
+        raise_ir_version(self.model, 4, set())  # before it, each constant must be an input as well
+        return name
 
     def set(
         self, node: onnx.NodeProto, position: int, slot: int, wanted: Wanted, fixed: Sequence[bool]
@@ -105,10 +109,8 @@ class Parameters:
             raise ModelError(f"a shape that {node.op_type} {node.name!r} reads cannot be followed")
         numbers = np.array([0 if n is None else n for n in wanted], np.int64)
         numbers[dynamic] = -1
-        mask, right = (self.names.fresh(f"{node.output[0]}_{what}") for what in ("wrong", "right"))
-        self.model.graph.initializer.extend(
-            (numpy_helper.from_array(np.array(wrong), mask), numpy_helper.from_array(numbers, right))
-        )
+        mask = self._constant(f"{node.output[0]}_wrong", np.array(wrong))
+        right = self._constant(f"{node.output[0]}_right", numbers)
         output = self.names.fresh(f"{node.output[0]}_shape")
         self.new_nodes.append(
             (position, helper.make_node("Where", [mask, right, node.input[slot]], [output], name=output))
