@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxprune import runtime
+from onnxprune.attributes import number
 from onnxprune.model import Model
 from onnxprune.structure.shrunk import Shrunk
+
+T = TypeVar("T")
 
 
 def computed(model: Model, shrunk: Shrunk, names: Sequence[str]) -> Mapping[str, NDArray[np.int64]]:
@@ -27,7 +30,7 @@ def computed(model: Model, shrunk: Shrunk, names: Sequence[str]) -> Mapping[str,
         node = model.graph.node[position]
         source = node.input[0] if node.input else ""
         if node.op_type == "Shape" and source in shrunk.layout.sizes:
-            given[node.output[0]] = _shape(node, shrunk.shape(source))
+            given[node.output[0]] = np.array(shape_part(node, shrunk.shape(source)), np.int64)
         elif node.op_type == "Size" and source in shrunk.layout.sizes:
             given[node.output[0]] = np.array(np.prod(shrunk.shape(source)), np.int64)
         elif _follows(node):
@@ -67,7 +70,7 @@ def _behind(model: Model, names: Sequence[str]) -> set[int]:
     return found
 
 
-_ARITHMETIC = frozenset((
+ARITHMETIC = frozenset((
     "Add", "Sub", "Mul", "Div", "Mod", "Concat", "Gather", "Slice", "Split", "Cast", "Unsqueeze", "Squeeze",
     "Reshape", "Where", "Equal", "ConstantOfShape", "ReduceProd", "Floor", "Ceil", "Transpose", "Min", "Max",
     "Neg", "Flatten", "Expand", "Range", "Identity", "Abs", "Sign", "Round", "Sqrt", "Pow", "Sum", "Clip",
@@ -77,12 +80,13 @@ _ARITHMETIC = frozenset((
 
 
 def _follows(node: onnx.NodeProto) -> bool:
-    return node.op_type in _ARITHMETIC and node.domain in ("", "ai.onnx")
+    return node.op_type in ARITHMETIC and node.domain in ("", "ai.onnx")
 
 
-def _shape(node: onnx.NodeProto, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    numbers = {item.name: item.i for item in node.attribute}
-    return np.array(shape[numbers.get("start", 0) : numbers.get("end", len(shape))], np.int64)
+def shape_part(node: onnx.NodeProto, shape: Sequence[T]) -> list[T]:
+    """Return the part of a shape that a ``Shape`` returns."""
+    end = int(number(node, "end", len(shape)))
+    return [*shape[int(number(node, "start", 0)) : end]]
 
 
 def _run(

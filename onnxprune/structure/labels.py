@@ -43,6 +43,7 @@ class Labels:
         self.axes: dict[str, tuple[Axis, ...]] = {}
         self.constants = set(model.index.tensors)  # weights, also those that a shape cuts out
         self.unchanging = set(model.index.tensors)  # values that no input of the model reaches
+        self.origins: dict[str, NDArray[Any]] = {}  # integer value -> the sizes behind each element
         self._weak: set[int] = set()  # first labels of axes that copies or equal values make
         self.count = 0
         self._pairs: list[NDArray[np.int64]] = []
