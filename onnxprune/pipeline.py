@@ -47,8 +47,8 @@ from onnxprune.report.report import Report, to_json
 from onnxprune.search.automatic import Automatic
 from onnxprune.search.judge import Judge, split_held_out
 from onnxprune.sequential import Solved, prune_sequential
-from onnxprune.slim.ready import prepare
-from onnxprune.slim.stage import slim, stages
+from onnxprune.slim.ready import Ready, prepare
+from onnxprune.slim.stage import Slimmed, part_of, slim, stages
 from onnxprune.slim.summary import summary
 from onnxprune.storage.edit import raise_ir_version
 from onnxprune.targets import find_targets
@@ -231,20 +231,24 @@ def _slimmed(outcome: Outcome, held_out: CalibrationData, progress: Progress) ->
     """Return the smaller (and then pruned, and fine-tuned) model."""
     recipe, clock, data = outcome.recipe, outcome.clock, outcome.calibration
     share, rest = stages(recipe)
-    with clock.stage("measure"):
-        ready = prepare(outcome.dense, data, recipe, progress)
-    with clock.stage("remove"):
-        slimmed = slim(ready, data, recipe, share, progress)
-    model, outcome.layers, outcome.solved = _pruned_further(slimmed.model, outcome, rest, progress)
-    if recipe.finetune:
-        with clock.stage("fine-tune"):
-            part = share_of(recipe, 1)
-            model, outcome.finetuning = tune(
-                outcome.dense, model, outcome.layers, data, held_out, part, progress
-            )
+    model, tuned = outcome.dense, []
+    rounds: list[tuple[Ready, Slimmed]] = []
+    for number in range(1, recipe.rounds + 1):
+        step, part = part_of(recipe, share, number)
+        with clock.stage("measure"):
+            ready = prepare(model, data, step, progress)
+        with clock.stage("remove"):
+            rounds.append((ready, slim(ready, data, step, part, progress)))
+        model, outcome.layers, outcome.solved = _pruned_further(rounds[-1][1].model, outcome, rest, progress)
+        if recipe.finetune:
+            with clock.stage("fine-tune"):
+                shared = share_of(recipe, recipe.rounds)
+                model, found = tune(outcome.dense, model, outcome.layers, data, held_out, shared, progress)
+                tuned.append(found)
+                outcome.finetuning = merged(tuned)
     with clock.stage("time"):
         progress.stage("timing the smaller model")
-        outcome.structured = summary(ready, slimmed, model, recipe)
+        outcome.structured = summary(rounds, model, recipe)
     return model
 
 
@@ -357,7 +361,7 @@ def find_prunable(dense: Model, recipe: Recipe) -> tuple[tuple[Layer, ...], tupl
     layers, skips = find_layers(
         dense, include=recipe.include, exclude=recipe.exclude, min_size=recipe.min_size
     )
-    if not layers:
+    if not layers and recipe.structured is None:  # recurrent layers have units, but are no matrices
         raise ModelError(f"{dense.name}: nothing to prune", _why_nothing(dense, skips))
     return layers, skips
 

@@ -132,7 +132,7 @@ def _check_structured(recipe: Recipe) -> None:
         "--target-size": recipe.target_size is not None,
         f"--granularity {recipe.granularity}": recipe.granularity != "weight",
         f"--selection {recipe.selection}": recipe.selection != "rank",
-        f"--schedule {recipe.schedule}": recipe.schedule != "oneshot",
+        f"--schedule {recipe.schedule}": recipe.schedule != "oneshot" and bool(structured.rest),
         f"--allocation {recipe.allocation}": recipe.allocation not in (*CURVES, "uniform"),
     }
     for asked, found in refused.items():

@@ -22,6 +22,7 @@ from onnxprune.recipe import Recipe
 from onnxprune.slim.branches import Branch, Shapes, find_branches, gated
 from onnxprune.slim.gates import branch_effects
 from onnxprune.slim.measure import Narrowing, measure
+from onnxprune.slim.proxy import narrowings_by_size
 from onnxprune.slim.readers import Reader, find_readers
 from onnxprune.slim.works import Owners
 from onnxprune.structure.find import find_structure
@@ -79,9 +80,6 @@ def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progr
     groups, skipped = _groups(dense, structure, layers, recipe)
     readers = find_readers(groups, layers)
     read = {reader.group for reader in readers}
-    unread = [group for group in groups if group.name not in read]
-    skipped += [Pinned(g.name, g.kind, g.units, "no matrix reads it that could be re-fitted") for g in unread]
-    groups = [group for group in groups if group.name in read]
     if not groups and not branches:
         reasons = dict.fromkeys(item.reason for item in skipped)
         raise ModelError(
@@ -89,8 +87,19 @@ def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progr
             "; ".join(list(reasons)[:3]) or "no channels, neurons or heads were found",
         )
     guide = make_guide(dense, layers, data, recipe)
-    narrowings = _measured(dense, groups, readers, data, recipe, guide, progress)
-    return Ready(dense, structure, narrowings, branches, tuple(skipped), layers, feeds, shapes, guide)
+    fitted = [group for group in groups if group.name in read]
+    narrowings = _measured(dense, fitted, readers, data, recipe, guide, progress)
+    masks = [row_mask(batch) for batch in data.batches]
+    probes = probe_batches(data, masks)
+    narrowings += narrowings_by_size(
+        dense,
+        structure,
+        [group for group in groups if group.name not in read],
+        [data.batches[k] for k in probes],
+        [masks[k] for k in probes],
+        recipe.threads,
+    )
+    return Ready(dense, structure, tuple(narrowings), branches, tuple(skipped), layers, feeds, shapes, guide)
 
 
 def _layers(dense: Model, recipe: Recipe) -> tuple[Layer, ...]:
@@ -148,9 +157,9 @@ def _measured(
     recipe: Recipe,
     guide: Guide,
     progress: Progress,
-) -> tuple[Narrowing, ...]:
+) -> list[Narrowing]:
     if not groups:
-        return ()
+        return []
     masks = [row_mask(batch) for batch in data.batches]
     targets = {reader.layer.sites[0].input for reader in readers}
     outputs = recipe.allocation == "sensitivity"
@@ -158,7 +167,7 @@ def _measured(
         targets |= set(dense.index.outputs)
     progress.stage("measuring units", len({reader.layer.name for reader in readers}))
     with ArrayStore(int(recipe.max_memory * 2**30)) as store, workers(recipe.threads):
-        found = measure(
+        return measure(
             dense,
             groups,
             readers,
@@ -172,4 +181,3 @@ def _measured(
             guide=guide,
             on_layer=lambda _: progress.advance(),
         )
-    return tuple(found)

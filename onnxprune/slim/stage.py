@@ -66,6 +66,19 @@ def stages(recipe: Recipe) -> tuple[float, Recipe | None]:
     return share, rest
 
 
+def part_of(recipe: Recipe, share: float, number: int) -> tuple[Recipe, float]:
+    """Return the recipe and the share of one of the recipe's rounds, relative to what the last one left.
+
+    Source of the cubic schedule: Zhu & Gupta, "To prune, or not to prune" (2017).
+    """
+    done, now = (1 - (1 - k / recipe.rounds) ** 3 for k in (number - 1, number))
+    relative = 1 - (1 - now * share) / (1 - done * share)
+    if recipe.speedup is None:
+        return recipe, relative
+    saved = 1 - 1 / recipe.speedup
+    return replace(recipe, target_speedup=f"{(1 - done * saved) / (1 - now * saved):.6f}x"), relative
+
+
 def slim(ready: Ready, data: CalibrationData, recipe: Recipe, share: float, progress: Progress) -> Slimmed:
     """Remove units until ``share`` is gone, or the speed that the recipe asks for is reached.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from onnxprune.model import Model
@@ -11,53 +12,49 @@ from onnxprune.slim.ready import Ready
 from onnxprune.slim.stage import Slimmed, measured_speed, multiplications
 
 
-def summary(ready: Ready, slimmed: Slimmed, final: Model, recipe: Recipe) -> dict[str, Any]:
+def summary(rounds: Sequence[tuple[Ready, Slimmed]], final: Model, recipe: Recipe) -> dict[str, Any]:
     """Return groups, parameters, multiplications and speed before and after, as plain values.
 
     Args:
-        ready: what was known before.
-        slimmed: what was removed.
+        rounds: what was known before each round, and what it removed.
         final: the smaller model with plain weights, as it will be written.
         recipe: of the run.
     """
-    groups = []
-    for item in ready.narrowings:
-        gone = slimmed.removed.get(item.group.name)
-        count = 0 if gone is None else int(gone.sum())
-        groups.append(
-            {
-                "name": item.group.name,
-                "kind": item.group.kind,
-                "before": item.group.units,
-                "after": item.group.units - count,
-                "damage": float(item.damage[min(count, len(item.damage) - 1)]),
-                "note": slimmed.kept.get(item.group.name, ""),
-            }
-        )
-    for branch, effect in ready.branches:
-        left = int(branch.name not in slimmed.branches)
-        groups.append(
-            {
-                "name": branch.name,
-                "kind": "layer",
-                "before": 1,
-                "after": left,
-                "damage": 0.0 if left else effect,
-                "note": "",
-            }
-        )
+    groups: dict[str, dict[str, Any]] = {}
+    for ready, slimmed in rounds:
+        for item in ready.narrowings:
+            gone = slimmed.removed.get(item.group.name)
+            count = 0 if gone is None else int(gone.sum())
+            damage = float(item.damage[min(count, len(item.damage) - 1)])
+            note = slimmed.kept.get(item.group.name, "")
+            _add(groups, item.group.name, item.group.kind, item.group.units, count, damage, note)
+        for branch, effect in ready.branches:
+            out = int(branch.name in slimmed.branches)
+            _add(groups, branch.name, "layer", 1, out, effect * out, "")
+    ready = rounds[0][0]
+    predicted = [slimmed.predicted for _, slimmed in rounds if slimmed.predicted is not None]
     return {
         "kinds": recipe.structured.kinds if recipe.structured is not None else (),
-        "groups": groups,
+        "groups": list(groups.values()),
         "pinned": [{"name": item.name, "units": item.size, "reason": item.reason} for item in ready.skipped],
         "parameters": [parameters(ready.dense), parameters(final)],
         "multiplications": [multiplications(model, ready.feeds) for model in (ready.dense, final)],
-        "predicted": slimmed.predicted,
+        "predicted": math.prod(predicted) if predicted else None,
         "speed": [
             {"threads": threads, "ratio": ratio}
             for threads, ratio in measured_speed(ready.dense, final, ready.feeds, recipe.threads).items()
         ],
     }
+
+
+def _add(
+    groups: dict[str, dict[str, Any]], name: str, kind: str, units: int, gone: int, damage: float, note: str
+) -> None:
+    """Add what one round took from a group to what the rounds before it took."""
+    entry: dict[str, Any] = {"name": name, "kind": kind, "before": units, "after": units, "damage": 0.0}
+    entry = groups.setdefault(name, entry)
+    entry["after"], entry["damage"] = units - gone, entry["damage"] + damage
+    entry["note"] = note
 
 
 def parameters(model: Model) -> int:

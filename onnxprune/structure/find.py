@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnxprune.model import Model, label, outer_reads, subgraphs
 from onnxprune.structure.groups import Axis, Group, Kind, Layout, Part, Pinned, Role, Structure
 from onnxprune.structure.labels import Labels, RuleError
+from onnxprune.structure.origins import follow, pin_sizes
 from onnxprune.structure.rules import PARAMETERS, RULES, SOURCES
 from onnxprune.structure.sample import made_up, sample
 
@@ -44,6 +45,8 @@ def find_structure(
         _visit(graph, node)
     for name in model.index.outputs:
         _pin(graph, name, f"it reaches the graph output {name!r}")
+        if name in graph.origins:
+            pin_sizes(graph, name, f"its size reaches the graph output {name!r}")
     return _Reader(graph).structure()
 
 
@@ -61,6 +64,7 @@ def _visit(graph: Labels, node: onnx.NodeProto) -> None:
     if node.op_type == "Constant" and not domain:
         return
     _note_constant(graph, node)
+    follow(graph, node)
     rule = RULES.get((domain, node.op_type))
     if any(subgraphs(node)):
         reason = f"read inside the subgraph of {label(node)}"

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,12 +98,12 @@ class Layout:
     Attributes:
         sizes: value -> its shape in the sample run.
         axes: value -> for each axis the label of each position, or why none of them can go.
-        numbers: value -> its content, for small integer tensors; other inputs may give other numbers.
+        numbers: value -> its content, for small integer and boolean ones; other inputs may give others.
     """
 
     sizes: Mapping[str, tuple[int, ...]]
     axes: Mapping[str, tuple[Axis, ...]]
-    numbers: Mapping[str, NDArray[np.int64]]
+    numbers: Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)

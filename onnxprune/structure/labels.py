@@ -17,6 +17,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from onnxprune.model import Model
+from onnxprune.storage.edit import is_overridable
 from onnxprune.structure.groups import Axis, Role
 
 SINGLE = "a single one"
@@ -32,16 +33,17 @@ class Labels:
     Args:
         model: the model.
         sizes: value -> shape.
-        numbers: integer value -> content.
+        numbers: integer or boolean value -> content.
     """
 
     def __init__(
-        self, model: Model, sizes: dict[str, tuple[int, ...]], numbers: dict[str, NDArray[np.int64]]
+        self, model: Model, sizes: dict[str, tuple[int, ...]], numbers: dict[str, NDArray[Any]]
     ) -> None:
         self.model, self.sizes, self.numbers = model, sizes, numbers
         self.axes: dict[str, tuple[Axis, ...]] = {}
         self.constants = set(model.index.tensors)  # weights, also those that a shape cuts out
         self.unchanging = set(model.index.tensors)  # values that no input of the model reaches
+        self.origins: dict[str, NDArray[Any]] = {}  # integer value -> the sizes behind each element
         self._weak: set[int] = set()  # first labels of axes that copies or equal values make
         self.count = 0
         self._pairs: list[NDArray[np.int64]] = []
@@ -81,6 +83,9 @@ class Labels:
             self.axes[name] = tuple(
                 SINGLE if size == 1 else self.fresh(size) if stored else why for size in self.shape(name)
             )
+            if stored and is_overridable(self.model, name):
+                for axis in self.axes[name]:
+                    self.pin(axis, f"callers may give another {name!r}")
         return self.axes[name]
 
     def write(self, name: str, axes: Sequence[Axis]) -> None:
@@ -143,10 +148,9 @@ class Labels:
 
     def number(self, name: str) -> NDArray[np.int64] | None:
         """Return the content of a small integer value, as it is in the sample run."""
-        if name in self.model.index.tensors:
-            array = self.model.array(name)
-            return np.asarray(array, np.int64) if array.dtype.kind in "iu" else None
-        return self.numbers.get(name)
+        stored = name in self.model.index.tensors
+        array = self.model.array(name) if stored else self.numbers.get(name)
+        return None if array is None or array.dtype.kind not in "iu" else np.asarray(array, np.int64)
 
     def node_inputs(self, node: onnx.NodeProto) -> list[str]:
         """Return the names of the inputs that are there."""

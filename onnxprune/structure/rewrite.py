@@ -125,7 +125,7 @@ def _numbers(scene: Scene, name: str) -> NDArray[np.int64]:
         return np.empty(0, np.int64)
     if scene.parameters.is_constant(name):
         return np.asarray(scene.model.array(name), np.int64)
-    return scene.shrunk.layout.numbers[name]
+    return np.asarray(scene.shrunk.layout.numbers[name], np.int64)
 
 
 def _pad(scene: Scene, node: onnx.NodeProto, position: int) -> None:
@@ -141,18 +141,20 @@ def _pad(scene: Scene, node: onnx.NodeProto, position: int) -> None:
         _numbers(scene, node.input[3]).ravel().tolist() if len(node.input) > 3 and node.input[3] else None
     )
     axes = list(range(rank)) if chosen is None else [axis % rank for axis in chosen]
+    dense, fixed = list(pads), [False] * len(pads)
     for place, axis in enumerate(axes):
         kept = scene.shrunk.kept(target, axis)
         before, after = pads[place], pads[place + len(axes)]
         if kept is not None:
             pads[place] = int(kept[:before].sum())
             pads[place + len(axes)] = int(kept[len(kept) - after :].sum())
+            fixed[place] = fixed[place + len(axes)] = True  # the rule pins axes with other widths
     if inside:
         set_attribute(node, name, pads)
-    else:
-        found = scene.parameters.value(node.input[1])
-        if found is None or pads != found.ravel().tolist():
-            scene.parameters.replace(node, 1, np.array(pads, np.int64))
+    elif scene.parameters.value(node.input[1]) is not None:
+        scene.parameters.set(node, position, 1, pads, fixed)
+    elif pads != dense:
+        raise ModelError(f"the widths that {label(node)} reads cannot be followed")
 
 
 def _reshape(scene: Scene, node: onnx.NodeProto, position: int) -> None:

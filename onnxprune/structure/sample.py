@@ -30,8 +30,8 @@ def made_up(model: Model) -> Mapping[str, Any]:
 
 def sample(
     model: Model, feeds: Mapping[str, Any], threads: int | None = None
-) -> tuple[Sizes, dict[str, NDArray[np.int64]]]:
-    """Return the shape of every value of the main graph, and the content of small integer ones.
+) -> tuple[Sizes, dict[str, NDArray[Any]]]:
+    """Return the shape of every value of the main graph, and the content of small integer and boolean ones.
 
     Args:
         model: the model.
@@ -42,7 +42,7 @@ def sample(
         ModelError: when ONNX Runtime refuses the model or the sample.
     """
     sizes: Sizes = {name: tuple(tensor.dims) for name, tensor in model.index.tensors.items()}
-    numbers: dict[str, NDArray[np.int64]] = {}
+    numbers: dict[str, NDArray[Any]] = {}
     made = [o for node in model.graph.node for o in node.output if o and o not in model.index.tensors]
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
@@ -59,6 +59,6 @@ def sample(
     for name in wanted:
         if isinstance(value := values.get(name), np.ndarray):
             sizes[name] = value.shape
-            if value.dtype.kind in "iu" and value.size <= _MAX_NUMBERS:
-                numbers[name] = value.astype(np.int64)
+            if value.dtype.kind in "iub" and value.size <= _MAX_NUMBERS:
+                numbers[name] = value
     return sizes, numbers

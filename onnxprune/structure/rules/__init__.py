@@ -44,8 +44,8 @@ _COMMON: dict[str, Rule] = {
     "GroupNormalization": normalisation.groups_of_channels,
     "LayerNormalization": normalisation.over_axes,
     "RMSNormalization": normalisation.over_axes,
-    **dict.fromkeys(("Softmax", "LogSoftmax"), normalisation.softmax),
-    **dict.fromkeys(("CumSum", "LpNormalization", "Hardmax"), normalisation.along_axis),
+    **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), normalisation.softmax),
+    **dict.fromkeys(("CumSum", "LpNormalization"), normalisation.along_axis),
     **dict.fromkeys(("LRN", "MeanVarianceNormalization"), normalisation.lrn),
     **dict.fromkeys(
         ("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"),
@@ -92,4 +92,4 @@ PARAMETERS: dict[str, tuple[int, ...]] = {
     **{op: (1,) for op in _COMMON if op.startswith("Reduce")},
 }
 # These make values of their own: what they read, they do not pass on.
-SOURCES = frozenset(("Shape", "Size", "Range", "RandomNormalLike", "RandomUniformLike", "EyeLike", "NonZero"))
+SOURCES = frozenset(("Shape", "Size", "Range", "RandomNormalLike", "RandomUniformLike", "EyeLike"))

@@ -28,8 +28,14 @@ def convolution(graph: Labels, node: onnx.NodeProto) -> None:
     out = _plain(graph, node) if groups == 1 else _grouped(graph, node, groups)
     if len(node.input) > 2 and node.input[2]:
         graph.join(out, graph.read(node.input[2])[0])
+    batch = x[0]
+    if len(node.input) > 3 and node.input[3]:  # FusedConv adds it to what it makes
+        own = graph.read(node.input[3])
+        batch, out = graph.join(batch, own[0]), graph.join(out, own[1])
+        for axis in own[2:]:
+            graph.pin(axis, f"{label(node)} adds it to positions that it makes")
     spatial = [f"positions that {label(node)} makes"] * (len(graph.shape(node.output[0])) - 2)
-    graph.write(node.output[0], [x[0], out, *spatial])
+    graph.write(node.output[0], [batch, out, *spatial])
 
 
 def _plain(graph: Labels, node: onnx.NodeProto) -> Axis:

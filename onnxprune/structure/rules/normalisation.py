@@ -76,7 +76,7 @@ def skip_norm(graph: Labels, node: onnx.NodeProto) -> None:
 
 
 def softmax(graph: Labels, node: onnx.NodeProto) -> None:
-    """Softmax and its kin: over one axis, before opset 13 over all from it on."""
+    """Softmax, LogSoftmax and Hardmax: over one axis, before opset 13 over all from it on."""
     x = graph.read(node.input[0])
     old = graph.model.opset < 13
     first = axis_of(node, len(x), 1 if old else -1)
@@ -86,7 +86,7 @@ def softmax(graph: Labels, node: onnx.NodeProto) -> None:
 
 
 def along_axis(graph: Labels, node: onnx.NodeProto) -> None:
-    """CumSum, LpNormalization, Hardmax: the axis they work along cannot shrink, others can."""
+    """CumSum and LpNormalization: the axis they work along cannot shrink, others can."""
     x = graph.read(node.input[0])
     if node.op_type == "CumSum":
         numbers = graph.number(node.input[1])

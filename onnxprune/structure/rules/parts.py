@@ -42,8 +42,15 @@ def split(graph: Labels, node: onnx.NodeProto) -> None:
         size = graph.shape(name)[at]
         axis = axes[at]
         piece = axis if isinstance(axis, str) else axis[begin : begin + size]
+        _keep_single(graph, node, axis, piece)
         graph.write(name, [*axes[:at], piece, *axes[at + 1 :]])
         begin += size
+
+
+def _keep_single(graph: Labels, node: onnx.NodeProto, before: Axis, after: Axis) -> None:
+    """Pin a position that is taken out alone: an axis of size 1 has no labels, and is broadcast."""
+    if len(before) > 1 and len(after) == 1:
+        graph.pin(after, f"{label(node)} takes it alone")
 
 
 def slice_ranges(graph: Labels, node: onnx.NodeProto) -> dict[int, tuple[int, int, int]]:
@@ -78,6 +85,7 @@ def slices(graph: Labels, node: onnx.NodeProto) -> None:
         if step != 1:
             graph.pin(axis, f"{label(node)} takes each {step}th position")
         axes[at] = axis[taken]
+        _keep_single(graph, node, axis, axes[at])
     graph.write(node.output[0], axes)
 
 

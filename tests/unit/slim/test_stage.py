@@ -11,7 +11,7 @@ from onnxprune.model import Model
 from onnxprune.progress import NullProgress
 from onnxprune.recipe import Recipe
 from onnxprune.slim.ready import Ready
-from onnxprune.slim.stage import choose, measured_speed, multiplications, slim, stages
+from onnxprune.slim.stage import choose, measured_speed, multiplications, part_of, slim, stages
 
 Given = tuple[Model, CalibrationData, Recipe]
 
@@ -39,3 +39,14 @@ def test_two_stages() -> None:
 
 def test_a_model_is_as_fast_as_itself(given: Given, ready: Ready) -> None:
     assert measured_speed(given[0], given[0], ready.feeds, 1)[1] == pytest.approx(1.0, abs=0.5)
+
+
+def test_rounds_multiply_to_the_whole() -> None:
+    recipe = Recipe(pattern="head", finetune=True, schedule="cubic:3", target_speedup="2x")
+    parts = [part_of(recipe, 0.5, number) for number in (1, 2, 3)]
+    kept, speed = 1.0, 1.0
+    for step, share in parts:
+        kept, speed = kept * (1 - share), speed * (step.speedup or 0)
+    assert kept == pytest.approx(0.5) and speed == pytest.approx(2.0, rel=1e-4)
+    assert parts[0][1] > parts[1][1] > parts[2][1] > 0
+    assert part_of(Recipe(pattern="head"), 0.3, 1)[1] == pytest.approx(0.3)

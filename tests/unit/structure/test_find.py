@@ -19,6 +19,7 @@ from tests.unit.structure.graphs import (
     assert_removal_is_masking,
     graph,
     pinned,
+    reasons,
     summary,
 )
 
@@ -125,3 +126,19 @@ def test_the_model_is_left_as_it_is(opset: int) -> None:
     before = model.to_bytes()
     find_structure(model, feeds)
     assert model.to_bytes() == before
+
+
+def test_positions_of_what_is_not_zero() -> None:
+    text = """(float[N, 6] x) => (float[N, C] y, int64[2, K] z) { a = MatMul(x, w0) b = Relu(a) z = NonZero(b)
+        y = MatMul(b, w1) }"""
+    assert "NonZero(z) is not followed" in pinned(text, {"w0": (6, 8), "w1": (8, 4)})
+
+
+def test_weights_that_callers_may_give() -> None:
+    model, feeds = graph(f"{IMAGE} {{ a = Conv(x, w0, b0) y = Conv(a, w9) }}", FIRST | LAST)
+    model.graph.input.append(helper.make_tensor_value_info("w9", onnx.TensorProto.FLOAT, [5, 8, 1, 1]))
+    model.reindex()
+    structure = find_structure(model, feeds)
+    assert not structure.groups and "callers may give another 'w9'" in reasons(structure)
+    model.proto.ir_version = 3  # there, the listing says nothing
+    assert summary(find_structure(model, feeds)) == [("channel", 8)]

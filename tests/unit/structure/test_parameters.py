@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from onnxprune.structure.removal import remove_units
-from tests.unit.structure.graphs import Feeds, assert_removal_is_masking, graph
+from tests.unit.structure.graphs import CONV, FIRST, IMAGE, LAST, Feeds, assert_removal_is_masking, graph
 
 HEAD = "(float[N, 6, 8] x) => (float[N, C, D] y) { a = MatMul(x, w0)"
 
@@ -50,3 +50,28 @@ def test_a_constant_that_others_read_too_stays_for_them() -> None:
         b = Reshape(a, to) y = MatMul(b, w1) z = Reshape(x, to) }"""
     model, feeds = graph(text, {"w0": (8, 8), "w1": (8, 4), "to": [0, 6, 8]})
     assert_removal_is_masking(model, feeds)
+
+
+SIZE = "s = Shape<start = 2, end = 3>(x) g = Greater(s, ten) p = Where(g, two, one)"
+NUMBERS = {"ten": [10], "two": [2], "one": [1], "none": [0]}
+
+
+def at_other_heights(text: str, weights: dict[str, object], *heights: int) -> None:
+    model, feeds = graph(text, weights)
+    rng = np.random.default_rng(0)
+    others = [{"x": rng.normal(size=(2, 3, height, 7)).astype(np.float32)} for height in heights]
+    assert assert_removal_is_masking(model, feeds, others=others).groups
+
+
+def test_padding_that_depends_on_the_input() -> None:
+    text = f"""{IMAGE} {{ {CONV} {SIZE} pads = Concat<axis = 0>(none, none, p, none, none, none, p, none)
+        b = Pad(a, pads) y = Conv(b, w9) }}"""
+    at_other_heights(text, FIRST | LAST | NUMBERS, 12, 20)
+
+
+def test_one_value_that_cannot_be_followed_leaves_the_others() -> None:
+    text = f"""{IMAGE} {{ {CONV} i = Cast<to = 7>(x) j = ReduceMax<keepdims = 0>(i) k = Mul(j, none)
+        h = Shape<start = 2, end = 3>(x) p = Mod(h, two)
+        pads = Concat<axis = 0>(none, none, p, none, none, none, none, none) b = Pad(a, pads)
+        c = Slice(b, k, big, two) y = Conv(c, w9) }}"""
+    at_other_heights(text, FIRST | LAST | NUMBERS | {"big": [99]}, 9, 12)

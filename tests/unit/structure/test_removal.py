@@ -65,3 +65,18 @@ def test_constant_nodes_and_listed_initializers() -> None:
 def test_nothing_to_remove() -> None:
     model, feeds = graph(TEXT, FIRST | LAST)
     assert remove_units(model, find_structure(model, feeds), {}).to_bytes() == model.to_bytes()
+
+
+def test_new_constants_in_an_old_model() -> None:
+    """Before IR version 4 each initializer is an input as well; a new one would have to be."""
+    text = f"""(float[N, 3, H, W] x) => (float[N, 4] y) {{ {CONV} b = GlobalAveragePool(a) c = Reshape(b, to)
+        y = Gemm(c, w9, b9) }}"""
+    model, feeds = graph(text, FIRST | {"to": [-1, 8], "w9": (8, 4), "b9": (4,)}, 8)
+    for tensor in model.graph.initializer:
+        kind = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        model.graph.input.append(kind)
+    model.proto.ir_version = 3
+    del model.proto.opset_import[1:]
+    model.reindex()
+    assert assert_removal_is_masking(model, feeds).groups
+    onnx.checker.check_model(half(model, feeds).proto)

@@ -75,6 +75,12 @@ CASES: dict[str, Case] = {
         FIRST | LAST,
         [("channel", 8)],
     ),
+    "fused addition": Case(
+        f'{IMAGE} {{ z = Conv(x, w1) a = com.microsoft.FusedConv<activation = "Relu">(x, w0, b0, z)'
+        " y = Conv(a, w9) }",
+        FIRST | LAST | {"w1": (8, 3, 3, 3)},
+        [("channel", 8)],
+    ),
 }
 
 

@@ -82,3 +82,9 @@ def test_one_group_of_channels_is_all_of_them() -> None:
 def test_softmax_of_old_opsets_takes_all_axes_behind() -> None:
     text = f"{IMAGE} {{ {CONV} b = Softmax<axis = 1>(a) y = Conv(b, w9) }}"
     assert "normalised over" in pinned(text, FIRST | LAST, 11)
+
+
+@pytest.mark.parametrize("op", ["Softmax", "Hardmax"])
+def test_before_opset_13_all_axes_from_one_on(op: str) -> None:
+    text = f"{TOKENS} {{ a = MatMul(x, w0) b = {op}(a) y = MatMul(b, w9) }}"
+    assert f"normalised over by {op}(b)" in pinned(text, {"w0": (6, 8), "w9": (8, 4)}, 11)

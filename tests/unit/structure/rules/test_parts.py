@@ -82,6 +82,16 @@ CASES: dict[str, Case] = {
         },
         [("channel", 3), ("channel", 5)],
     ),
+    "a slice of one position": Case(
+        f"{IMAGE} {{ {CONV} b = Slice(a, zero, one, one) c = Mul(a, b) y = Conv(c, w9) }}",
+        FIRST | LAST | {"zero": [0], "one": [1]},
+        [("channel", 7)],
+    ),
+    "a split with one position": Case(
+        f"{IMAGE} {{ {CONV} b, c = Split<axis = 1>(a, parts) d = Mul(b, c) y = Conv(d, w9) }}",
+        FIRST | {"parts": [1, 7], "w9": (5, 7, 1, 1)},
+        [("channel", 7)],
+    ),
     "slices that overlap and leave a gap": Case(
         f"{IMAGE} {{ {CONV} b = Slice<axes = [1], starts = [0], ends = [4]>(a)"
         " c = Slice<axes = [1], starts = [2], ends = [-1]>(a) d = Conv(b, w1) e = Conv(c, w2) y ="

@@ -1,0 +1,84 @@
+"""Groups that no matrix reads whose inputs can be re-fitted, such as a recurrent layer read by the next one.
+
+Units go by the size of what reads them: the squared norm of their columns, in the recurrence as well. What
+that does is measured on the model's output with the units masked, at a few levels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxprune.calibration.streams import run
+from onnxprune.divergence import total_divergence
+from onnxprune.inmemory import session_of
+from onnxprune.model import Model
+from onnxprune.outputs import output_kind
+from onnxprune.slim.damage import scaled
+from onnxprune.slim.measure import FEWEST, LEVELS, Narrowing
+from onnxprune.structure.groups import Group, Structure
+from onnxprune.structure.masking import mask_units
+
+
+def narrowings_by_size(
+    dense: Model,
+    structure: Structure,
+    groups: Sequence[Group],
+    batches: Sequence[Mapping[str, Any]],
+    masks: Sequence[NDArray[np.bool_] | None],
+    threads: int | None = None,
+) -> list[Narrowing]:
+    """Order the units of groups that have no readers among the layers.
+
+    Args:
+        dense: the model.
+        structure: of it.
+        groups: what may go.
+        batches: that outputs are compared on.
+        masks: per batch, which tokens are real.
+        threads: of ONNX Runtime.
+    """
+    if not groups:
+        return []
+    names = list(dense.index.outputs)
+    session = session_of(dense, threads=threads)
+    inputs = [item.name for item in session.get_inputs()]
+    feeds = [{name: batch[name] for name in inputs} for batch in batches]
+    wanted = [run(session, names, feed) for feed in feeds]
+    rows = sum(len(found[0]) if found[0].ndim else 1 for found in wanted)
+
+    def moved(gone: dict[str, NDArray[np.bool_]]) -> float:
+        masked = session_of(mask_units(dense, structure, gone), threads=threads, name=dense.name)
+        total = 0.0
+        for feed, reference, mask in zip(feeds, wanted, masks, strict=True):
+            kinds = [output_kind(n, value, dense) for n, value in zip(names, reference, strict=True)]
+            total += total_divergence(kinds, reference, run(masked, names, feed), mask)
+        return total / max(rows, 1)
+
+    found = []
+    for group in groups:
+        size = unit_sizes(dense, group)
+        order = np.argsort(size, kind="stable")[: group.units - max(1, round(group.units / FEWEST))]
+        lost = np.concatenate([[0.0], np.cumsum(size[order])]) / max(float(size.sum()), 1e-300)
+        points = []
+        for level in LEVELS:
+            count = min(max(1, round(level * group.units)), len(order))
+            gone = np.isin(np.arange(group.units), order[:count])
+            points.append((float(lost[count]), moved({group.name: gone})))
+        found.append(Narrowing(group, order.astype(np.int64), scaled(lost, points), lost))
+    return found
+
+
+def unit_sizes(model: Model, group: Group) -> NDArray[np.float64]:
+    """Return the squared norm of what reads each unit, each weight relative to its own: (units,)."""
+    sizes = np.zeros(group.units)
+    for part in (part for part in group.parts if part.reads):
+        array = np.square(model.array(part.tensor).astype(np.float64))
+        column = np.moveaxis(array, part.axis, 0).reshape(len(part.index), -1).sum(1)
+        owned = part.index >= 0
+        sums = np.bincount(part.index[owned], column[owned], minlength=group.units)
+        sizes += sums / max(float(sums.sum()), 1e-300)
+    return sizes
