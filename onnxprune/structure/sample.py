@@ -83,7 +83,8 @@ def _sample(
     proto.graph.node.extend(helper.make_node("Shape", [name], [shapes[name]]) for name in floats)
     if not model.opset:
         proto.opset_import.append(helper.make_opsetid("", _OPSET))
-    del proto.graph.output[:]
+    if made:
+        del proto.graph.output[:]
     kept = [name for name in made if name not in shapes]
     _give_out(proto, [*kept, *shapes.values()])
     session = _session(proto, model, threads)
