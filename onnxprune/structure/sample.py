@@ -75,7 +75,7 @@ def _sample(
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     _give_out(proto, made)
-    types = {item.name: item.type for item in _session(proto, model, threads).get_outputs()}
+    types = {item.name: item.type for item in _session(proto, model, threads, False).get_outputs()}
     # Activations would all be kept until the run ends: of those that cannot be shapes, only the shape is
     floats = [name for name in made if types[name].startswith(_FLOATS)]
     names = Names(model)
@@ -108,5 +108,5 @@ def _give_out(proto: onnx.ModelProto, names: list[str]) -> None:
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
 
 
-def _session(proto: onnx.ModelProto, model: Model, threads: int | None) -> Any:
-    return session_of(Model(proto), threads=threads, name=model.name)
+def _session(proto: onnx.ModelProto, model: Model, threads: int | None, optimize: bool = True) -> Any:
+    return session_of(Model(proto), threads=threads, name=model.name, optimize=optimize)
