@@ -46,29 +46,6 @@ def sample(
     Raises:
         ModelError: when ONNX Runtime refuses the model or the sample.
     """
-    few = first_rows(model, feeds)
-    try:
-        return _sample(model, few, threads)
-    except ModelError:
-        if few is feeds:
-            raise
-        return _sample(model, feeds, threads)
-
-
-def first_rows(model: Model, feeds: Mapping[str, Any], count: int = 2) -> Mapping[str, Any]:
-    """Return the first samples of a batch, or all of it where it cannot be taken apart."""
-    try:
-        inputs = model_inputs(model)
-    except ModelError:
-        return feeds
-    if inputs.fixed or not inputs.batched:
-        return feeds
-    return {name: value[:count] if name in inputs.batched else value for name, value in feeds.items()}
-
-
-def _sample(
-    model: Model, feeds: Mapping[str, Any], threads: int | None
-) -> tuple[Sizes, dict[str, NDArray[Any]]]:
     sizes: Sizes = {name: tuple(tensor.dims) for name, tensor in model.index.tensors.items()}
     numbers: dict[str, NDArray[Any]] = {}
     made = [o for node in model.graph.node for o in node.output if o and o not in model.index.tensors]
@@ -101,6 +78,30 @@ def _sample(
                 numbers[name] = value
     sizes.update((name, tuple(values[shape].tolist())) for name, shape in shapes.items())
     return sizes, numbers
+
+
+def sample_few(
+    model: Model, feeds: Mapping[str, Any], threads: int | None = None
+) -> tuple[Sizes, dict[str, NDArray[Any]]]:
+    """Return what :func:`sample` does, on two samples of the batch where it can be taken apart."""
+    few = first_rows(model, feeds)
+    try:
+        return sample(model, few, threads)
+    except ModelError:
+        if few is feeds:
+            raise
+        return sample(model, feeds, threads)
+
+
+def first_rows(model: Model, feeds: Mapping[str, Any], count: int = 2) -> Mapping[str, Any]:
+    """Return the first samples of a batch, or all of it where it cannot be taken apart."""
+    try:
+        inputs = model_inputs(model)
+    except ModelError:
+        return feeds
+    if inputs.fixed or not inputs.batched:
+        return feeds
+    return {name: value[:count] if name in inputs.batched else value for name, value in feeds.items()}
 
 
 def _give_out(proto: onnx.ModelProto, names: list[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from onnxprune.errors import ModelError
 from onnxprune.inmemory import session_of
-from onnxprune.structure.sample import made_up, sample
+from onnxprune.structure.sample import made_up, sample, sample_few
 from tests.unit.structure.graphs import graph
 
 TEXT = """(float[N, L, 6] x) => (float[N, L, C] y) { s = Shape(x) z = ConstantOfShape(s) a = Add(x, z)
@@ -45,7 +45,7 @@ def test_two_samples_of_a_batch_and_no_activations(monkeypatch: pytest.MonkeyPat
         return session
 
     monkeypatch.setattr("onnxprune.structure.sample.session_of", watched)
-    sizes, _ = sample(model, {"x": np.concatenate([feeds["x"]] * 8)})
+    sizes, _ = sample_few(model, {"x": np.concatenate([feeds["x"]] * 8)})
     assert sizes["x"] == (2, 5, 6) and sizes["y"] == (2, 5, 4)
     assert set(kinds) == {"tensor(int64)"}
 
@@ -55,4 +55,4 @@ def test_a_batch_that_cannot_be_cut_runs_as_it_is() -> None:
         "(float[N, 6] x) => (float[M, C] y) { a = Reshape(x, to) y = MatMul(a, w) }",
         {"to": [3, -1], "w": (8, 4)},
     )
-    assert sample(model, {"x": np.zeros((4, 6), np.float32)})[0]["y"] == (3, 4)
+    assert sample_few(model, {"x": np.zeros((4, 6), np.float32)})[0]["y"] == (3, 4)
