@@ -16,6 +16,7 @@ from onnxprune.passes.shapes import skeleton
 from onnxprune.structure.groups import Structure
 from onnxprune.structure.masking import Removed, mask_units
 from onnxprune.structure.removal import remove_units
+from onnxprune.structure.trials import of_other_magnitude, resized
 
 TOLERANCE = 1e-5  # of an output's largest value
 
@@ -30,7 +31,7 @@ def check_removal(
     Args:
         masked: of :func:`mask_units`.
         smaller: of :func:`remove_units`.
-        feeds: one batch of inputs.
+        feeds: one batch of inputs. Where the model takes other sizes, it is compared on some as well.
         threads: of ONNX Runtime.
     """
     differences = interface_differences(masked, smaller)
@@ -39,16 +40,58 @@ def check_removal(
     refused = _invalid(smaller)
     if refused and not _invalid(masked):  # ONNX Runtime runs models that the checker refuses
         return refused
-    try:
-        found = _run(smaller, feeds, threads)
-    except ModelError as error:
-        return f"does not run: {error}"
-    wanted = _run(masked, feeds, threads)
-    for name, a, b in zip(masked.index.outputs, wanted, found, strict=True):
-        reason = _difference(a, b)
+    pair = _Pair(masked, smaller, threads)
+    reason, alive = pair.compare(feeds)
+    if reason:
+        return reason
+    for other in resized(masked, feeds):  # a constant may be right for the sizes of one batch only
+        try:
+            reason, lives = pair.compare(other)
+        except ModelError:
+            continue
         if reason:
-            return f"output {name!r} differs from the masked model: {reason}"
-    return None
+            return f"with inputs of other sizes: {reason}"
+        alive = alive or lives
+        break
+    for other in () if alive else of_other_magnitude(feeds):
+        reason, alive = pair.compare(other)
+        if reason or alive:
+            return reason or None
+    return None if alive else "all its outputs are zero or not finite: there is nothing to compare"
+
+
+class _Pair:
+    """The masked model and the smaller one, each in a session."""
+
+    def __init__(self, masked: Model, smaller: Model, threads: int | None) -> None:
+        self.names = list(masked.index.outputs)
+        self.masked = session_of(masked, threads=threads, optimize=False)
+        self.smaller: Any = None
+        self.refused = ""
+        try:
+            self.smaller = session_of(smaller, threads=threads, optimize=False)
+        except ModelError as error:
+            self.refused = f"does not run: {error}"
+
+    def compare(self, feeds: Mapping[str, Any]) -> tuple[str, bool]:
+        """Return in what the outputs differ, and whether they say anything: zeros and NaN are always alike.
+
+        Raises:
+            ModelError: when the masked model does not run on ``feeds``.
+        """
+        if self.refused:
+            return self.refused, True
+        wanted = _run(self.masked, feeds)
+        try:
+            found = _run(self.smaller, feeds)
+        except ModelError as error:
+            return f"does not run: {error}", True
+        for name, a, b in zip(self.names, wanted, found, strict=True):
+            reason = _difference(a, b)
+            if reason:
+                return f"output {name!r} differs from the masked model: {reason}", True
+        floats = [value for value in wanted if isinstance(value, np.ndarray) and value.dtype.kind == "f"]
+        return "", not floats or any((np.isfinite(value) & (value != 0)).any() for value in floats)
 
 
 def _invalid(model: Model) -> str:
@@ -61,8 +104,7 @@ def _invalid(model: Model) -> str:
     return ""
 
 
-def _run(model: Model, feeds: Mapping[str, Any], threads: int | None) -> list[Any]:
-    session = session_of(model, threads=threads, optimize=False)
+def _run(session: Any, feeds: Mapping[str, Any]) -> list[Any]:
     given = {item.name: feeds[item.name] for item in session.get_inputs() if item.name in feeds}
     try:
         result: list[Any] = session.run(None, given)

@@ -15,7 +15,7 @@ from onnxprune.structure.groups import Axis, Group, Kind, Layout, Part, Pinned, 
 from onnxprune.structure.labels import Labels, RuleError
 from onnxprune.structure.origins import follow, pin_sizes
 from onnxprune.structure.rules import PARAMETERS, RULES, SOURCES
-from onnxprune.structure.sample import made_up, sample
+from onnxprune.structure.sample import made_up, sample_few
 
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _RANDOM = ("RandomNormal", "RandomUniform", "Multinomial", "Bernoulli")
@@ -40,7 +40,7 @@ def find_structure(
         DataError: when no inputs can be made up with which the model runs.
         ModelError: when ONNX Runtime refuses the model.
     """
-    graph = Labels(model, *sample(model, made_up(model) if feeds is None else feeds, threads))
+    graph = Labels(model, *sample_few(model, made_up(model) if feeds is None else feeds, threads))
     for node in model.graph.node:
         _visit(graph, node)
     for name in model.index.outputs:

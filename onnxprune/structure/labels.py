@@ -7,7 +7,9 @@ edge joins whole dimensions of two layers; here it joins positions, so concatena
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from onnxprune.model import Model
+from onnxprune.passes.shapes import Shapes, infer
 from onnxprune.storage.edit import is_overridable
 from onnxprune.structure.groups import Axis, Role
 
@@ -151,6 +154,30 @@ class Labels:
         stored = name in self.model.index.tensors
         array = self.model.array(name) if stored else self.numbers.get(name)
         return None if array is None or array.dtype.kind not in "iu" else np.asarray(array, np.int64)
+
+    def varies(self, name: str) -> NDArray[np.bool_]:
+        """Whether other inputs of the model may give another number: one answer an element, flat."""
+        count = math.prod(self.shape(name))
+        if name in self.unchanging:
+            return np.zeros(count, bool)
+        if name not in self.origins:
+            return np.ones(count, bool)
+        return np.array([
+            not all(value and self._is_static(value, axis) for value, axis in behind)
+            for behind in self.origins[name].ravel().tolist()
+        ], bool)  # fmt: skip
+
+    def _is_static(self, name: str, axis: int) -> bool:
+        """Whether an axis of a value has one size for every input of the model."""
+        found = self.read(name)[axis]
+        if not isinstance(found, str) and not self.is_weak(found):  # weights give it its size
+            return True
+        dims = self._types.dims(name)
+        return dims is not None and isinstance(dims[axis], int)
+
+    @cached_property
+    def _types(self) -> Shapes:
+        return Shapes(infer(self.model))
 
     def node_inputs(self, node: onnx.NodeProto) -> list[str]:
         """Return the names of the inputs that are there."""

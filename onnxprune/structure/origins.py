@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnxprune.attributes import ints, number
 from onnxprune.model import label, outer_reads, subgraphs
 from onnxprune.structure.computed import ARITHMETIC, shape_part
-from onnxprune.structure.labels import Labels
+from onnxprune.structure.labels import Labels, RuleError
 from onnxprune.structure.rewrite import READS
 from onnxprune.structure.rules.parts import slice_ranges
 
@@ -44,11 +44,14 @@ def follow(graph: Labels, node: onnx.NodeProto) -> None:
     slots = READS.get(op, ()) if node.domain in ("", "ai.onnx") else ()
     read = {name for slot, name in enumerate(node.input) if slot not in slots} & graph.origins.keys()
     if read and node.domain in ("", "ai.onnx") and op in ARITHMETIC and node.output[0] in graph.numbers:
-        graph.origins.update(_made(graph, node, slots))
-    else:
-        inner = {name for body in subgraphs(node) for name in outer_reads(body)} & graph.origins.keys()
-        for name in sorted(read | inner):
-            pin_sizes(graph, name, f"{label(node)} computes with its size")
+        try:
+            graph.origins.update(_made(graph, node, slots))
+            return
+        except (IndexError, KeyError, ValueError, RuleError):  # what the operator's rule will refuse too
+            pass
+    inner = {name for body in subgraphs(node) for name in outer_reads(body)} & graph.origins.keys()
+    for name in sorted(read | inner):
+        pin_sizes(graph, name, f"{label(node)} computes with its size")
 
 
 def pin_sizes(graph: Labels, name: str, reason: str) -> None:

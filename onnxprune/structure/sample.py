@@ -8,14 +8,19 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
 from onnxprune.calibration.data import load_data
+from onnxprune.calibration.inputs import model_inputs
 from onnxprune.errors import ModelError
 from onnxprune.inmemory import session_of
 from onnxprune.model import Model
 from onnxprune.recipe import Recipe
+from onnxprune.storage.edit import Names
 
 Sizes = dict[str, tuple[int, ...]]
+_FLOATS = ("tensor(float", "tensor(double", "tensor(bfloat")
+_OPSET = 13  # of Shape in a model without operators of the default domain
 _MAX_NUMBERS = 4096  # elements of an integer value that may be a shape or a list of positions
 
 
@@ -46,19 +51,63 @@ def sample(
     made = [o for node in model.graph.node for o in node.output if o and o not in model.index.tensors]
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    present = {value.name for value in proto.graph.output}
-    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made if name not in present)
-    wanted = [*model.index.inputs, *made]
-    session = session_of(Model(proto), threads=threads, name=model.name)
-    given = {item.name: feeds[item.name] for item in session.get_inputs() if item.name in feeds}
+    _give_out(proto, made)
+    types = {item.name: item.type for item in _session(proto, model, threads, False).get_outputs()}
+    # Activations would all be kept until the run ends: of those that cannot be shapes, only the shape is
+    floats = [name for name in made if types[name].startswith(_FLOATS)]
+    names = Names(model)
+    shapes = {name: names.fresh(f"{name}_shape") for name in floats}
+    proto.graph.node.extend(helper.make_node("Shape", [name], [shapes[name]]) for name in floats)
+    if not model.opset:
+        proto.opset_import.append(helper.make_opsetid("", _OPSET))
+    if made:
+        del proto.graph.output[:]
+    kept = [name for name in made if name not in shapes]
+    _give_out(proto, [*kept, *shapes.values()])
+    session = _session(proto, model, threads)
+    values = {item.name: feeds[item.name] for item in session.get_inputs() if item.name in feeds}
+    wanted = [*kept, *shapes.values()]
     try:
-        values = dict(zip(made, session.run(made, given), strict=True)) if made else {}
+        values |= dict(zip(wanted, session.run(wanted, values), strict=True)) if made else {}
     except Exception as error:  # ORT raises many classes, all private
         raise ModelError(f"{model.name}: it does not run on the sample: {error}") from error
-    values |= given
-    for name in wanted:
+    for name in (*model.index.inputs, *kept):
         if isinstance(value := values.get(name), np.ndarray):
             sizes[name] = value.shape
             if value.dtype.kind in "iub" and value.size <= _MAX_NUMBERS:
                 numbers[name] = value
+    sizes.update((name, tuple(values[shape].tolist())) for name, shape in shapes.items())
     return sizes, numbers
+
+
+def sample_few(
+    model: Model, feeds: Mapping[str, Any], threads: int | None = None
+) -> tuple[Sizes, dict[str, NDArray[Any]]]:
+    """Return what :func:`sample` does, on two samples of the batch where it can be taken apart."""
+    few = first_rows(model, feeds)
+    try:
+        return sample(model, few, threads)
+    except ModelError:
+        if few is feeds:
+            raise
+        return sample(model, feeds, threads)
+
+
+def first_rows(model: Model, feeds: Mapping[str, Any], count: int = 2) -> Mapping[str, Any]:
+    """Return the first samples of a batch, or all of it where it cannot be taken apart."""
+    try:
+        inputs = model_inputs(model)
+    except ModelError:
+        return feeds
+    if inputs.fixed or not inputs.batched:
+        return feeds
+    return {name: value[:count] if name in inputs.batched else value for name, value in feeds.items()}
+
+
+def _give_out(proto: onnx.ModelProto, names: list[str]) -> None:
+    present = {value.name for value in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+
+
+def _session(proto: onnx.ModelProto, model: Model, threads: int | None, optimize: bool = True) -> Any:
+    return session_of(Model(proto), threads=threads, name=model.name, optimize=optimize)

@@ -38,9 +38,11 @@ def split(graph: Labels, node: onnx.NodeProto) -> None:
     """``Split``: each output has its part of the labels."""
     axes = graph.read(node.input[0])
     at, begin = axis_of(node, len(axes)), 0
+    axis = axes[at]
+    if len(node.input) > 1 and node.input[1] and graph.varies(node.input[1]).any():
+        graph.pin(axis, f"how {label(node)} takes it apart follows from the input")
     for name in node.output:
         size = graph.shape(name)[at]
-        axis = axes[at]
         piece = axis if isinstance(axis, str) else axis[begin : begin + size]
         _keep_single(graph, node, axis, piece)
         graph.write(name, [*axes[:at], piece, *axes[at + 1 :]])
@@ -77,9 +79,17 @@ def slice_ranges(graph: Labels, node: onnx.NodeProto) -> dict[int, tuple[int, in
 def slices(graph: Labels, node: onnx.NodeProto) -> None:
     """``Slice``: the labels between the bounds."""
     axes, shape = [*graph.read(node.input[0])], graph.shape(node.input[0])
-    for at, (start, end, step) in slice_ranges(graph, node).items():
+    bounds = slice_ranges(graph, node)
+    varying = np.zeros(len(bounds), bool)
+    for name in (name for name in node.input[1:] if name):
+        varying |= graph.varies(name)
+    for (at, (start, end, step)), follows in zip(bounds.items(), varying, strict=False):
         axis = axes[at]
         if isinstance(axis, str):
+            continue
+        if follows:
+            graph.pin(axis, f"where {label(node)} takes positions follows from the input")
+            axes[at] = f"positions that {label(node)} takes"
             continue
         taken = np.arange(shape[at])[slice(start, None if step < 0 and end < -shape[at] else end, step)]
         if step != 1:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
 from onnxprune.model import Model
 from onnxprune.structure.check import check_removal, remove_checked
@@ -68,3 +69,31 @@ def test_groups_that_are_wrong_are_left_alone(scene: tuple[Model, Feeds, Structu
     assert set(failed) == {names[i] for i in bad} and all("differs" in why for why in failed.values())
     assert set(done) == set(names) - set(failed)
     assert check_removal(mask_units(model, structure, done), smaller, feeds) is None
+
+
+def test_a_constant_that_is_right_for_one_size_is_seen() -> None:
+    """The batch of the sample, baked into a shape."""
+    text = "(float[N, 6] x) => (float[N, C] y) { a = MatMul(x, w0) b = Relu(a) y = MatMul(b, w1) }"
+    model, feeds = graph(text, {"w0": (6, 8), "w1": (8, 4)})
+    wrong = model.copy()
+    shape = numpy_helper.from_array(np.array([2, 8]), "to")
+    wrong.graph.initializer.append(shape)
+    wrong.graph.node.insert(2, helper.make_node("Reshape", ["b", "to"], ["c"]))
+    wrong.graph.node[3].input[0] = "c"
+    reason = check_removal(model, Model(wrong.proto), feeds)
+    assert reason is not None and reason.startswith("with inputs of other sizes: does not run")
+
+
+DEAD = """(float[N, 6] x) => (float[N, C] y) { a = MatMul(x, w0) b = Mul(a, scale) c = Sub(b, high)
+    y = Relu(c) }"""
+
+
+def test_outputs_that_are_zero_say_nothing() -> None:
+    weights = {"w0": (6, 4), "scale": np.float32(1), "high": np.float32(1000)}
+    model, feeds = graph(DEAD, weights)
+    wrong = model.copy()
+    wrong.set_array("scale", np.array(2, np.float32))
+    assert check_removal(model, model, feeds) is None  # larger inputs make some that are not
+    assert "differs from the masked model" in str(check_removal(model, wrong, feeds))
+    model.set_array("high", np.array(np.inf, np.float32))
+    assert "there is nothing to compare" in str(check_removal(model, model, feeds))

@@ -61,13 +61,19 @@ FOUND = {
 }
 
 
-def exported(name: str, opset: int, dynamo: bool, free: bool = False) -> tuple[Model, dict[str, np.ndarray]]:
-    """Return the model and its inputs; with ``free`` the batch (and the tokens) may have any size."""
+def exported(
+    name: str, opset: int, dynamo: bool, free: bool = False, images: bool = False
+) -> tuple[Model, dict[str, np.ndarray]]:
+    """Return the model and its inputs; with ``free`` the batch (and the tokens) may have any size.
+
+    ``images``: height and width may as well.
+    """
     torch.manual_seed(0)
     module, inputs = ALL[name]()
     file = io.BytesIO()
     names = [f"in{i}" for i in range(len(inputs))]
     axes = {0: "batch", 1: "tokens"} if name in TOKENS else {0: "batch"}
+    axes |= {2: "height", 3: "width"} if images else {}
     more: dict[str, object] = {}
     if free and dynamo:
         more = {"dynamic_shapes": [axes] * len(inputs)}
@@ -112,6 +118,15 @@ def check(name: str, opset: int, dynamo: bool, free: bool = False) -> None:
     found = ", ".join(f"{kind} {kinds.count(kind)}" for kind in sorted(set(kinds)))
     wanted = "width 1" if name == "rnn" and dynamo else FOUND[name]  # that exporter unrolls RNN
     assert found == wanted
+
+
+@pytest.mark.parametrize("name", ["resnext", "unet_levels", "shufflenet_v2", "se_resnet"])
+def test_export_with_images_of_any_size(name: str) -> None:
+    model, feeds = exported(name, 17, False, True, True)
+    (image,) = feeds
+    others = [{image: np.tile(feeds[image], (2, 1, 2, 3))}, {image: np.repeat(feeds[image], 2, 3)[:1]}]
+    structure = assert_removal_is_masking(model, feeds, others=others)
+    assert f"channel {len(structure.groups)}" == FOUND[name]
 
 
 SLOWER = (

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from onnxprune.structure.find import find_structure
+from onnxprune.structure.labels import Labels
+from onnxprune.structure.origins import follow
+from onnxprune.structure.sample import sample
 from tests.unit.structure.graphs import graph, pinned, summary
 
 HEAD = "(float[N, 5, 6] x) => (float[N, P, C] y) { a = MatMul(x, w0) s = Shape(a)"
@@ -52,3 +55,27 @@ def test_a_size_that_is_an_output() -> None:
         "(float[N, 6] x) => (float[N, C] y, int64[2] s) { a = MatMul(x, w0) s = Shape(a) y = MatMul(a, w1) }"
     )
     assert "its size reaches the graph output 's'" in pinned(text, WEIGHTS)
+
+
+def test_what_a_subgraph_reads() -> None:
+    text = f"""{HEAD} n = Size(a) big = Greater(n, many)
+        b = If(big) <then_branch = t () => (float[A, B, D] p) {{ p = Neg(a) }},
+                    else_branch = e () => (float[A, B, D] q) {{ f = Cast<to = 1>(n) q = Mul(a, f) }}>
+        y = MatMul(b, w1) }}"""
+    assert "If(b)" in pinned(text, WEIGHTS | {"many": np.int64(9)})
+
+
+def test_arithmetic_that_does_not_fit() -> None:
+    """A Slice whose bounds are no small integers: the sizes stay, and the search goes on."""
+    model, feeds = graph(
+        f"{HEAD} t = Slice(s, one, two) b = Reshape(a, s) y = MatMul(b, w1) }}",
+        WEIGHTS | {"one": [1], "two": [2]},
+    )
+    found = Labels(model, *sample(model, feeds))
+    for node in model.graph.node[:2]:
+        follow(found, node)
+    found.numbers.pop("s")
+    found.sizes.pop("t")
+    found.numbers["t"] = np.array([5])
+    follow(found, model.graph.node[2])
+    assert "t" not in found.origins

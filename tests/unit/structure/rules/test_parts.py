@@ -92,6 +92,13 @@ CASES: dict[str, Case] = {
         FIRST | {"parts": [1, 7], "w9": (5, 7, 1, 1)},
         [("channel", 7)],
     ),
+    "a slice of half, computed": Case(
+        f"{IMAGE} {{ {CONV} s = Shape(a) c = Slice(s, one, two) h = Div(c, two) n = Shape(x)"
+        " m = Slice(n, zero, one) from = Concat<axis = 0>(zero, h) to = Concat<axis = 0>(m, c)"
+        " at = Concat<axis = 0>(zero, one) b = Slice(a, from, to, at) y = Conv(b, w9) }",
+        FIRST | {"zero": [0], "one": [1], "two": [2], "w9": (5, 4, 1, 1)},
+        [("channel", 4)],
+    ),
     "slices that overlap and leave a gap": Case(
         f"{IMAGE} {{ {CONV} b = Slice<axes = [1], starts = [0], ends = [4]>(a)"
         " c = Slice<axes = [1], starts = [2], ends = [-1]>(a) d = Conv(b, w1) e = Conv(c, w2) y ="
@@ -146,3 +153,14 @@ def test_every_second_position() -> None:
 def test_mirrored_channels() -> None:
     text = f'{IMAGE} {{ {CONV} b = Pad<mode = "reflect">(a, pads) y = Conv(b, w1) }}'
     assert "pads it" in pinned(text, FIRST | {"pads": [0, 1, 0, 0, 0, 1, 0, 0], "w1": (5, 10, 1, 1)})
+
+
+def test_bounds_that_follow_from_the_input() -> None:
+    text = f"{IMAGE} {{ {CONV} s = Shape(x) h = Slice(s, two, three) b = Slice(a, two, h, one)"
+    text += " y = Conv(b, w1) }"
+    weights = FIRST | {"one": [1], "two": [2], "three": [3], "w1": (5, 4, 1, 1)}
+    assert "follows from the input" in pinned(text, weights)
+    text = f"{IMAGE} {{ {CONV} s = Shape(x) n = Slice(s, zero, one) m = Sub(eight, n)"
+    text += " t = Concat<axis = 0>(n, m) b, c = Split<axis = 1>(a, t) d = Conv(b, w1) e = Conv(c, w2)"
+    weights = FIRST | {"zero": [0], "one": [1], "eight": [8], "w1": (5, 2, 1, 1), "w2": (5, 6, 1, 1)}
+    assert "follows from the input" in pinned(text + " y = Add(d, e) }", weights)
