@@ -171,6 +171,8 @@ def _order(items: Sequence[_Seen], units: int, criterion: str, factors: Floats |
     least = max(1, round(units / FEWEST))
     if criterion == "obs":
         return removal_order(consumers, units, least, emphasis=factors)
+    if criterion not in ("wanda", "magnitude"):
+        raise ValueError(f"criterion {criterion!r} orders no units")
     return by_size(consumers, units, least, inputs=criterion == "wanda")
 
 

@@ -75,6 +75,11 @@ def test_units_that_do_not_matter_go_first(model: Model, criterion: str) -> None
         assert len(item.damage) == len(item.units) + 1 < item.group.units + 1
 
 
+def test_other_criteria_order_no_units(model: Model) -> None:
+    with pytest.raises(ValueError, match="'fisher' orders no units"):
+        narrowings(model, find_structure(model, BATCHES[0]), criterion="fisher")
+
+
 def test_damage_is_what_the_output_does_at_the_levels(model: Model) -> None:
     structure = find_structure(model, BATCHES[0])
     rng = np.random.default_rng(1)
