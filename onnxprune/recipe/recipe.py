@@ -303,7 +303,10 @@ class Recipe:
         if self.sparsity is not None:
             return self.sparsity
         if self.structured is not None:
-            return STRUCTURED if self.pattern_limit == 1 else 1 - STRUCTURED * (1 - self.pattern_limit)
+            if self.pattern_limit == 1:
+                return STRUCTURED
+            first = STRUCTURED if self.structured_sparsity is None else self.structured_sparsity
+            return 1 - (1 - first) * (1 - self.pattern_limit)
         return self.pattern_limit if self.pattern_limit < 1 else 0.7
 
     @property

@@ -55,6 +55,13 @@ def test_a_stage_alone_may_not_exceed_the_whole() -> None:
         shares(0.4, 0.5, None)
 
 
+def test_three_shares_have_to_agree() -> None:
+    assert shares(0.65, 0.3, 0.5) == (0.3, 0.5)
+    with pytest.raises(UsageError, match=r"0\.9 is for both .* 0\.3 and zeros in 0\.5 .* make 0\.65"):
+        Recipe(pattern="structured+2:4", structured_sparsity=0.3, sparsity=0.9)
+    assert Recipe(pattern="structured+2:4", structured_sparsity=0.3).target_sparsity == pytest.approx(0.65)
+
+
 def test_recipe_knows_the_two_stages() -> None:
     recipe = Recipe(pattern="structured+2:4")
     assert recipe.base_pattern == recipe.structure == "2:4"
