@@ -88,7 +88,6 @@ def _check_pattern(recipe: Recipe) -> None:
             f"--pattern is {recipe.pattern!r}, wanted unstructured, N:M, block:RxC[,adjacent], auto, "
             f"structured or some of {', '.join(KINDS)}"
         )
-    check_structured(recipe)
     if match["n"] and not 0 < int(match["n"]) < int(match["m"]):
         raise UsageError(f"--pattern {recipe.pattern} keeps N of every M weights and needs 0 < N < M")
     if (
@@ -104,6 +103,7 @@ def _check_pattern(recipe: Recipe) -> None:
         )
     if match["r"] and int(match["r"]) * int(match["c"]) < 1:
         raise UsageError(f"--pattern {recipe.pattern} needs blocks of at least 1x1")
+    check_structured(recipe)
 
 
 def _check_budget(recipe: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from onnxprune.errors import UsageError
@@ -65,5 +66,28 @@ def check_structured(recipe: Recipe) -> None:
             "weights to zero",
             f"--pattern {str(structured).partition('+')[0]}, or --sparsity",
         )
-    if structured.rest:
-        shares(recipe.target_sparsity, share, recipe.pattern_limit if recipe.pattern_limit < 1 else None)
+    stages(recipe)
+
+
+def stages(recipe: Recipe) -> tuple[float, Recipe | None]:
+    """Return the share that is removed, and the recipe of what is done to the rest; None for nothing.
+
+    Raises:
+        UsageError: when the shares do not agree, or the second stage is told what it cannot do.
+    """
+    structured = recipe.structured
+    assert structured is not None
+    if not structured.rest:
+        return recipe.target_sparsity, None
+    limit = recipe.pattern_limit
+    share, zeros = shares(recipe.target_sparsity, recipe.structured_sparsity, limit if limit < 1 else None)
+    # Where every layer loses the same share, weights and multiplications fall alike
+    same = limit < 1 or recipe.allocation not in CURVES
+    return share, replace(
+        recipe,
+        pattern=structured.rest,
+        sparsity=zeros,
+        structured_sparsity=None,
+        round_to=None,
+        budget="weights" if same else recipe.budget,
+    )
