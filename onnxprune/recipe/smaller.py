@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import UsageError
 from onnxprune.recipe.choices import CRITERIA_OF_UNITS, CURVES
-from onnxprune.recipe.structured import shares
+from onnxprune.recipe.structured import ROUNDED, Structured, shares
 
 if TYPE_CHECKING:
     from onnxprune.recipe import Recipe
@@ -60,6 +60,9 @@ def check_structured(recipe: Recipe) -> None:
             f"--criterion {', '.join(CRITERIA_OF_UNITS)}"
             + (", or prune the smaller model in a second run" if structured.rest else ""),
         )
+    if not structured.rest:
+        _check_no_zeros(recipe)
+    _check_kinds(recipe, structured)
     if structured.rest and recipe.speedup is not None:
         raise UsageError(
             f"--target-speedup is reached by removing units alone, --pattern {recipe.pattern} also sets "
@@ -67,6 +70,59 @@ def check_structured(recipe: Recipe) -> None:
             f"--pattern {str(structured).partition('+')[0]}, or --sparsity",
         )
     stages(recipe)
+
+
+def _check_no_zeros(recipe: Recipe) -> None:
+    """Refuse what is for weights that are zero, when none become zero."""
+    ignored = {
+        f"--solver {recipe.solver}": recipe.solver != "admm",
+        f"--solve {recipe.solve}": recipe.solve != "sequential",
+        f"--min-size {recipe.min_size}": recipe.min_size != _default(recipe, "min_size"),
+        f"--format {recipe.format}": recipe.format == "sparse-initializer",
+        f"--values {recipe.values}": recipe.values != "same",
+    }
+    for asked, found in ignored.items():
+        if found:
+            raise UsageError(
+                f"{asked} is for weights that become zero, --pattern {recipe.pattern} only removes units",
+                f"leave it out, or --pattern {recipe.pattern}+unstructured",
+            )
+
+
+def _check_kinds(recipe: Recipe, structured: Structured) -> None:
+    """Check what only some kinds of units know."""
+    if recipe.round_to is not None and not set(structured.kinds) & set(ROUNDED):
+        raise UsageError(
+            f"--round-to is for {', '.join(ROUNDED)}; what --pattern {recipe.pattern} names goes one by one",
+            "leave --round-to out",
+        )
+    if "layer" in recipe.attention:
+        raise UsageError(
+            "--attention layer weighs what pruning a matrix costs, --pattern "
+            f"{recipe.pattern} goes by what the output does without its units",
+            "--attention head weighs heads, --attention token tokens",
+        )
+    if "layer" not in structured.kinds:
+        return
+    if recipe.allocation != "sensitivity":
+        why = {
+            "error": "holds the readers' errors against each other, and a residual branch has no reader: "
+            "only what the model's output does without it is known",
+            "uniform": "takes the same share of all, and a residual branch goes as a whole or stays",
+        }
+        raise UsageError(
+            f"--allocation {recipe.allocation} {why[recipe.allocation]}",
+            "leave --allocation out, or layer out of --pattern",
+        )
+    if structured.kinds == ("layer",) and not structured.rest and recipe.criterion != "obs":
+        raise UsageError(
+            f"--criterion {recipe.criterion} orders units, --pattern layer removes whole residual branches",
+            "leave --criterion out",
+        )
+
+
+def _default(recipe: Recipe, name: str) -> Any:
+    return next(item.default for item in fields(recipe) if item.name == name)
 
 
 def stages(recipe: Recipe) -> tuple[float, Recipe | None]:

@@ -9,6 +9,7 @@ from onnxprune.errors import UsageError
 
 UNITS = ("channel", "neuron", "head", "hidden", "width")
 KINDS = (*UNITS, "layer")
+ROUNDED = ("channel", "neuron", "hidden", "width")  # whose counts are made multiples
 _BLOCK = re.compile(r"\d+x\d+(,adjacent)?")
 
 

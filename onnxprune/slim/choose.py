@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from onnxprune.allocation.widths import Group as Widths
 from onnxprune.allocation.widths import Work, narrow, total
 from onnxprune.errors import ModelError
+from onnxprune.recipe.structured import ROUNDED
 from onnxprune.slim.measure import Narrowing
 
 ROUND, SMALL = 8, 32
 MOST_OPTIONS = 48  # widths that are considered for a group
 _TRIALS = 4  # of a speed that is asked for
 _NEAR = 0.03
-_ROUNDED = ("channel", "neuron", "hidden", "width")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def widths(narrowings: Sequence[Narrowing], round_to: int | None) -> dict[str, W
     found = {}
     for item in narrowings:
         step = 1
-        if item.group.kind in _ROUNDED:
+        if item.group.kind in ROUNDED:
             step = round_to or (ROUND if item.group.units >= SMALL else ROUND // 2)
         counts = options(item.group.units, len(item.units), step)
         found[item.group.name] = Widths(
