@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from onnxprune.errors import UsageError
 
@@ -26,6 +27,7 @@ class Structured:
     rest: str = ""
 
     @classmethod
+    @lru_cache(maxsize=64)  # several properties of a recipe ask for it each time
     def parse(cls, text: str) -> Structured | None:
         """Read a pattern; None for one that names no units, such as ``2:4``.
 

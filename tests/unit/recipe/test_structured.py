@@ -29,6 +29,11 @@ def test_reads_and_writes(text: str, kinds: tuple[str, ...], rest: str) -> None:
     assert Structured.parse(str(found)) == found
 
 
+def test_a_recipe_reads_its_pattern_once() -> None:
+    recipe = Recipe(pattern="channel,head+2:4")
+    assert recipe.structured is recipe.structured
+
+
 @pytest.mark.parametrize("text", ["unstructured", "2:4", "block:4x1", "auto", "neurons"])
 def test_other_patterns_are_left_to_others(text: str) -> None:
     assert Structured.parse(text) is None
