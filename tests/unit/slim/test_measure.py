@@ -12,13 +12,14 @@ from onnxprune import runtime
 from onnxprune.attention.guide import Guide
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams
+from onnxprune.divergence import total_divergence
 from onnxprune.layers import find_layers
 from onnxprune.model import Model
-from onnxprune.slim.measure import Narrowing, emphasis, measure
+from onnxprune.outputs import output_kind
+from onnxprune.slim.measure import LEVELS, Narrowing, emphasis, measure
 from onnxprune.slim.readers import find_readers
 from onnxprune.structure.find import find_structure
 from onnxprune.structure.groups import Structure
-from onnxprune.structure.masking import mask_units
 
 RNG = np.random.default_rng(0)
 TEXT = """g (float[N, 6] x) => (float[N, 4] y) {
@@ -41,6 +42,7 @@ def model(build_model: Callable[..., onnx.ModelProto]) -> Model:
 
 
 BATCHES = [{"x": RNG.normal(size=(64, 6)).astype(np.float32)} for _ in range(6)]
+PROBES = [1, 4]
 
 
 def narrowings(model: Model, structure: Structure, **options: object) -> list[Narrowing]:
@@ -55,7 +57,7 @@ def narrowings(model: Model, structure: Structure, **options: object) -> list[Na
             readers,
             streams,
             [None] * len(BATCHES),
-            [1, 4],
+            PROBES,
             damping=1e-4,
             seed=0,
             **options,  # type: ignore[arg-type]
@@ -80,18 +82,30 @@ def test_other_criteria_order_no_units(model: Model) -> None:
         narrowings(model, find_structure(model, BATCHES[0]), criterion="fisher")
 
 
-def test_damage_is_what_the_output_does_at_the_levels(model: Model) -> None:
-    structure = find_structure(model, BATCHES[0])
-    rng = np.random.default_rng(1)
-    x = rng.normal(size=(512, 6)).astype(np.float32)
-    dense = runtime.session(model.proto).run(None, {"x": x})[0]
-    for item in narrowings(model, structure):
-        count = item.group.units // 2
-        gone = np.isin(np.arange(item.group.units), item.units[:count])
-        masked = mask_units(model, structure, {item.group.name: gone})
-        plain = runtime.session(masked.proto).run(None, {"x": x})[0]
-        error = float(np.square(plain - dense).sum() / np.square(dense).sum())
-        assert 0 < item.damage[count] < error  # the walk re-fits, masking does not
+@pytest.mark.parametrize("level", LEVELS)
+def test_damage_is_what_the_output_does_at_the_levels(model: Model, level: float) -> None:
+    def values(of: Model, batches: list[int], *names: str) -> list[np.ndarray]:
+        shown = of.copy()
+        shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name != "y")
+        x = np.concatenate([BATCHES[k]["x"] for k in batches])
+        return list(runtime.session(shown.proto).run(list(names), {"x": x}))
+
+    (dense,) = values(model, PROBES, "y")
+    found = narrowings(model, find_structure(model, BATCHES[0]))
+    for item, value, w, b in zip(found, "hk", ("w2", "w3"), ("b2", "b3"), strict=True):
+        count = round(level * item.group.units)
+        kept = ~np.isin(np.arange(item.group.units), item.units[:count])
+        (X,) = values(model, [0, 2, 3, 5], value)
+        W, mean = model.array(w), X.mean(0)
+        left = np.where(kept[:, None], np.zeros_like(W), 0)
+        left[kept] = np.linalg.lstsq((X - mean)[:, kept], (X - mean) @ W, rcond=None)[0]
+        smaller = model.copy()
+        smaller.set_array(w, left)
+        smaller.set_array(b, model.array(b) + mean @ (W - left))
+        (moved,) = values(smaller, PROBES, "y")
+        kind = output_kind("y", dense, model)
+        wanted = total_divergence([kind], [dense], [moved], None) / len(dense)
+        assert item.damage[count] == pytest.approx(wanted, rel=0.05, abs=1e-5)  # there is a ridge
 
 
 def test_without_outputs_damage_is_the_readers_error(model: Model) -> None:
