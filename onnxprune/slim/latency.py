@@ -26,7 +26,8 @@ from onnxprune.kernels.cache import Cache
 from onnxprune.model import Model
 from onnxprune.profiling import fastest_seconds, op_seconds
 from onnxprune.slim.branches import Shapes
-from onnxprune.slim.works import Owners, node_works, within
+from onnxprune.slim.products import ATTENTION, RECURRENT, node_works
+from onnxprune.slim.works import Owners, within
 
 SHARES = (0.25, 0.5, 0.75)  # of the widths that are timed, beside all
 _SIMPLE = ("Conv", "MatMul", "Gemm")
@@ -52,17 +53,17 @@ def time_works(
         round_to: widths are multiples of it.
     """
     spent = op_seconds(model, feeds[:1], threads=1)
-    products = sum(spent.get(op, 0.0) for op in PRODUCTS) + spent.get("FusedMatMul", 0.0)
-    recurrent = sum(spent.get(op, 0.0) for op in ("LSTM", "GRU", "RNN"))
+    products = sum(spent.get(op, 0.0) for op in (*PRODUCTS, "FusedMatMul", "Einsum", *ATTENTION))
+    recurrent = sum(spent.get(op, 0.0) for op in RECURRENT)
     known = Cache(f"widths {_machine()}", enabled=cache)
     found: list[tuple[Work, float]] = []  # with seconds that were measured alone, NaN for the others
     loops: list[Work] = []
     others: list[Work] = []
     for position, node in enumerate(model.graph.node):
         works = node_works(model, node, owners, shapes)
-        if node.op_type in ("LSTM", "GRU", "RNN"):
+        if node.op_type in RECURRENT:
             loops += [within(work, owners, position) for work in works]
-        elif works and node.op_type in (*_SIMPLE, "ConvTranspose"):
+        elif works:
             timed = (_timed(model, node, work, owners, shapes, known, round_to) for work in works)
             found += [(within(work, owners, position), seconds) for work, seconds in timed]
         elif node.output and math.prod(shapes.get(node.output[0], (0,))):
