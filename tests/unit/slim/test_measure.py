@@ -20,6 +20,7 @@ from onnxprune.slim.measure import LEVELS, Narrowing, emphasis, measure
 from onnxprune.slim.readers import find_readers
 from onnxprune.structure.find import find_structure
 from onnxprune.structure.groups import Structure
+from onnxprune.structure.masking import mask_units
 
 RNG = np.random.default_rng(0)
 TEXT = """g (float[N, 6] x) => (float[N, 4] y) {
@@ -106,6 +107,24 @@ def test_damage_is_what_the_output_does_at_the_levels(model: Model, level: float
         kind = output_kind("y", dense, model)
         wanted = total_divergence([kind], [dense], [moved], None) / len(dense)
         assert item.damage[count] == pytest.approx(wanted, rel=0.05, abs=1e-5)  # there is a ridge
+
+
+@pytest.mark.parametrize("criterion", ["obs", "wanda"])
+def test_without_a_refit_costs_are_those_of_masking(model: Model, criterion: str) -> None:
+    structure = find_structure(model, BATCHES[0])
+    x = np.concatenate([BATCHES[k]["x"] for k in (0, 2, 3, 5)])
+    for item, value in zip(
+        narrowings(model, structure, criterion=criterion, refit=False), ("d", "y"), strict=True
+    ):
+        for count in (1, item.group.units // 4, item.group.units // 2):
+            gone = np.isin(np.arange(item.group.units), item.units[:count])
+            outputs = []
+            for shown in (model.copy(), mask_units(model, structure, {item.group.name: gone})):
+                shown.graph.output.extend([onnx.ValueInfoProto(name="d")])
+                outputs.append(runtime.session(shown.proto).run([value], {"x": x})[0])
+            bias = model.array("b2" if value == "d" else "b3")
+            error = np.square(outputs[1] - outputs[0]).sum() / np.square(outputs[0] - bias).sum()
+            assert item.error[count] == pytest.approx(error, rel=1e-3)
 
 
 def test_without_outputs_damage_is_the_readers_error(model: Model) -> None:
