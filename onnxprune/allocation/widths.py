@@ -24,29 +24,31 @@ class Table:
     """Relative time of a product, measured at a few shares of its inputs and outputs.
 
     Attributes:
-        shares: (k,) increasing, the last one is 1.
-        relative: (k, k) time at [share of the inputs, share of the outputs], 1 at the end.
+        inputs: (i,) increasing, the last one is 1.
+        outputs: (o,) likewise.
+        relative: (i, o) time at [share of the inputs, share of the outputs], 1 at the end.
     """
 
-    shares: tuple[float, ...]
+    inputs: tuple[float, ...]
+    outputs: tuple[float, ...]
     relative: tuple[tuple[float, ...], ...]
 
     def at(self, inputs: float, outputs: float) -> float:
         """Return the time between the entries, as straight lines go; below the first one in proportion."""
-        low = self.shares[0]
-        small = min(1.0, inputs / low) * min(1.0, outputs / low)
-        i, a = self._place(inputs)
-        j, b = self._place(outputs)
-        t = self.relative
-        upper = (1 - b) * t[i][j] + b * t[i][j + 1]
-        lower = (1 - b) * t[i + 1][j] + b * t[i + 1][j + 1]
-        return small * ((1 - a) * upper + a * lower)
+        small = min(1.0, inputs / self.inputs[0]) * min(1.0, outputs / self.outputs[0])
+        found = 0.0
+        for i, a in _place(self.inputs, inputs):
+            found += a * sum(b * self.relative[i][j] for j, b in _place(self.outputs, outputs))
+        return small * found
 
-    def _place(self, share: float) -> tuple[int, float]:
-        share = min(max(share, self.shares[0]), 1.0)
-        k = max(1, int(np.searchsorted(self.shares, share)))
-        k = min(k, len(self.shares) - 1)
-        return k - 1, (share - self.shares[k - 1]) / (self.shares[k] - self.shares[k - 1])
+
+def _place(shares: Sequence[float], share: float) -> tuple[tuple[int, float], ...]:
+    """Return the entries on both sides of a share, and how much each counts."""
+    k = int(np.searchsorted(shares, share))
+    if k == 0 or k == len(shares):
+        return ((min(k, len(shares) - 1), 1.0),)
+    part = (share - shares[k - 1]) / (shares[k] - shares[k - 1])
+    return ((k - 1, 1.0 - part), (k, part))
 
 
 @dataclass(frozen=True)

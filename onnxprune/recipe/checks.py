@@ -10,7 +10,6 @@ from onnxprune.errors import UsageError
 from onnxprune.recipe.choices import (
     ATTENTIONS,
     AUGMENTATIONS,
-    CRITERIA_OF_UNITS,
     CURVES,
     GRADIENT_CRITERIA,
     GRANULARITY,
@@ -20,7 +19,8 @@ from onnxprune.recipe.choices import (
     TRAINING,
 )
 from onnxprune.recipe.mixture import Mixture
-from onnxprune.recipe.structured import KINDS, shares
+from onnxprune.recipe.smaller import check_structured
+from onnxprune.recipe.structured import KINDS
 from onnxprune.recipe.threshold import Threshold
 from onnxprune.search.floor import Drop
 
@@ -89,7 +89,6 @@ def _check_pattern(recipe: Recipe) -> None:
             f"--pattern is {recipe.pattern!r}, wanted unstructured, N:M, block:RxC[,adjacent], auto, "
             f"structured or some of {', '.join(KINDS)}"
         )
-    _check_structured(recipe)
     if match["n"] and not 0 < int(match["n"]) < int(match["m"]):
         raise UsageError(f"--pattern {recipe.pattern} keeps N of every M weights and needs 0 < N < M")
     if (
@@ -105,62 +104,7 @@ def _check_pattern(recipe: Recipe) -> None:
         )
     if match["r"] and int(match["r"]) * int(match["c"]) < 1:
         raise UsageError(f"--pattern {recipe.pattern} needs blocks of at least 1x1")
-
-
-def _check_structured(recipe: Recipe) -> None:
-    """Check what goes with patterns that make shapes smaller."""
-    structured = recipe.structured
-    for name in ("structured_sparsity", "round_to"):
-        if structured is None and getattr(recipe, name) is not None:
-            raise UsageError(f"--{name.replace('_', '-')} is for structured patterns", "--pattern structured")
-    if structured is None:
-        return
-    if recipe.round_to is not None and recipe.round_to < 1:
-        raise UsageError(f"--round-to is {recipe.round_to}, wanted at least 1")
-    share = recipe.structured_sparsity
-    if share is not None and not 0.0 < share < 1.0:
-        raise UsageError(f"--structured-sparsity is {share:g}, wanted a share above 0 and below 1")
-    if share is not None and not structured.rest:
-        raise UsageError(
-            f"--structured-sparsity splits --sparsity in two, and --pattern {recipe.pattern} has one stage",
-            "say --sparsity, or --pattern structured+unstructured",
-        )
-    refused = {
-        "--pattern structured+auto": structured.rest == "auto",
-        f"--threshold {recipe.threshold}": recipe.threshold is not None,
-        "--plan": recipe.plan is not None,
-        "--target-size": recipe.target_size is not None,
-        f"--granularity {recipe.granularity}": recipe.granularity != "weight",
-        f"--selection {recipe.selection}": recipe.selection != "rank",
-        f"--schedule {recipe.schedule}": recipe.schedule != "oneshot" and bool(structured.rest),
-        f"--allocation {recipe.allocation}": recipe.allocation not in (*CURVES, "uniform"),
-    }
-    for asked, found in refused.items():
-        if found:
-            raise UsageError(
-                f"{asked} is for weights one by one, --pattern {recipe.pattern} removes whole units",
-                "prune the smaller model that comes out of it in a second run",
-            )
-    if recipe.searches:
-        floor = "--max-drop" if recipe.max_drop is not None else "--min-agreement"
-        raise UsageError(
-            f"{floor} tries many sparsities, which takes too long with --pattern {recipe.pattern}",
-            f"say --sparsity or --target-speedup; {floor} can then prune the weights of the smaller model",
-        )
-    if not structured.rest and recipe.criterion not in CRITERIA_OF_UNITS:
-        raise UsageError(
-            f"--criterion {recipe.criterion} scores weights one by one, --pattern {recipe.pattern} removes "
-            "whole units",
-            f"--criterion {', '.join(CRITERIA_OF_UNITS)}",
-        )
-    if structured.rest and recipe.speedup is not None:
-        raise UsageError(
-            f"--target-speedup is reached by removing units alone, --pattern {recipe.pattern} also sets "
-            "weights to zero",
-            f"--pattern {str(structured).partition('+')[0]}, or --sparsity",
-        )
-    if structured.rest:
-        shares(recipe.target_sparsity, share, recipe.pattern_limit if recipe.pattern_limit < 1 else None)
+    check_structured(recipe)
 
 
 def _check_budget(recipe: Recipe) -> None:

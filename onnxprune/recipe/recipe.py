@@ -142,10 +142,14 @@ class Recipe:
         "In place of --sparsity: a file with the sparsity of each layer; onnxprune sensitivity writes one.",
     )
     solve: str = _option(
-        "sequential", "obs only: walk the layers on the already pruned prefix, or all at once.", SOLVES
+        "sequential",
+        "obs only: walk the layers on the already pruned prefix, or all at once (structured+X: in X).",
+        SOLVES,
     )
     solver: str = _option(
-        "admm", "obs only: ADMM over the whole layer, or the SparseGPT column sweep.", SOLVERS
+        "admm",
+        "obs only: ADMM over the whole layer, or the SparseGPT column sweep (structured+X: in X).",
+        SOLVERS,
     )
     refit: bool = _option(True, "Re-fit weights that stay dense (and biases) to the dense model's outputs.")
     damping: float = _option(0.01, "Ridge added to the Hessian, as a share of its mean diagonal.")
@@ -160,7 +164,9 @@ class Recipe:
     exclude: tuple[str, ...] = _option(
         (), "Never prune weights whose name or node matches this glob (repeatable)."
     )
-    min_size: int = _option(256, "Leave weights with fewer elements than this alone.")
+    min_size: int = _option(
+        256, "Leave weights with fewer elements than this alone (structured+X: in X; units go all the same)."
+    )
     format: str = _option("packed", "How pruned weights are stored.", FORMATS)
     values: str = _option("same", "Type of the packed values: as in the model, or fp16.", VALUES)
     target_runtime: str | None = _option(
@@ -311,7 +317,10 @@ class Recipe:
         if self.sparsity is not None:
             return self.sparsity
         if self.structured is not None:
-            return STRUCTURED if self.pattern_limit == 1 else 1 - STRUCTURED * (1 - self.pattern_limit)
+            if self.pattern_limit == 1:
+                return STRUCTURED
+            first = STRUCTURED if self.structured_sparsity is None else self.structured_sparsity
+            return 1 - (1 - first) * (1 - self.pattern_limit)
         return self.pattern_limit if self.pattern_limit < 1 else 0.7
 
     @property

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from onnxprune.errors import UsageError
 
 UNITS = ("channel", "neuron", "head", "hidden", "width")
 KINDS = (*UNITS, "layer")
+ROUNDED = ("channel", "neuron", "hidden", "width")  # whose counts are made multiples
 _BLOCK = re.compile(r"\d+x\d+(,adjacent)?")
 
 
@@ -25,6 +27,7 @@ class Structured:
     rest: str = ""
 
     @classmethod
+    @lru_cache(maxsize=64)  # several properties of a recipe ask for it each time
     def parse(cls, text: str) -> Structured | None:
         """Read a pattern; None for one that names no units, such as ``2:4``.
 
@@ -75,7 +78,7 @@ def shares(sparsity: float, structured: float | None, rest: float | None) -> tup
     [0.4, 0.5]
 
     Raises:
-        UsageError: when one stage alone takes more than the whole.
+        UsageError: when one stage alone takes more than the whole, or both do not take the whole together.
     """
     kept = 1.0 - sparsity
     if structured is None:
@@ -87,4 +90,11 @@ def shares(sparsity: float, structured: float | None, rest: float | None) -> tup
             "raise --sparsity, or lower --structured-sparsity",
         )
     found = 1.0 - kept / (1.0 - structured) if rest is None else rest
+    both = 1.0 - (1.0 - structured) * (1.0 - found)
+    if abs(both - sparsity) > 1e-3:  # shares as people write them are rounded
+        raise UsageError(
+            f"--sparsity {sparsity:g} is for both stages together, but --structured-sparsity {structured:g} "
+            f"and zeros in {found:g} of what is left make {both:g}",
+            f"say --sparsity {both:g}, or leave one of the two out",
+        )
     return structured, found

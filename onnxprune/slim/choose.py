@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from onnxprune.allocation.widths import Group as Widths
 from onnxprune.allocation.widths import Work, narrow, total
 from onnxprune.errors import ModelError
+from onnxprune.recipe.structured import ROUNDED
 from onnxprune.slim.measure import Narrowing
 
 ROUND, SMALL = 8, 32
 MOST_OPTIONS = 48  # widths that are considered for a group
 _TRIALS = 4  # of a speed that is asked for
 _NEAR = 0.03
-_ROUNDED = ("channel", "neuron", "hidden", "width")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def widths(narrowings: Sequence[Narrowing], round_to: int | None) -> dict[str, W
     found = {}
     for item in narrowings:
         step = 1
-        if item.group.kind in _ROUNDED:
+        if item.group.kind in ROUNDED:
             step = round_to or (ROUND if item.group.units >= SMALL else ROUND // 2)
         counts = options(item.group.units, len(item.units), step)
         found[item.group.name] = Widths(
@@ -74,8 +74,15 @@ def for_share(groups: Mapping[str, Widths], works: Sequence[Work], share: float,
     Raises:
         ModelError: when not so much can go.
     """
+    counts = narrow(groups, works, (1.0 - share) * total(works, groups, {}))
+    return _enough(groups, works, counts, share, what)
+
+
+def _enough(
+    groups: Mapping[str, Widths], works: Sequence[Work], counts: dict[str, int], share: float, what: str
+) -> Choice:
+    """Return the choice of these numbers; raises ModelError when they take less than ``share``."""
     whole = total(works, groups, {})
-    counts = narrow(groups, works, (1.0 - share) * whole)
     left = total(works, groups, counts) / whole if whole else 1.0
     if left > 1.0 - share + 1e-6:
         raise ModelError(
@@ -87,18 +94,15 @@ def for_share(groups: Mapping[str, Widths], works: Sequence[Work], share: float,
 
 def evenly(groups: Mapping[str, Widths], works: Sequence[Work], share: float, what: str) -> Choice:
     """Choose the same share of the units of each group, whatever damage it does; see :func:`for_share`."""
+    limit = (1.0 - share) * total(works, groups, {})
     low, high = 0.0, 1.0
     for _ in range(30):
         middle = (low + high) / 2
-        if total(works, groups, _even(groups, middle)) > (1.0 - share) * total(works, groups, {}):
+        if total(works, groups, _even(groups, middle)) > limit:
             low = middle
         else:
             high = middle
-    counts = _even(groups, high)
-    flat = {name: Widths(g.units, (0, counts[name]), (0.0, 0.0)) for name, g in groups.items()}
-    return for_share(
-        flat, works, min(share, 1 - total(works, groups, counts) / total(works, groups, {})), what
-    )
+    return _enough(groups, works, _even(groups, high), share, what)
 
 
 def _even(groups: Mapping[str, Widths], share: float) -> dict[str, int]:

@@ -26,9 +26,10 @@ from onnxprune.kernels.cache import Cache
 from onnxprune.model import Model
 from onnxprune.profiling import fastest_seconds, op_seconds
 from onnxprune.slim.branches import Shapes
-from onnxprune.slim.works import Owners, node_works, within
+from onnxprune.slim.products import ATTENTION, RECURRENT, node_works
+from onnxprune.slim.works import Owners, within
 
-SHARES = (0.25, 0.5, 0.75, 1.0)
+SHARES = (0.25, 0.5, 0.75)  # of the widths that are timed, beside all
 _SIMPLE = ("Conv", "MatMul", "Gemm")
 
 
@@ -52,17 +53,17 @@ def time_works(
         round_to: widths are multiples of it.
     """
     spent = op_seconds(model, feeds[:1], threads=1)
-    products = sum(spent.get(op, 0.0) for op in PRODUCTS) + spent.get("FusedMatMul", 0.0)
-    recurrent = sum(spent.get(op, 0.0) for op in ("LSTM", "GRU", "RNN"))
+    products = sum(spent.get(op, 0.0) for op in (*PRODUCTS, "FusedMatMul", "Einsum", *ATTENTION))
+    recurrent = sum(spent.get(op, 0.0) for op in RECURRENT)
     known = Cache(f"widths {_machine()}", enabled=cache)
     found: list[tuple[Work, float]] = []  # with seconds that were measured alone, NaN for the others
     loops: list[Work] = []
     others: list[Work] = []
     for position, node in enumerate(model.graph.node):
         works = node_works(model, node, owners, shapes)
-        if node.op_type in ("LSTM", "GRU", "RNN"):
+        if node.op_type in RECURRENT:
             loops += [within(work, owners, position) for work in works]
-        elif works and node.op_type in (*_SIMPLE, "ConvTranspose"):
+        elif works:
             timed = (_timed(model, node, work, owners, shapes, known, round_to) for work in works)
             found += [(within(work, owners, position), seconds) for work, seconds in timed]
         elif node.output and math.prod(shapes.get(node.output[0], (0,))):
@@ -110,30 +111,30 @@ def _timed(
     axes = _axes(model, node, shapes)
     if axes is None:
         return work, math.nan
-    inward, outward = (owners.tensor(node.input[1], axis) for axis in axes)
-    if not inward.parts and not outward.parts:
-        work = Work(work.amount, (inward, outward))
-        shares: tuple[float, ...] = (1.0,)
-    else:
-        shares = SHARES
-    shape = shapes[node.input[0]]
-    dims = tuple(model.index.tensors[node.input[1]].dims)
+    sides = (owners.tensor(node.input[1], axes[0]), owners.tensor(node.input[1], axes[1]))
+    stored = model.index.tensors[node.input[1]]
+    shape, dims = shapes[node.input[0]], tuple(stored.dims)
+    widths = [
+        _widths(dims[axis], round_to) if side.parts else (dims[axis],)
+        for axis, side in zip(axes, sides, strict=True)
+    ]
     settings = sorted(helper.printable_attribute(a) for a in node.attribute)
-    key = f"{node.op_type} {shape} {dims} {settings} {round_to} {shares}"
+    key = f"{node.op_type} {stored.data_type} {shape} {dims} {settings} {widths}"
     entry = known.get(key)
-    if entry is None or len(entry) != len(shares) ** 2:
+    if entry is None or len(entry) != len(widths[0]) * len(widths[1]):
         try:
-            seconds = [[_alone(model, node, shape, axes, (i, o), round_to) for o in shares] for i in shares]
+            seconds = [_alone(model, node, shape, axes, (i, o)) for i in widths[0] for o in widths[1]]
         except ModelError:  # as when the node reads what the cut does not show
             return work, math.nan
         # Microseconds, since the cache keeps three digits behind the point
-        entry = known.put(key, [1e6 * value for row in seconds for value in row])
-    table = np.array(entry).reshape(len(shares), -1) * 1e-6
-    if len(shares) == 1:
-        return work, float(table[-1, -1])
-    relative = table / max(float(table[-1, -1]), 1e-9)
-    rows = tuple(tuple(float(value) for value in row) for row in relative)
-    return Work(work.amount, (inward, outward), Table(SHARES, rows)), float(table[-1, -1])
+        entry = known.put(key, [1e6 * value for value in seconds])
+    times = np.array(entry).reshape(len(widths[0]), -1) * 1e-6
+    whole = float(times[-1, -1])
+    rows = tuple(tuple(float(value) for value in row) for row in times / max(whole, 1e-9))
+    inputs, outputs = (
+        tuple(width / dims[axis] for width in found) for axis, found in zip(axes, widths, strict=True)
+    )
+    return Work(work.amount, sides, Table(inputs, outputs, rows)), whole
 
 
 def _axes(model: Model, node: onnx.NodeProto, shapes: Shapes) -> tuple[int, int] | None:
@@ -158,12 +159,10 @@ def _alone(
     node: onnx.NodeProto,
     shape: tuple[int, ...],
     axes: tuple[int, int],
-    shares: tuple[float, float],
-    round_to: int,
+    widths: tuple[int, int],
 ) -> float:
     """Return the seconds of the fastest run of a node with so many of its inputs and outputs."""
     weight = model.array(node.input[1])
-    widths = [_width(weight.shape[axis], share, round_to) for axis, share in zip(axes, shares, strict=True)]
     for axis, width in zip(axes, widths, strict=True):
         weight = np.take(weight, range(width), axis)
     stored = {node.input[1]: weight}
@@ -177,11 +176,12 @@ def _alone(
     return fastest_seconds(Model(proto), {node.input[0]: x}, PRODUCTS, threads=1)
 
 
-def _width(full: int, share: float, round_to: int) -> int:
-    if share == 1.0:
-        return full
+def _widths(full: int, round_to: int) -> tuple[int, ...]:
+    """Return the widths to time: multiples of ``round_to`` near :data:`SHARES`, and all."""
     step = round_to if full >= 2 * round_to else 1
-    return max(step, round(share * full / step) * step)
+    return tuple(
+        sorted({min(full, max(step, round(share * full / step) * step)) for share in SHARES} | {full})
+    )
 
 
 def _model_of(model: Model, node: onnx.NodeProto, stored: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:

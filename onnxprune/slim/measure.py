@@ -22,6 +22,7 @@ from onnxprune.calibration.streams import Streams
 from onnxprune.model import Model
 from onnxprune.slim.damage import scaled
 from onnxprune.slim.readers import Reader
+from onnxprune.solvers import unfitted
 from onnxprune.solvers.layer import Solution, dense_matrix, ridge
 from onnxprune.solvers.reconstruct import bias_shift
 from onnxprune.solvers.units import Consumer, Order, by_size, removal_order, without
@@ -58,6 +59,7 @@ class _Seen:
     consumers: list[Consumer]
     order: Order | None = None  # the best for this reader alone
     points: list[tuple[float, float]] = field(default_factory=list)
+    refit: bool = True
 
     @property
     def energy(self) -> float:
@@ -77,6 +79,7 @@ def measure(
     criterion: str = "obs",
     outputs: bool = True,
     guide: Guide = NOTHING,
+    refit: bool = True,
     levels: tuple[float, ...] = LEVELS,
     on_layer: Callable[[str], None] = lambda name: None,
 ) -> list[Narrowing]:
@@ -94,6 +97,7 @@ def measure(
         criterion: obs, wanda or magnitude.
         outputs: False judges by the readers' own errors only.
         guide: which tokens and heads count more than others.
+        refit: whether what stays will be re-fitted.
         levels: shares of the units whose removal is tried.
         on_layer: called after each reader.
     """
@@ -110,7 +114,7 @@ def measure(
             for layer in stage.layers:
                 own = [reader for reader in readers if reader.layer is layer]
                 seen[layer.name], candidates[layer.name] = _look(
-                    dense, own, moments, units, damping, levels, criterion
+                    dense, own, moments, units, damping, levels, criterion, refit
                 )
             effects.measure(making, stage.layers, candidates)
     for name, divergences in effects.found.items():
@@ -133,10 +137,12 @@ def _look(
     damping: float,
     levels: Sequence[float],
     criterion: str,
+    refit: bool,
 ) -> tuple[list[_Seen], list[Solution]]:
     """Return what one layer's readers see, and the layer without their own best units at each level."""
     layer = readers[0].layer
-    H, _, _ = moments.centred(layer.name, layer.bias is not None)
+    biased = layer.bias is not None and refit  # and so takes up the means
+    H, _, _ = moments.centred(layer.name, biased)
     share, W = ridge(moments, H, damping), dense_matrix(dense, layer)
     Q = np.einsum("goi,goj->gij", W.astype(np.float64), W.astype(np.float64), optimize=True)
     found, solutions = [], []
@@ -144,15 +150,15 @@ def _look(
         consumers = [
             Consumer(Q[g], np.asarray(H[g], np.float64), reader.unit[g], 1.0, share) for g in range(len(W))
         ]
-        item = _Seen(reader, consumers)
+        item = _Seen(reader, consumers, refit=refit)
         found.append(item)
         order = item.order = _order([item], units[reader.group], criterion)
         for level in levels:
             count = min(max(1, round(level * units[reader.group])), len(order.units))
             gone = np.isin(reader.unit, order.units[:count])
-            weight = without(W, H, gone, share)
+            weight = without(W, H, gone, share) if refit else np.where(gone[:, None, :], 0, W)
             error = float(order.costs[:, count].sum()) / item.energy
-            shift = bias_shift(moments, layer.name, W, weight).ravel() if layer.bias is not None else None
+            shift = bias_shift(moments, layer.name, W, weight).ravel() if biased else None
             item.points.append((error, np.nan))
             solutions.append(Solution(weight, 0, shift, error, share))
     return found, solutions
@@ -169,9 +175,15 @@ def _attach(items: Sequence[_Seen], divergences: Sequence[float], each: int) -> 
 def _order(items: Sequence[_Seen], units: int, criterion: str, factors: Floats | None = None) -> Order:
     consumers = [consumer for item in items for consumer in item.consumers]
     least = max(1, round(units / FEWEST))
+    refit = items[0].refit
     if criterion == "obs":
+        if not refit:
+            return unfitted.removal_order(consumers, units, least, emphasis=factors)
         return removal_order(consumers, units, least, emphasis=factors)
-    return by_size(consumers, units, least, inputs=criterion == "wanda")
+    if criterion not in ("wanda", "magnitude"):
+        raise ValueError(f"criterion {criterion!r} orders no units")
+    order = by_size(consumers, units, least, inputs=criterion == "wanda")
+    return order if refit else Order(order.units, unfitted.costs_of(consumers, order.units, units))
 
 
 def _narrowing(
@@ -195,7 +207,7 @@ def _weighed(item: _Seen) -> _Seen:
     error, moved = item.points[0]
     weight = 1.0 if np.isnan(moved) else moved / max(error, 1e-12)
     consumers = [replace(consumer, weight=weight / item.energy) for consumer in item.consumers]
-    return _Seen(item.reader, consumers, item.order, item.points)
+    return _Seen(item.reader, consumers, item.order, item.points, item.refit)
 
 
 def emphasis(group: Group, guide: Guide) -> Floats | None:

@@ -179,5 +179,6 @@ def _measured(
             criterion=recipe.criterion,
             outputs=outputs,
             guide=guide,
+            refit=recipe.refit,
             on_layer=lambda _: progress.advance(),
         )

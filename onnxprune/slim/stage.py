@@ -20,7 +20,7 @@ from onnxprune.layers import find_layers
 from onnxprune.model import Model, label
 from onnxprune.progress import Progress
 from onnxprune.recipe import Recipe
-from onnxprune.recipe.structured import shares
+from onnxprune.recipe.smaller import stages as stages
 from onnxprune.slim.branches import Branch, bypass, close, gated
 from onnxprune.slim.choose import Choice, evenly, for_share, for_speed, masks, widths
 from onnxprune.slim.compensate import compensated
@@ -52,18 +52,6 @@ class Slimmed:
     branches: tuple[str, ...]
     kept: dict[str, str]
     predicted: float | None = None
-
-
-def stages(recipe: Recipe) -> tuple[float, Recipe | None]:
-    """Return the share that is removed, and the recipe of what is done to the rest; None for nothing."""
-    structured = recipe.structured
-    assert structured is not None
-    if not structured.rest:
-        return recipe.target_sparsity, None
-    limit = recipe.pattern_limit
-    share, zeros = shares(recipe.target_sparsity, recipe.structured_sparsity, limit if limit < 1 else None)
-    rest = replace(recipe, pattern=structured.rest, sparsity=zeros, structured_sparsity=None, round_to=None)
-    return share, rest
 
 
 def part_of(recipe: Recipe, share: float, number: int) -> tuple[Recipe, float]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from onnxprune.model import Model
+from onnxprune.model import Model, label
 from onnxprune.recipe import Recipe
 from onnxprune.slim.ready import Ready
 from onnxprune.slim.stage import Slimmed, measured_speed, multiplications
@@ -22,7 +22,12 @@ def summary(rounds: Sequence[tuple[Ready, Slimmed]], final: Model, recipe: Recip
     """
     groups: dict[str, dict[str, Any]] = {}
     for ready, slimmed in rounds:
+        nodes = (k for branch, _ in ready.branches if branch.name in slimmed.branches for k in branch.nodes)
+        inside = {label(ready.dense.graph.node[k]) for k in nodes}
         for item in ready.narrowings:
+            if item.group.nodes and inside.issuperset(item.group.nodes):  # its damage is the branch's
+                _add(groups, item.group.name, item.group.kind, item.group.units, item.group.units, 0.0, "")
+                continue
             gone = slimmed.removed.get(item.group.name)
             count = 0 if gone is None else int(gone.sum())
             damage = float(item.damage[min(count, len(item.damage) - 1)])

@@ -6,15 +6,12 @@ import math
 from collections.abc import Collection, Sequence
 
 import numpy as np
-import onnx
 
 from onnxprune.allocation.widths import Side, Work
 from onnxprune.model import Model
 from onnxprune.slim.branches import Branch, Shapes
+from onnxprune.slim.products import node_works
 from onnxprune.structure.groups import Group, Layout
-
-_RECURRENT = ("LSTM", "GRU", "RNN")
-_PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm", *_RECURRENT)
 
 
 class Owners:
@@ -76,7 +73,7 @@ def weight_works(model: Model, owners: Owners) -> list[Work]:
 
 
 def flop_works(model: Model, owners: Owners, shapes: Shapes) -> list[Work]:
-    """Return the multiplications of every product: convolutions, matrix products, recurrent layers.
+    """Return the multiplications of every product: convolutions, matrices, attention, recurrent layers.
 
     Args:
         model: the model.
@@ -97,42 +94,3 @@ def within(work: Work, owners: Owners, position: int) -> Work:
         return work
     sides = work.sides if work.table is None else (*work.sides, Side(), Side())[: max(2, len(work.sides))]
     return Work(work.amount, (*sides, *around), work.table)
-
-
-def node_works(model: Model, node: onnx.NodeProto, owners: Owners, shapes: Shapes) -> list[Work]:
-    """Return the multiplications of a product; nothing of other nodes, and where a shape is not known."""
-    if node.op_type not in _PRODUCTS or node.domain not in ("", "ai.onnx"):
-        return []
-    stored = model.index.tensors
-    output, first = shapes.get(node.output[0]), shapes.get(node.input[0], ())
-    if node.op_type in _RECURRENT:
-        steps = math.prod(first[:2])
-        return [
-            Work(float(steps) * math.prod(stored[name].dims), _sides(owners, name, len(stored[name].dims)))
-            for name in node.input[1:3]
-            if name in stored
-        ]
-    name = next((n for n in node.input[:2] if n in stored), "")
-    if output is None:
-        return []
-    if not name:
-        if node.op_type != "MatMul" or not first:
-            return []
-        sides = [owners.value(node.output[0], axis) for axis in range(len(output))]
-        return [Work(float(math.prod(output) * first[-1]), (*sides, owners.value(node.input[0], -1)))]
-    dims = tuple(stored[name].dims)
-    size = math.prod(dims)
-    if node.op_type == "Conv":
-        amount = math.prod(output) / dims[0] * size
-    elif node.op_type == "ConvTranspose":
-        amount = math.prod(first) / max(first[1] if len(first) > 1 else 1, 1) * size
-    else:
-        transposed = node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute)
-        columns = dims[-1] if name == node.input[1] and not transposed else dims[0]
-        columns = dims[-2] if name == node.input[0] and len(dims) > 1 else columns
-        amount = math.prod(output) / max(columns, 1) * math.prod(dims[-2:])
-    return [Work(float(amount), _sides(owners, name, len(dims)))]
-
-
-def _sides(owners: Owners, name: str, axes: int) -> tuple[Side, ...]:
-    return tuple(owners.tensor(name, axis) for axis in range(axes))

@@ -64,7 +64,9 @@ def test_what_saves_nothing_stays() -> None:
 def test_steps_may_pass_over_options_that_save_nothing() -> None:
     # A kernel that works on blocks of eight is no faster until a whole block is gone
     groups = {"a": Group(32, (0, 8, 16, 24), (0.0, 0.1, 0.2, 0.3)), "b": Group(32, (0, 16), (0.0, 5.0))}
-    table = Table((0.25, 0.5, 0.75, 1.0), ((0.5,) * 4, (0.5,) * 4, (1.0,) * 4, (1.0,) * 4))
+    table = Table(
+        (0.25, 0.5, 0.75, 1.0), (0.25, 0.5, 0.75, 1.0), ((0.5,) * 4, (0.5,) * 4, (1.0,) * 4, (1.0,) * 4)
+    )
     works = [Work(10.0, (Side((("a", 1.0),)), Side()), table), Work(10.0, (Side((("b", 1.0),)),))]
     assert narrow(groups, works, 15.0) == {"a": 16, "b": 0}
 
@@ -76,7 +78,7 @@ def test_a_side_with_several_owners_shrinks_in_proportion() -> None:
 
 
 def test_table_interpolates_and_goes_on_below_its_first_entry() -> None:
-    table = Table((0.5, 1.0), ((0.3, 0.6), (0.6, 1.0)))
+    table = Table((0.5, 1.0), (0.5, 1.0), ((0.3, 0.6), (0.6, 1.0)))
     assert table.at(1.0, 1.0) == pytest.approx(1.0)
     assert table.at(0.5, 0.5) == pytest.approx(0.3)
     assert table.at(0.75, 1.0) == pytest.approx(0.8)

@@ -29,6 +29,11 @@ def test_reads_and_writes(text: str, kinds: tuple[str, ...], rest: str) -> None:
     assert Structured.parse(str(found)) == found
 
 
+def test_a_recipe_reads_its_pattern_once() -> None:
+    recipe = Recipe(pattern="channel,head+2:4")
+    assert recipe.structured is recipe.structured
+
+
 @pytest.mark.parametrize("text", ["unstructured", "2:4", "block:4x1", "auto", "neurons"])
 def test_other_patterns_are_left_to_others(text: str) -> None:
     assert Structured.parse(text) is None
@@ -53,6 +58,13 @@ def test_a_stage_alone_may_not_exceed_the_whole() -> None:
         shares(0.4, None, 0.5)
     with pytest.raises(UsageError, match="both stages together"):
         shares(0.4, 0.5, None)
+
+
+def test_three_shares_have_to_agree() -> None:
+    assert shares(0.65, 0.3, 0.5) == (0.3, 0.5)
+    with pytest.raises(UsageError, match=r"0\.9 is for both .* 0\.3 and zeros in 0\.5 .* make 0\.65"):
+        Recipe(pattern="structured+2:4", structured_sparsity=0.3, sparsity=0.9)
+    assert Recipe(pattern="structured+2:4", structured_sparsity=0.3).target_sparsity == pytest.approx(0.65)
 
 
 def test_recipe_knows_the_two_stages() -> None:

@@ -22,7 +22,6 @@ def given(samples_dir: Path) -> tuple[Model, CalibrationData, Recipe]:
         data=str(samples_dir / "digits_tokens.npz"),
         samples=64,
         threads=1,
-        allocation="error",
         budget="flops",
     )
     model = load(samples_dir / "digits_transformer.onnx")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -50,10 +52,17 @@ def test_evenly_takes_the_same_of_each() -> None:
     assert choice.counts == {"a": 32, "b": 32}
 
 
-def test_more_than_there_is() -> None:
+def test_evenly_takes_of_small_groups_too() -> None:
+    groups = {name: Widths(8, (0, 4), (0.0, 0.0)) for name in ("b", "a")}
+    works = [Work(amount, (Side(((name, 1.0),)),)) for name, amount in (("b", 90.0), ("a", 10.0))]
+    assert evenly(groups, works, 0.4, "--sparsity 0.4").counts == {"a": 4, "b": 4}
+
+
+@pytest.mark.parametrize("pick", [for_share, evenly])
+def test_more_than_there_is(pick: Callable[..., Choice]) -> None:
     groups, works = two()
     with pytest.raises(ModelError, match=r"--sparsity 0.95: the units that can go hold 87.5%"):
-        for_share(groups, works, 0.95, "--sparsity 0.95")
+        pick(groups, works, 0.95, "--sparsity 0.95")
 
 
 @pytest.mark.parametrize("hidden", [0.0, 30.0])

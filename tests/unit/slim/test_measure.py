@@ -12,9 +12,11 @@ from onnxprune import runtime
 from onnxprune.attention.guide import Guide
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams
+from onnxprune.divergence import total_divergence
 from onnxprune.layers import find_layers
 from onnxprune.model import Model
-from onnxprune.slim.measure import Narrowing, emphasis, measure
+from onnxprune.outputs import output_kind
+from onnxprune.slim.measure import LEVELS, Narrowing, emphasis, measure
 from onnxprune.slim.readers import find_readers
 from onnxprune.structure.find import find_structure
 from onnxprune.structure.groups import Structure
@@ -41,6 +43,7 @@ def model(build_model: Callable[..., onnx.ModelProto]) -> Model:
 
 
 BATCHES = [{"x": RNG.normal(size=(64, 6)).astype(np.float32)} for _ in range(6)]
+PROBES = [1, 4]
 
 
 def narrowings(model: Model, structure: Structure, **options: object) -> list[Narrowing]:
@@ -55,7 +58,7 @@ def narrowings(model: Model, structure: Structure, **options: object) -> list[Na
             readers,
             streams,
             [None] * len(BATCHES),
-            [1, 4],
+            PROBES,
             damping=1e-4,
             seed=0,
             **options,  # type: ignore[arg-type]
@@ -75,18 +78,53 @@ def test_units_that_do_not_matter_go_first(model: Model, criterion: str) -> None
         assert len(item.damage) == len(item.units) + 1 < item.group.units + 1
 
 
-def test_damage_is_what_the_output_does_at_the_levels(model: Model) -> None:
+def test_other_criteria_order_no_units(model: Model) -> None:
+    with pytest.raises(ValueError, match="'fisher' orders no units"):
+        narrowings(model, find_structure(model, BATCHES[0]), criterion="fisher")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_damage_is_what_the_output_does_at_the_levels(model: Model, level: float) -> None:
+    def values(of: Model, batches: list[int], *names: str) -> list[np.ndarray]:
+        shown = of.copy()
+        shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name != "y")
+        x = np.concatenate([BATCHES[k]["x"] for k in batches])
+        return list(runtime.session(shown.proto).run(list(names), {"x": x}))
+
+    (dense,) = values(model, PROBES, "y")
+    found = narrowings(model, find_structure(model, BATCHES[0]))
+    for item, value, w, b in zip(found, "hk", ("w2", "w3"), ("b2", "b3"), strict=True):
+        count = round(level * item.group.units)
+        kept = ~np.isin(np.arange(item.group.units), item.units[:count])
+        (X,) = values(model, [0, 2, 3, 5], value)
+        W, mean = model.array(w), X.mean(0)
+        left = np.where(kept[:, None], np.zeros_like(W), 0)
+        left[kept] = np.linalg.lstsq((X - mean)[:, kept], (X - mean) @ W, rcond=None)[0]
+        smaller = model.copy()
+        smaller.set_array(w, left)
+        smaller.set_array(b, model.array(b) + mean @ (W - left))
+        (moved,) = values(smaller, PROBES, "y")
+        kind = output_kind("y", dense, model)
+        wanted = total_divergence([kind], [dense], [moved], None) / len(dense)
+        assert item.damage[count] == pytest.approx(wanted, rel=0.05, abs=1e-5)  # there is a ridge
+
+
+@pytest.mark.parametrize("criterion", ["obs", "wanda"])
+def test_without_a_refit_costs_are_those_of_masking(model: Model, criterion: str) -> None:
     structure = find_structure(model, BATCHES[0])
-    rng = np.random.default_rng(1)
-    x = rng.normal(size=(512, 6)).astype(np.float32)
-    dense = runtime.session(model.proto).run(None, {"x": x})[0]
-    for item in narrowings(model, structure):
-        count = item.group.units // 2
-        gone = np.isin(np.arange(item.group.units), item.units[:count])
-        masked = mask_units(model, structure, {item.group.name: gone})
-        plain = runtime.session(masked.proto).run(None, {"x": x})[0]
-        error = float(np.square(plain - dense).sum() / np.square(dense).sum())
-        assert 0 < item.damage[count] < error  # the walk re-fits, masking does not
+    x = np.concatenate([BATCHES[k]["x"] for k in (0, 2, 3, 5)])
+    for item, value in zip(
+        narrowings(model, structure, criterion=criterion, refit=False), ("d", "y"), strict=True
+    ):
+        for count in (1, item.group.units // 4, item.group.units // 2):
+            gone = np.isin(np.arange(item.group.units), item.units[:count])
+            outputs = []
+            for shown in (model.copy(), mask_units(model, structure, {item.group.name: gone})):
+                shown.graph.output.extend([onnx.ValueInfoProto(name="d")])
+                outputs.append(runtime.session(shown.proto).run([value], {"x": x})[0])
+            bias = model.array("b2" if value == "d" else "b3")
+            error = np.square(outputs[1] - outputs[0]).sum() / np.square(outputs[0] - bias).sum()
+            assert item.error[count] == pytest.approx(error, rel=1e-3)
 
 
 def test_without_outputs_damage_is_the_readers_error(model: Model) -> None:
