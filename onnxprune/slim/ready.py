@@ -23,7 +23,7 @@ from onnxprune.slim.branches import Branch, Shapes, find_branches, gated
 from onnxprune.slim.gates import branch_effects
 from onnxprune.slim.measure import Narrowing, measure
 from onnxprune.slim.proxy import narrowings_by_size
-from onnxprune.slim.readers import Reader, find_readers
+from onnxprune.slim.readers import Reader, find_readers, judged
 from onnxprune.slim.works import Owners
 from onnxprune.structure.find import find_structure
 from onnxprune.structure.groups import Group, Pinned, Structure
@@ -79,7 +79,6 @@ def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progr
     branches = _branches(dense, shapes, data, recipe, progress) if "layer" in structured.kinds else ()
     groups, skipped = _groups(dense, structure, layers, recipe)
     readers = find_readers(groups, layers)
-    read = {reader.group for reader in readers}
     if not groups and not branches:
         reasons = dict.fromkeys(item.reason for item in skipped)
         raise ModelError(
@@ -87,7 +86,9 @@ def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progr
             "; ".join(list(reasons)[:3]) or "no channels, neurons or heads were found",
         )
     guide = make_guide(dense, layers, data, recipe)
-    fitted = [group for group in groups if group.name in read]
+    fitted = judged(groups, readers)
+    read = {group.name for group in fitted}
+    readers = [reader for reader in readers if reader.group in read]
     narrowings = _measured(dense, fitted, readers, data, recipe, guide, progress)
     masks = [row_mask(batch) for batch in data.batches]
     probes = probe_batches(data, masks)
