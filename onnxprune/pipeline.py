@@ -232,6 +232,8 @@ def _slimmed(outcome: Outcome, held_out: CalibrationData, progress: Progress) ->
             ready = prepare(model, data, step, progress)
         with clock.stage("remove"):
             rounds.append((ready, slim(ready, data, step, part, progress)))
+        if note := rounds[-1][1].note:
+            outcome.notes.append(note if recipe.rounds == 1 else f"round {number}: {note}")
         model, outcome.layers, outcome.solved = _pruned_further(rounds[-1][1].model, outcome, rest, progress)
         if recipe.finetune:
             with clock.stage("fine-tune"):

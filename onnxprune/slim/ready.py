@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnxprune.attention.guide import NOTHING, Guide, make_guide
@@ -24,6 +24,7 @@ from onnxprune.slim.gates import branch_effects
 from onnxprune.slim.measure import Narrowing, measure
 from onnxprune.slim.proxy import narrowings_by_size
 from onnxprune.slim.readers import Reader, find_readers, judged
+from onnxprune.slim.trial import failing
 from onnxprune.slim.works import Owners
 from onnxprune.structure.find import find_structure
 from onnxprune.structure.groups import Group, Pinned, Structure
@@ -43,6 +44,7 @@ class Ready:
         layers: that may be re-fitted.
         feeds: one sample, for times and multiplications.
         shapes: of all values on it.
+        failed: group name -> why removing its units fails.
         guide: what attention says.
     """
 
@@ -54,6 +56,7 @@ class Ready:
     layers: tuple[Layer, ...]
     feeds: tuple[Mapping[str, Any], ...]
     shapes: Shapes = field(repr=False)
+    failed: Mapping[str, str] = field(default_factory=dict)
     guide: Guide = NOTHING
 
     @property
@@ -61,6 +64,11 @@ class Ready:
         """Who owns which axis, of what may go."""
         groups = [item.group for item in self.narrowings]
         return Owners(groups, self.structure.layout, [branch for branch, _ in self.branches])
+
+    def without(self, failed: Mapping[str, str]) -> Ready:
+        """Return the same without groups whose removal fails."""
+        left = tuple(item for item in self.narrowings if item.group.name not in failed)
+        return replace(self, narrowings=left, failed={**self.failed, **failed})
 
 
 def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progress) -> Ready:
@@ -78,9 +86,13 @@ def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progr
     shapes, _ = sample(dense, feeds[0], recipe.threads)
     branches = _branches(dense, shapes, data, recipe, progress) if "layer" in structured.kinds else ()
     groups, skipped = _groups(dense, structure, layers, recipe)
+    progress.stage("trying to remove units")
+    failed = failing(dense, structure, groups, data.batches[0], recipe.threads)
+    skipped += [Pinned(g.name, g.kind, g.units, _fails(failed[g.name])) for g in groups if g.name in failed]
+    groups = [group for group in groups if group.name not in failed]
     readers = find_readers(groups, layers)
     if not groups and not branches:
-        reasons = dict.fromkeys(item.reason for item in skipped)
+        reasons = dict.fromkeys([*map(_fails, failed.values()), *(item.reason for item in skipped)])
         raise ModelError(
             f"{dense.name}: nothing can be removed with --pattern {recipe.pattern}",
             "; ".join(list(reasons)[:3]) or "no channels, neurons or heads were found",
@@ -100,7 +112,13 @@ def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progr
         [masks[k] for k in probes],
         recipe.threads,
     )
-    return Ready(dense, structure, tuple(narrowings), branches, tuple(skipped), layers, feeds, shapes, guide)
+    return Ready(
+        dense, structure, tuple(narrowings), branches, tuple(skipped), layers, feeds, shapes, failed, guide
+    )
+
+
+def _fails(why: str) -> str:
+    return f"removing its units fails: {why}"
 
 
 def _layers(dense: Model, recipe: Recipe) -> tuple[Layer, ...]:
