@@ -24,7 +24,9 @@ from onnxprune.slim.gates import branch_effects
 from onnxprune.slim.measure import Narrowing, measure
 from onnxprune.slim.proxy import narrowings_by_size
 from onnxprune.slim.readers import Reader, find_readers, judged
-from onnxprune.slim.trial import failing
+from onnxprune.slim.selected import Stays, selected_groups
+from onnxprune.slim.trial import failing, failing_branches
+from onnxprune.slim.varied import varied_samples
 from onnxprune.slim.works import Owners
 from onnxprune.structure.find import find_structure
 from onnxprune.structure.groups import Group, Pinned, Structure
@@ -52,7 +54,7 @@ class Ready:
     structure: Structure
     narrowings: tuple[Narrowing, ...]
     branches: tuple[tuple[Branch, float], ...]
-    skipped: tuple[Pinned, ...]
+    skipped: tuple[Pinned | Stays, ...]
     layers: tuple[Layer, ...]
     feeds: tuple[Mapping[str, Any], ...]
     shapes: Shapes = field(repr=False)
@@ -84,15 +86,19 @@ def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progr
     layers = _layers(dense, recipe)
     feeds = tuple(typical_feeds(data)[:1])
     shapes, _ = sample(dense, feeds[0], recipe.threads)
-    branches = _branches(dense, shapes, data, recipe, progress) if "layer" in structured.kinds else ()
-    groups, skipped = _groups(dense, structure, layers, recipe)
+    groups, skipped = selected_groups(dense, structure, layers, recipe)
+    branches: tuple[tuple[Branch, float], ...] = ()
+    if "layer" in structured.kinds:
+        branches, stay = _branches(dense, feeds[0], shapes, data, recipe, progress)
+        skipped += stay
     progress.stage("trying to remove units")
     failed = failing(dense, structure, groups, data.batches[0], recipe.threads)
-    skipped += [Pinned(g.name, g.kind, g.units, _fails(failed[g.name])) for g in groups if g.name in failed]
+    skipped += [Stays(g.name, g.kind, g.units, _fails(failed[g.name])) for g in groups if g.name in failed]
     groups = [group for group in groups if group.name not in failed]
     readers = find_readers(groups, layers)
     if not groups and not branches:
-        reasons = dict.fromkeys([*map(_fails, failed.values()), *(item.reason for item in skipped)])
+        failures = [item.reason for item in skipped if "fails: " in item.reason]
+        reasons = dict.fromkeys([*failures, *(item.reason for item in skipped)])
         raise ModelError(
             f"{dense.name}: nothing can be removed with --pattern {recipe.pattern}",
             "; ".join(list(reasons)[:3]) or "no channels, neurons or heads were found",
@@ -126,38 +132,25 @@ def _layers(dense: Model, recipe: Recipe) -> tuple[Layer, ...]:
     return find_layers(dense, include=recipe.include, exclude=recipe.exclude, min_size=1)[0]
 
 
-def _groups(
-    dense: Model, structure: Structure, layers: Sequence[Layer], recipe: Recipe
-) -> tuple[list[Group], list[Pinned]]:
-    """Return the groups that the recipe names, and why others stay."""
-    structured = recipe.structured
-    assert structured is not None
-    left_alone = {layer.name for layer in find_layers(dense, min_size=1)[0]}
-    left_alone -= {layer.name for layer in layers}
-    skipped = list(structure.pinned)
-    groups = []
-    for group in structure.groups:
-        if group.kind not in structured.kinds:
-            reason = f"--pattern {recipe.pattern} does not name {group.kind}"
-            skipped.append(Pinned(group.name, group.kind, group.units, reason))
-        elif any(part.tensor in left_alone for part in group.parts):
-            reason = "--include or --exclude leaves its weights alone"
-            skipped.append(Pinned(group.name, group.kind, group.units, reason))
-        else:
-            groups.append(group)
-    return groups, skipped
-
-
 def _branches(
-    dense: Model, shapes: Shapes, data: CalibrationData, recipe: Recipe, progress: Progress
-) -> tuple[tuple[Branch, float], ...]:
-    """Return the residual branches and how far the output moves without each."""
-    branches = find_branches(dense, shapes)
+    dense: Model,
+    one: Mapping[str, Any],
+    shapes: Shapes,
+    data: CalibrationData,
+    recipe: Recipe,
+    progress: Progress,
+) -> tuple[tuple[tuple[Branch, float], ...], list[Stays]]:
+    """Return the residual branches and how far the output moves without each, and why others stay."""
+    feeds, others = varied_samples(dense, one, recipe.threads)
+    branches = find_branches(dense, shapes, *others)
     allowed = {layer.name for layer in _layers(dense, recipe)}
     kept = {layer.name for layer in find_layers(dense, min_size=1)[0]} - allowed
     branches = [b for b in branches if not kept & {n for k in b.nodes for n in dense.graph.node[k].input}]
+    failed = failing_branches(dense, branches, [one, *feeds[:1]], recipe.threads)
+    stay = [Stays(name, "layer", 1, f"removing it fails: {why}") for name, why in failed.items()]
+    branches = [branch for branch in branches if branch.name not in failed]
     if not branches:
-        return ()
+        return (), stay
     progress.stage("measuring branches")
     model, gates = gated(dense, branches)
     masks = [row_mask(batch) for batch in data.batches]
@@ -165,7 +158,7 @@ def _branches(
     effects = branch_effects(
         model, gates, [data.batches[k] for k in probes], [masks[k] for k in probes], recipe.threads
     )
-    return tuple((branch, effects[branch.name]) for branch in branches)
+    return tuple((branch, effects[branch.name]) for branch in branches), stay
 
 
 def _measured(
