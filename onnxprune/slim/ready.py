@@ -24,7 +24,7 @@ from onnxprune.slim.gates import branch_effects
 from onnxprune.slim.measure import Narrowing, measure
 from onnxprune.slim.proxy import narrowings_by_size
 from onnxprune.slim.readers import Reader, find_readers, judged
-from onnxprune.slim.selected import Stays, selected_groups
+from onnxprune.slim.selected import Stays, selected_branches, selected_groups
 from onnxprune.slim.trial import failing, failing_branches
 from onnxprune.slim.varied import varied_samples
 from onnxprune.slim.works import Owners
@@ -83,10 +83,10 @@ def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progr
     assert structured is not None
     progress.stage("following the shapes")
     structure = find_structure(dense, data.batches[0], recipe.threads)
-    layers = _layers(dense, recipe)
+    layers, _ = find_layers(dense, include=recipe.include, exclude=recipe.exclude, min_size=1)
     feeds = tuple(typical_feeds(data)[:1])
     shapes, _ = sample(dense, feeds[0], recipe.threads)
-    groups, skipped = selected_groups(dense, structure, layers, recipe)
+    groups, skipped = selected_groups(dense, structure, recipe)
     branches: tuple[tuple[Branch, float], ...] = ()
     if "layer" in structured.kinds:
         branches, stay = _branches(dense, feeds[0], shapes, data, recipe, progress)
@@ -127,11 +127,6 @@ def _fails(why: str) -> str:
     return f"removing its units fails: {why}"
 
 
-def _layers(dense: Model, recipe: Recipe) -> tuple[Layer, ...]:
-    """Return all matrices that the recipe lets change, small ones too."""
-    return find_layers(dense, include=recipe.include, exclude=recipe.exclude, min_size=1)[0]
-
-
 def _branches(
     dense: Model,
     one: Mapping[str, Any],
@@ -139,15 +134,12 @@ def _branches(
     data: CalibrationData,
     recipe: Recipe,
     progress: Progress,
-) -> tuple[tuple[tuple[Branch, float], ...], list[Stays]]:
+) -> tuple[tuple[tuple[Branch, float], ...], list[Pinned | Stays]]:
     """Return the residual branches and how far the output moves without each, and why others stay."""
     feeds, others = varied_samples(dense, one, recipe.threads)
-    branches = find_branches(dense, shapes, *others)
-    allowed = {layer.name for layer in _layers(dense, recipe)}
-    kept = {layer.name for layer in find_layers(dense, min_size=1)[0]} - allowed
-    branches = [b for b in branches if not kept & {n for k in b.nodes for n in dense.graph.node[k].input}]
+    branches, stay = selected_branches(dense, find_branches(dense, shapes, *others), recipe)
     failed = failing_branches(dense, branches, [one, *feeds[:1]], recipe.threads)
-    stay = [Stays(name, "layer", 1, f"removing it fails: {why}") for name, why in failed.items()]
+    stay += [Stays(name, "layer", 1, f"removing it fails: {why}") for name, why in failed.items()]
     branches = [branch for branch in branches if branch.name not in failed]
     if not branches:
         return (), stay
