@@ -52,6 +52,7 @@ class Outcome:
         after: the same of the written one.
         search: what a search tried, None without one.
         structured: what was removed as a whole, for the report; None without.
+        notes: warnings of the stages.
     """
 
     dense: Model
@@ -72,6 +73,7 @@ class Outcome:
     after: float | None = None
     search: Search | None = None
     structured: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
 
     @property
@@ -152,7 +154,7 @@ def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
             f"the file has {outcome.file_bytes:,} bytes, {recipe.target_size} were asked for: the zeros lie "
             "where they take more room than in the trial; ask for a little less"
         )
-    found += _speed_warnings(outcome)
+    found += [*outcome.notes, *_speed_warnings(outcome)]
     if outcome.plan is not None and recipe.attention != ("off",):
         found += _attention_warnings(outcome.plan.guide, recipe)
     tuned = outcome.finetuning

@@ -36,6 +36,7 @@ from onnxprune.outcome import Outcome, make_report
 from onnxprune.parallel import workers
 from onnxprune.passes.fold_affine import fold_affine
 from onnxprune.passes.own_constants import needs_own_constants, own_constants
+from onnxprune.passes.own_parameters import own_parameters
 from onnxprune.passes.pack import PackReport, pack
 from onnxprune.passes.sparse_initializer import to_sparse_initializers
 from onnxprune.plan import Plan, make_plan, method_of
@@ -101,7 +102,7 @@ def prune(
         target, report_path = find_targets(dense, output, report, recipe, dry_run, force)
         if recipe.target == "cuda":
             find_table(recipe.cuda_table)  # that there is none shows before the long work
-        original, dense = dense, _for_kernels(dense) if recipe.target == "cpu" else dense
+        original, dense = dense, _separated(dense, recipe)
         layers, skips = find_prunable(dense, recipe)
         if recipe.eval:
             load_function(recipe.eval)  # what is wrong with it shows before the long work
@@ -239,6 +240,8 @@ def _slimmed(outcome: Outcome, held_out: CalibrationData, progress: Progress) ->
             ready = prepare(model, data, step, progress)
         with clock.stage("remove"):
             rounds.append((ready, slim(ready, data, step, part, progress)))
+        if note := rounds[-1][1].note:
+            outcome.notes.append(note if recipe.rounds == 1 else f"round {number}: {note}")
         model, outcome.layers, outcome.solved = _pruned_further(rounds[-1][1].model, outcome, rest, progress)
         if recipe.finetune:
             with clock.stage("fine-tune"):
@@ -336,15 +339,21 @@ def choose_kernels(
     return select(final, pruned, data, threads=recipe.threads, cache=recipe.cache, progress=progress)
 
 
-def _for_kernels(dense: Model) -> Model:
-    """Return the model with biases of its own for each layer, and no scales and shifts behind convolutions.
+def _separated(dense: Model, recipe: Recipe) -> Model:
+    """Return the model with biases of its own for each layer, where equal ones are stored once.
 
-    Both would keep a layer from being one node.
+    Structured pruning wants that of all vectors and states: what two layers read ties their units. Kernels
+    also want no scales and shifts behind convolutions, which would keep a layer from being one node.
     """
-    if not needs_own_constants(dense) and all(node.op_type != "Conv" for node in dense.graph.node):
+    kernels, units = recipe.target == "cpu", recipe.structured is not None
+    convolutions = any(node.op_type == "Conv" for node in dense.graph.node)
+    if not units and not (kernels and (needs_own_constants(dense) or convolutions)):
         return dense
     changed = dense.copy()
-    if not own_constants(changed) + fold_affine(changed):
+    count = own_parameters(changed) if units else own_constants(changed)
+    if kernels:
+        count += fold_affine(changed)
+    if not count:
         return dense
     raise_ir_version(changed, 4, set())  # before it, each new constant would have to be an input as well
     changed.reindex()

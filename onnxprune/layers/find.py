@@ -58,17 +58,34 @@ def find_layers(
 
 def _worth_naming(tensor: TensorProto, size: int) -> bool:
     """Scalars, vectors (biases, norm scales) and shape arithmetic are not worth a line in the report."""
-    matrix_like = sum(dim > 1 for dim in tensor.dims) >= 2
-    return matrix_like and size >= 16 and tensor.data_type in FLOATS | _QUANTIZED
+    return size >= 16 and is_matrix(tensor)
+
+
+def is_matrix(tensor: TensorProto) -> bool:
+    """Whether a stored tensor is numbers with two axes at least, of which the globs decide on their own."""
+    return sum(dim > 1 for dim in tensor.dims) >= 2 and tensor.data_type in FLOATS | _QUANTIZED
+
+
+def why_left_alone(names: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> str:
+    """Return why what has these names is not to change, empty where it may.
+
+    Args:
+        names: of a weight and of the nodes that use it.
+        include: globs; empty means all.
+        exclude: globs.
+    """
+    for pattern in exclude:
+        if any(fnmatchcase(item, pattern) for item in names):
+            return f"excluded by --exclude {pattern}"
+    if include and not any(fnmatchcase(item, pattern) for item in names for pattern in include):
+        return "not matched by any --include"
+    return ""
 
 
 def _check_selected(name: str, nodes: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> None:
-    names = (name, *nodes)
-    for pattern in exclude:
-        if any(fnmatchcase(item, pattern) for item in names):
-            raise RefusalError(f"excluded by --exclude {pattern}")
-    if include and not any(fnmatchcase(item, pattern) for item in names for pattern in include):
-        raise RefusalError("not matched by any --include")
+    reason = why_left_alone((name, *nodes), include, exclude)
+    if reason:
+        raise RefusalError(reason)
 
 
 def _build(model: Model, name: str, tensor: TensorProto) -> Layer:

@@ -1,9 +1,10 @@
 """Residual branches: blocks that can go as a whole, so that only what they are added to is left.
 
-Matches: an ``Add`` of two activations of equal shape, one of which (the branch) is computed from the other
-(the skip) by nodes that serve nothing else, with a weight among them. Changes when a branch goes: who read
-the sum reads the skip, and the branch's nodes and weights are dropped. A gate in front of the ``Add`` stands
-for that while shapes and graph must stay: 1 lets the branch through, 0 is the model without it.
+Matches: an ``Add`` of two activations of equal shape whatever the inputs' sizes, one of which (the branch) is
+computed from the other (the skip) by nodes that serve nothing else, with a weight among them. Changes when a
+branch goes: who read the sum reads the skip, and the branch's nodes and weights are dropped. A gate in front
+of the ``Add`` stands for that while shapes and graph must stay: 1 lets the branch through, 0 is the model
+without it.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ class Branch:
     nodes: frozenset[int]
 
 
-def find_branches(model: Model, shapes: Shapes) -> list[Branch]:
+def find_branches(model: Model, *shapes: Shapes) -> list[Branch]:
     """Return the branches that can go, in graph order.
 
     Args:
         model: the model.
-        shapes: of its values in some run.
+        shapes: of its values in some runs, with other sizes wherever the model takes them.
     """
     cutter = Cutter(model)
     found = []
@@ -58,7 +59,7 @@ def find_branches(model: Model, shapes: Shapes) -> list[Branch]:
             continue  # a subgraph reads it
         for skip, value in (tuple(node.input), tuple(node.input)[::-1]):
             nodes = _own_nodes(model, cutter, skip, value)
-            same = shapes.get(skip) == shapes.get(value) == shapes.get(node.output[0], ())
+            same = all(s.get(skip) == s.get(value) == s.get(node.output[0], ()) for s in shapes)
             if nodes and same:
                 found.append(Branch(label(node), node.output[0], skip, value, nodes))
                 break

@@ -1,7 +1,8 @@
-"""Groups that no matrix reads whose inputs can be re-fitted, such as a recurrent layer read by the next one.
+"""Groups that not only matrices read whose inputs can be re-fitted, such as the units of a recurrent layer.
 
-Units go by the size of what reads them: the squared norm of their columns, in the recurrence as well. What
-that does is measured on the model's output with the units masked, at a few levels.
+Units go by the size of what reads them: the squared norm of their columns, in the recurrence as well, each
+weight counted by what the output loses without its columns. What removing them does is measured on the
+output with the units masked, at a few levels.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from onnxprune.model import Model
 from onnxprune.outputs import output_kind
 from onnxprune.slim.damage import scaled
 from onnxprune.slim.measure import FEWEST, LEVELS, Narrowing
-from onnxprune.structure.groups import Group, Structure
+from onnxprune.structure.groups import Group, Part, Structure
 from onnxprune.structure.masking import mask_units
 
 
@@ -31,7 +32,7 @@ def narrowings_by_size(
     masks: Sequence[NDArray[np.bool_] | None],
     threads: int | None = None,
 ) -> list[Narrowing]:
-    """Order the units of groups that have no readers among the layers.
+    """Order the units of groups that not only layers read.
 
     Args:
         dense: the model.
@@ -50,8 +51,8 @@ def narrowings_by_size(
     wanted = [run(session, names, feed) for feed in feeds]
     rows = sum(len(found[0]) if found[0].ndim else 1 for found in wanted)
 
-    def moved(gone: dict[str, NDArray[np.bool_]]) -> float:
-        masked = session_of(mask_units(dense, structure, gone), threads=threads, name=dense.name)
+    def moved(changed: Model) -> float:
+        masked = session_of(changed, threads=threads, name=dense.name)
         total = 0.0
         for feed, reference, mask in zip(feeds, wanted, masks, strict=True):
             kinds = [output_kind(n, value, dense) for n, value in zip(names, reference, strict=True)]
@@ -60,25 +61,45 @@ def narrowings_by_size(
 
     found = []
     for group in groups:
-        size = unit_sizes(dense, group)
+        reading = [part for part in group.parts if part.reads]
+        worth = [moved(_without(dense, part)) for part in reading] if len(reading) > 1 else None
+        size = unit_sizes(dense, group, worth)
         order = np.argsort(size, kind="stable")[: group.units - max(1, round(group.units / FEWEST))]
         lost = np.concatenate([[0.0], np.cumsum(size[order])]) / max(float(size.sum()), 1e-300)
         points = []
         for level in LEVELS:
             count = min(max(1, round(level * group.units)), len(order))
             gone = np.isin(np.arange(group.units), order[:count])
-            points.append((float(lost[count]), moved({group.name: gone})))
+            points.append((float(lost[count]), moved(mask_units(dense, structure, {group.name: gone}))))
         found.append(Narrowing(group, order.astype(np.int64), scaled(lost, points), lost))
     return found
 
 
-def unit_sizes(model: Model, group: Group) -> NDArray[np.float64]:
-    """Return the squared norm of what reads each unit, each weight relative to its own: (units,)."""
+def _without(model: Model, part: Part) -> Model:
+    """Return a copy in which a weight reads none of the units."""
+    result = model.copy()
+    array = np.array(result.array(part.tensor))
+    np.moveaxis(array, part.axis, 0)[part.index >= 0] = 0
+    result.set_array(part.tensor, array)
+    return result
+
+
+def unit_sizes(model: Model, group: Group, worth: Sequence[float] | None = None) -> NDArray[np.float64]:
+    """Return the squared norm of what reads each unit, each weight relative to its own: (units,).
+
+    Args:
+        model: the model.
+        group: of it.
+        worth: of each of the weights that read the group, in order; None: all count alike.
+    """
     sizes = np.zeros(group.units)
-    for part in (part for part in group.parts if part.reads):
+    reading = [part for part in group.parts if part.reads]
+    if worth is None or not any(worth):
+        worth = [1.0] * len(reading)
+    for part, factor in zip(reading, worth, strict=True):
         array = np.square(model.array(part.tensor).astype(np.float64))
         column = np.moveaxis(array, part.axis, 0).reshape(len(part.index), -1).sum(1)
         owned = part.index >= 0
         sums = np.bincount(part.index[owned], column[owned], minlength=group.units)
-        sizes += sums / max(float(sums.sum()), 1e-300)
+        sizes += factor * sums / max(float(sums.sum()), 1e-300)
     return sizes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -39,6 +40,16 @@ def find_readers(groups: Sequence[Group], layers: Sequence[Layer]) -> list[Reade
                 if (unit == unit[:, :1]).all():
                     found.append(Reader(group.name, layer, unit[:, 0]))
     return found
+
+
+def judged(groups: Sequence[Group], readers: Sequence[Reader]) -> list[Group]:
+    """Return the groups of which each place that reads the units has a reader.
+
+    What else reads them, such as a recurrence, an Einsum or a weight behind a Transpose, would count as
+    nothing: a unit that only it reads would go first.
+    """
+    known = Counter(reader.group for reader in readers)
+    return [group for group in groups if 0 < known[group.name] == sum(part.reads for part in group.parts)]
 
 
 def positions(layer: Layer, part: Part) -> NDArray[np.int64]:

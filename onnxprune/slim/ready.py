@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from onnxprune.attention.guide import NOTHING, Guide, make_guide
@@ -23,7 +23,10 @@ from onnxprune.slim.branches import Branch, Shapes, find_branches, gated
 from onnxprune.slim.gates import branch_effects
 from onnxprune.slim.measure import Narrowing, measure
 from onnxprune.slim.proxy import narrowings_by_size
-from onnxprune.slim.readers import Reader, find_readers
+from onnxprune.slim.readers import Reader, find_readers, judged
+from onnxprune.slim.selected import Stays, selected_branches, selected_groups
+from onnxprune.slim.trial import failing, failing_branches
+from onnxprune.slim.varied import varied_samples
 from onnxprune.slim.works import Owners
 from onnxprune.structure.find import find_structure
 from onnxprune.structure.groups import Group, Pinned, Structure
@@ -43,6 +46,7 @@ class Ready:
         layers: that may be re-fitted.
         feeds: one sample, for times and multiplications.
         shapes: of all values on it.
+        failed: group name -> why removing its units fails.
         guide: what attention says.
     """
 
@@ -50,10 +54,11 @@ class Ready:
     structure: Structure
     narrowings: tuple[Narrowing, ...]
     branches: tuple[tuple[Branch, float], ...]
-    skipped: tuple[Pinned, ...]
+    skipped: tuple[Pinned | Stays, ...]
     layers: tuple[Layer, ...]
     feeds: tuple[Mapping[str, Any], ...]
     shapes: Shapes = field(repr=False)
+    failed: Mapping[str, str] = field(default_factory=dict)
     guide: Guide = NOTHING
 
     @property
@@ -61,6 +66,11 @@ class Ready:
         """Who owns which axis, of what may go."""
         groups = [item.group for item in self.narrowings]
         return Owners(groups, self.structure.layout, [branch for branch, _ in self.branches])
+
+    def without(self, failed: Mapping[str, str]) -> Ready:
+        """Return the same without groups whose removal fails."""
+        left = tuple(item for item in self.narrowings if item.group.name not in failed)
+        return replace(self, narrowings=left, failed={**self.failed, **failed})
 
 
 def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progress) -> Ready:
@@ -73,21 +83,30 @@ def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progr
     assert structured is not None
     progress.stage("following the shapes")
     structure = find_structure(dense, data.batches[0], recipe.threads)
-    layers = _layers(dense, recipe)
+    layers, _ = find_layers(dense, include=recipe.include, exclude=recipe.exclude, min_size=1)
     feeds = tuple(typical_feeds(data)[:1])
     shapes, _ = sample(dense, feeds[0], recipe.threads)
-    branches = _branches(dense, shapes, data, recipe, progress) if "layer" in structured.kinds else ()
-    groups, skipped = _groups(dense, structure, layers, recipe)
+    groups, skipped = selected_groups(dense, structure, recipe)
+    branches: tuple[tuple[Branch, float], ...] = ()
+    if "layer" in structured.kinds:
+        branches, stay = _branches(dense, feeds[0], shapes, data, recipe, progress)
+        skipped += stay
+    progress.stage("trying to remove units")
+    failed = failing(dense, structure, groups, data.batches[0], recipe.threads)
+    skipped += [Stays(g.name, g.kind, g.units, _fails(failed[g.name])) for g in groups if g.name in failed]
+    groups = [group for group in groups if group.name not in failed]
     readers = find_readers(groups, layers)
-    read = {reader.group for reader in readers}
     if not groups and not branches:
-        reasons = dict.fromkeys(item.reason for item in skipped)
+        failures = [item.reason for item in skipped if "fails: " in item.reason]
+        reasons = dict.fromkeys([*failures, *(item.reason for item in skipped)])
         raise ModelError(
             f"{dense.name}: nothing can be removed with --pattern {recipe.pattern}",
             "; ".join(list(reasons)[:3]) or "no channels, neurons or heads were found",
         )
     guide = make_guide(dense, layers, data, recipe)
-    fitted = [group for group in groups if group.name in read]
+    fitted = judged(groups, readers)
+    read = {group.name for group in fitted}
+    readers = [reader for reader in readers if reader.group in read]
     narrowings = _measured(dense, fitted, readers, data, recipe, guide, progress)
     masks = [row_mask(batch) for batch in data.batches]
     probes = probe_batches(data, masks)
@@ -99,46 +118,31 @@ def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progr
         [masks[k] for k in probes],
         recipe.threads,
     )
-    return Ready(dense, structure, tuple(narrowings), branches, tuple(skipped), layers, feeds, shapes, guide)
+    return Ready(
+        dense, structure, tuple(narrowings), branches, tuple(skipped), layers, feeds, shapes, failed, guide
+    )
 
 
-def _layers(dense: Model, recipe: Recipe) -> tuple[Layer, ...]:
-    """Return all matrices that the recipe lets change, small ones too."""
-    return find_layers(dense, include=recipe.include, exclude=recipe.exclude, min_size=1)[0]
-
-
-def _groups(
-    dense: Model, structure: Structure, layers: Sequence[Layer], recipe: Recipe
-) -> tuple[list[Group], list[Pinned]]:
-    """Return the groups that the recipe names, and why others stay."""
-    structured = recipe.structured
-    assert structured is not None
-    left_alone = {layer.name for layer in find_layers(dense, min_size=1)[0]}
-    left_alone -= {layer.name for layer in layers}
-    skipped = list(structure.pinned)
-    groups = []
-    for group in structure.groups:
-        if group.kind not in structured.kinds:
-            reason = f"--pattern {recipe.pattern} does not name {group.kind}"
-            skipped.append(Pinned(group.name, group.kind, group.units, reason))
-        elif any(part.tensor in left_alone for part in group.parts):
-            reason = "--include or --exclude leaves its weights alone"
-            skipped.append(Pinned(group.name, group.kind, group.units, reason))
-        else:
-            groups.append(group)
-    return groups, skipped
+def _fails(why: str) -> str:
+    return f"removing its units fails: {why}"
 
 
 def _branches(
-    dense: Model, shapes: Shapes, data: CalibrationData, recipe: Recipe, progress: Progress
-) -> tuple[tuple[Branch, float], ...]:
-    """Return the residual branches and how far the output moves without each."""
-    branches = find_branches(dense, shapes)
-    allowed = {layer.name for layer in _layers(dense, recipe)}
-    kept = {layer.name for layer in find_layers(dense, min_size=1)[0]} - allowed
-    branches = [b for b in branches if not kept & {n for k in b.nodes for n in dense.graph.node[k].input}]
+    dense: Model,
+    one: Mapping[str, Any],
+    shapes: Shapes,
+    data: CalibrationData,
+    recipe: Recipe,
+    progress: Progress,
+) -> tuple[tuple[tuple[Branch, float], ...], list[Pinned | Stays]]:
+    """Return the residual branches and how far the output moves without each, and why others stay."""
+    feeds, others = varied_samples(dense, one, recipe.threads)
+    branches, stay = selected_branches(dense, find_branches(dense, shapes, *others), recipe)
+    failed = failing_branches(dense, branches, [one, *feeds[:1]], recipe.threads)
+    stay += [Stays(name, "layer", 1, f"removing it fails: {why}") for name, why in failed.items()]
+    branches = [branch for branch in branches if branch.name not in failed]
     if not branches:
-        return ()
+        return (), stay
     progress.stage("measuring branches")
     model, gates = gated(dense, branches)
     masks = [row_mask(batch) for batch in data.batches]
@@ -146,7 +150,7 @@ def _branches(
     effects = branch_effects(
         model, gates, [data.batches[k] for k in probes], [masks[k] for k in probes], recipe.threads
     )
-    return tuple((branch, effects[branch.name]) for branch in branches)
+    return tuple((branch, effects[branch.name]) for branch in branches), stay
 
 
 def _measured(

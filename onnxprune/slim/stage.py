@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -33,6 +34,7 @@ from onnxprune.structure.removal import remove_units
 from onnxprune.structure.sample import sample
 
 _SECONDS = 2.0  # for the turns of two models
+_SHORT, _BEYOND = 0.005, 0.05  # by how much what goes may miss the share that was asked for
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Slimmed:
         branches: names of the residual branches that are gone.
         kept: group name -> why its units are still there, where removing them failed.
         predicted: how many times faster it is expected to be; None unless a speed was asked for.
+        note: where that is not what was asked for.
     """
 
     model: Model
@@ -52,6 +55,7 @@ class Slimmed:
     branches: tuple[str, ...]
     kept: dict[str, str]
     predicted: float | None = None
+    note: str = ""
 
 
 def part_of(recipe: Recipe, share: float, number: int) -> tuple[Recipe, float]:
@@ -73,10 +77,16 @@ def slim(ready: Ready, data: CalibrationData, recipe: Recipe, share: float, prog
     Raises:
         ModelError: when not so much can go, or the smaller model fails its check.
     """
-    choice, predicted = choose(ready, recipe, share, progress)
     dense, structure, feeds = ready.dense, ready.structure, data.batches[0]
-    wanted, branches = _gone(ready, choice)
-    _, removed, kept = remove_checked(dense, structure, wanted, feeds, recipe.threads)
+    kept: dict[str, str] = {}
+    while True:
+        choice, predicted = choose(ready, recipe, share, progress)
+        wanted, branches = _gone(ready, choice)
+        _, removed, failed = remove_checked(dense, structure, wanted, feeds, recipe.threads)
+        if not failed:
+            break
+        kept |= failed
+        ready = ready.without(failed)  # others have to make up for them
     model, gates = gated(dense, branches) if branches else (dense, {})
     closed = model.copy()
     close(closed, gates, gates)
@@ -92,7 +102,19 @@ def slim(ready: Ready, data: CalibrationData, recipe: Recipe, share: float, prog
     why = check_removal(masked, smaller, feeds, recipe.threads)
     if why is not None:
         raise ModelError(f"{dense.name}: the smaller model is not the masked one: {why}")
-    return Slimmed(smaller, dict(removed), tuple(b.name for b in branches), kept, predicted)
+    return Slimmed(
+        smaller, dict(removed), tuple(b.name for b in branches), kept, predicted, note(recipe, share, choice)
+    )
+
+
+def note(recipe: Recipe, share: float, choice: Choice) -> str:
+    """Say where what goes is not the share that was asked for; empty where it is, or a speed was."""
+    gone = 1 - choice.amount
+    if recipe.speedup is not None or share - _SHORT <= gone <= share + _BEYOND:
+        return ""
+    what = "multiplications" if recipe.budget == "flops" else "weights"
+    why = "no more can go" if gone < share else "units come in steps; --round-to makes them smaller"
+    return f"{gone:.1%} of the {what} went, {share:.1%} was asked for: {why}"
 
 
 def _with_weights(dense: Model, source: Model) -> Model:
@@ -119,7 +141,23 @@ def _inside(dense: Model, branches: Sequence[Branch]) -> set[str]:
 
 
 def choose(ready: Ready, recipe: Recipe, share: float, progress: Progress) -> tuple[Choice, float | None]:
-    """Return how many units of each group go, and the speed predicted when one is asked for."""
+    """Return how many units of each group go, and the speed predicted when one is asked for.
+
+    Raises:
+        ModelError: when not so much can go.
+    """
+    try:
+        return _chosen(ready, recipe, share, progress)
+    except ModelError as error:
+        if not ready.failed:
+            raise
+        stay = "; ".join(
+            f"{name} stays, since removing its units fails: {why}" for name, why in ready.failed.items()
+        )
+        raise ModelError(str(error), f"{error.hint}; {stay}") from error
+
+
+def _chosen(ready: Ready, recipe: Recipe, share: float, progress: Progress) -> tuple[Choice, float | None]:
     groups = widths(ready.narrowings, recipe.round_to)
     groups |= {branch.name: Widths(1, (0, 1), (0.0, effect)) for branch, effect in ready.branches}
     pick = evenly if recipe.allocation == "uniform" else for_share
@@ -147,7 +185,10 @@ def choose(ready: Ready, recipe: Recipe, share: float, progress: Progress) -> tu
 
 
 def _weights(ready: Ready) -> list[Work]:
-    return weight_works(ready.dense, ready.owners)
+    """Return the elements of what can shrink; what fails to was counted on when a share was asked for."""
+    tensors = {part.tensor for name in ready.failed for part in ready.structure.group(name).parts}
+    sizes = [ready.dense.index.tensors[name].dims for name in tensors - ready.owners.tensors(ready.dense)]
+    return [*weight_works(ready.dense, ready.owners), *(Work(math.prod(dims)) for dims in sizes)]
 
 
 def times(ready: Ready, recipe: Recipe) -> list[Work]:

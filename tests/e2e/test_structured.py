@@ -8,9 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
+import onnxprune
 from onnxprune.cli import main
 from onnxprune.interface import interface_differences
 from onnxprune.io import load
@@ -125,3 +127,26 @@ def test_the_terminal_says_what_became_of_the_shapes(tmp_path: Path) -> None:
     status, text, _ = command(tmp_path, "digits_transformer", "--pattern", "neuron", "--sparsity", "0.5")
     assert status == 0
     assert "fewer multiplications" in text and "groups made smaller" in text and "parameters" in text
+
+
+def test_equal_vectors_that_are_stored_once_do_not_tie_layers(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    nodes, values = [], {"b": np.zeros(32, np.float32), "c": np.zeros(4, np.float32)}
+    for k, (read, made, bias) in enumerate([("x", "p", "b"), ("q", "r", "b"), ("s", "y", "c")]):
+        values[f"w{k}"] = rng.normal(size=(32, len(values[bias]))).astype(np.float32)
+        nodes.append(onnx.helper.make_node("Gemm", [read, f"w{k}", bias], [made], name=f"fc{k}"))
+        if made != "y":
+            nodes.append(onnx.helper.make_node("Relu", [made], [chr(ord(made) + 1)]))
+    ends = [onnx.helper.make_tensor_value_info(n, 1, ["N", size]) for n, size in (("x", 32), ("y", 4))]
+    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in values.items()]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    opset = onnx.helper.make_opsetid("", 17)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "in.onnx")
+    known = onnxprune.inspect(tmp_path / "in.onnx", groups=True).structure
+    assert known is not None and [group.name for group in known.groups] == ["fc0", "fc1"]
+    for target in ("stock", "cpu"):
+        report = onnxprune.prune(
+            tmp_path / "in.onnx", pattern="neuron", sparsity=0.5, target_runtime=target, dry_run=True
+        )
+        assert report.structured is not None
+        assert [group["name"] for group in report.structured["groups"]] == ["fc0", "fc1"]

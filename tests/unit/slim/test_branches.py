@@ -13,6 +13,8 @@ from onnxprune import runtime
 from onnxprune.model import Model
 from onnxprune.slim.branches import bypass, close, find_branches, gated
 from onnxprune.slim.gates import branch_effects
+from onnxprune.slim.trial import failing_branches
+from onnxprune.slim.varied import varied_samples
 from onnxprune.structure.sample import sample
 
 TEXT = """g (float[N, 8] x, float[N, 8] mask) => (float[N, 4] y) {
@@ -73,3 +75,36 @@ def test_effects_are_those_of_each_branch_alone(model: Model) -> None:
     for branch in branches:
         error = np.square(outputs(bypass(model, [branch])) - dense).sum() / np.square(dense).sum()
         assert 0 < found[branch.name] < 10 * error + 10
+
+
+def test_a_skip_that_is_repeated_for_each_sample_stays(build_model: Callable[..., onnx.ModelProto]) -> None:
+    text = """g (float[N, 8] x) => (float[N, 4] y) {
+        h = ReduceMean<axes=[0]>(x) a = MatMul(h, w1) b = Mul(a, x) s = Add(h, b)
+        c = MatMul(s, w2) t = Add(s, c) y = MatMul(t, w3) }"""
+    rng = np.random.default_rng(0)
+    weights = {f"w{k}": rng.normal(size=(8, 4 if k == 3 else 8)).astype(np.float32) for k in (1, 2, 3)}
+    model = Model(build_model(text, weights))
+    one = {"x": FEED["x"][:1]}
+    alone = sample(model, one)[0]
+    feeds, others = varied_samples(model, one)
+    assert [feed["x"].shape for feed in feeds] == [(2, 8)]
+    assert [branch.output for branch in find_branches(model, alone)] == ["s", "t"]
+    assert [branch.output for branch in find_branches(model, alone, *others)] == ["t"]
+    found = find_branches(model, alone)
+    assert list(failing_branches(model, found, [one, *feeds])) == ["Add(s)"]
+
+
+def test_sizes_that_belong_together_vary_together(build_model: Callable[..., onnx.ModelProto]) -> None:
+    text = """g (float[N, S] a, float[N, S] b, float[3, T] c) => (float[N, S] y) {
+        d = Add(a, b) e = ReduceSum(c) y = Mul(d, e) }"""
+    feed = {
+        "a": np.ones((1, 5), np.float32),
+        "b": np.ones((1, 5), np.float32),
+        "c": np.ones((3, 4), np.float32),
+    }
+    feeds, _ = varied_samples(Model(build_model(text)), feed)
+    assert [[array.shape for array in found.values()] for found in feeds] == [
+        [(2, 5), (2, 5), (3, 4)],
+        [(1, 10), (1, 10), (3, 4)],
+        [(1, 5), (1, 5), (3, 8)],
+    ]

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+import onnxprune.slim.branches
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.errors import ModelError
 from onnxprune.model import Model
 from onnxprune.progress import NullProgress
 from onnxprune.recipe import Recipe
+from onnxprune.slim import trial
 from onnxprune.slim.ready import Ready, prepare
 
 Given = tuple[Model, CalibrationData, Recipe]
@@ -35,3 +37,11 @@ def test_nothing_can_go(given: Given) -> None:
     with pytest.raises(ModelError, match="nothing can be removed with --pattern channel") as caught:
         prepare(model, data, replace(recipe, pattern="channel"), NullProgress())
     assert "does not name" in caught.value.hint
+
+
+def test_a_branch_that_fails_is_left_alone(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, data, recipe = given
+    monkeypatch.setattr(trial, "bypass", lambda model, branches: onnxprune.slim.branches.bypass(model, []))
+    with pytest.raises(ModelError, match="nothing can be removed") as caught:
+        prepare(model, data, replace(recipe, pattern="layer"), NullProgress())
+    assert "removing it fails: output" in caught.value.hint
