@@ -26,7 +26,10 @@ FEEDS = {"x": np.ones((2, 3, 4), np.float32), "z": np.ones((2, 4), np.float32)}
 def test_each_free_size(
     build_model: Build, x: str, z: str, wanted: list[tuple[tuple[int, ...], ...]]
 ) -> None:
-    model = Model(build_model(f"g (float[{x}] x, float[{z}] z) => (float[A, B, C] y) {{ y = MatMul(x, z) }}"))
+    text = (
+        f"g (float[{x}] x, float[{z}] z) => (float[A, B, C] y, float[A, B] u) {{ y = Relu(x) u = Relu(z) }}"
+    )
+    model = Model(build_model(text))
     found = [(f["x"].shape, f["z"].shape) for f in varied(model, FEEDS)]
     assert found == wanted
 
