@@ -106,6 +106,7 @@ def others(name: str, model: Model, feeds: dict[str, np.ndarray]) -> list[dict[s
         except ModelError:
             continue
         runs.append(feed)
+    assert runs, "the model runs at no other size"
     return runs
 
 
