@@ -21,9 +21,10 @@ from onnxprune.io import load
 from onnxprune.layers import Layer, find_layers
 from onnxprune.measure import find_measure
 from onnxprune.model import Model
+from onnxprune.opening import read_data, recipe_with
 from onnxprune.outcome import Outcome
 from onnxprune.passes.unpack import unpack
-from onnxprune.pipeline import read_data, recipe_with, write
+from onnxprune.pipeline import write
 from onnxprune.plan import Plan
 from onnxprune.progress import NullProgress, Progress
 from onnxprune.recipe import Recipe

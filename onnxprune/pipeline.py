@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,14 @@ import numpy as np
 import onnx
 
 from onnxprune.calibration.collect import find_stages
-from onnxprune.calibration.data import CalibrationData, from_iterable, load_data
+from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.inputs import input_specs
 from onnxprune.calibration.mask import row_mask
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams
 from onnxprune.calibration.unpad import unpad
 from onnxprune.clock import Clock
-from onnxprune.errors import ModelError, UsageError
+from onnxprune.errors import ModelError
 from onnxprune.evaluate import agreement, load_function
 from onnxprune.evidence import check_torch
 from onnxprune.finetune.stage import check_labels, check_options, merged, share_of, tune
@@ -28,22 +27,19 @@ from onnxprune.io import atomic_write_text, load, save, total_bytes
 from onnxprune.kernels.device_select import store_for_cuda
 from onnxprune.kernels.devicetable import find_table
 from onnxprune.kernels.select import Selection, select
-from onnxprune.layers import Layer, Skip, find_layers
+from onnxprune.layers import Layer, find_layers
 from onnxprune.layers.heads import heads
 from onnxprune.measure import find_measure
 from onnxprune.model import Model
+from onnxprune.opening import find_prunable, read_data, recipe_with, separated
 from onnxprune.outcome import Outcome, make_report
 from onnxprune.parallel import workers
-from onnxprune.passes.fold_affine import fold_affine
-from onnxprune.passes.own_constants import needs_own_constants, own_constants
-from onnxprune.passes.own_parameters import own_parameters
 from onnxprune.passes.pack import PackReport, pack
 from onnxprune.passes.sparse_initializer import to_sparse_initializers
 from onnxprune.plan import Plan, make_plan, method_of
 from onnxprune.progress import NullProgress, Progress
 from onnxprune.recipe import Recipe
 from onnxprune.recipe.mixture import Mixture
-from onnxprune.recipe.recipe import known_names
 from onnxprune.report.report import Report, to_json
 from onnxprune.search.automatic import Automatic
 from onnxprune.search.judge import Judge, split_held_out
@@ -51,15 +47,8 @@ from onnxprune.sequential import Solved, prune_sequential
 from onnxprune.slim.ready import Ready, prepare
 from onnxprune.slim.stage import Slimmed, part_of, slim, stages
 from onnxprune.slim.summary import summary
-from onnxprune.storage.edit import raise_ir_version
 from onnxprune.targets import find_targets
 from onnxprune.verify import Expected, verify_file
-
-# Samples for the final comparison: on top of --samples when the source has them, else this share of them.
-EXTRA_SAMPLES = 64
-HELD_OUT = 1 / 8
-# A search has two sets of them, one that chooses: on top --samples for each, else this share for both.
-SEARCH_HELD_OUT = 1 / 2
 
 
 def prune(
@@ -102,7 +91,7 @@ def prune(
         target, report_path = find_targets(dense, output, report, recipe, dry_run, force)
         if recipe.target == "cuda":
             find_table(recipe.cuda_table)  # that there is none shows before the long work
-        original, dense = dense, _separated(dense, recipe)
+        original, dense = dense, separated(dense, recipe)
         layers, skips = find_prunable(dense, recipe)
         if recipe.eval:
             load_function(recipe.eval)  # what is wrong with it shows before the long work
@@ -339,42 +328,6 @@ def choose_kernels(
     return select(final, pruned, data, threads=recipe.threads, cache=recipe.cache, progress=progress)
 
 
-def _separated(dense: Model, recipe: Recipe) -> Model:
-    """Return the model with biases of its own for each layer, where equal ones are stored once.
-
-    Structured pruning wants that of all vectors and states: what two layers read ties their units. Kernels
-    also want no scales and shifts behind convolutions, which would keep a layer from being one node.
-    """
-    kernels, units = recipe.target == "cpu", recipe.structured is not None
-    convolutions = any(node.op_type == "Conv" for node in dense.graph.node)
-    if not units and not (kernels and (needs_own_constants(dense) or convolutions)):
-        return dense
-    changed = dense.copy()
-    count = own_parameters(changed) if units else own_constants(changed)
-    if kernels:
-        count += fold_affine(changed)
-    if not count:
-        return dense
-    raise_ir_version(changed, 4, set())  # before it, each new constant would have to be an input as well
-    changed.reindex()
-    return changed
-
-
-def find_prunable(dense: Model, recipe: Recipe) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:
-    """Return the layers that the recipe prunes, and what is left alone.
-
-    Raises:
-        ModelError: when there is none, or the model is packed already.
-    """
-    _refuse_packed(dense)
-    layers, skips = find_layers(
-        dense, include=recipe.include, exclude=recipe.exclude, min_size=recipe.min_size
-    )
-    if not layers and recipe.structured is None:  # recurrent layers have units, but are no matrices
-        raise ModelError(f"{dense.name}: nothing to prune", _why_nothing(dense, skips))
-    return layers, skips
-
-
 def _expected(outcome: Outcome, pruned: Model) -> Expected:
     recipe = outcome.recipe
     return Expected(
@@ -387,35 +340,6 @@ def _expected(outcome: Outcome, pruned: Model) -> Expected:
     )
 
 
-def recipe_with(recipe: Recipe | None, options: dict[str, Any], data: Any) -> tuple[Recipe, Any]:
-    """Return the recipe with ``options``, and the data unless the recipe names them.
-
-    Raises:
-        UsageError: for an option that does not exist, or a wrong value.
-    """
-    recipe = dataclasses.replace(recipe or Recipe(), **_options(options))
-    if isinstance(data, str | Path):
-        return dataclasses.replace(recipe, data=str(data)), None
-    return recipe, data
-
-
-def _options(options: dict[str, Any]) -> dict[str, Any]:
-    known = {field.name for field in dataclasses.fields(Recipe)}
-    unknown = sorted(set(options) - known)
-    if unknown:
-        raise UsageError(f"unknown options {', '.join(unknown)}", known_names(unknown[0], known))
-    values = {
-        key: os.fspath(v)
-        if isinstance(v, os.PathLike)
-        else v.tolist()
-        if isinstance(v, np.generic | np.ndarray)
-        else v
-        for key, v in options.items()
-    }
-    checked = Recipe.from_dict(values)  # a wrong type is an error here, not deep inside
-    return {key: getattr(checked, key) for key in options}
-
-
 def _check_finite(pruned: Model, layers: tuple[Layer, ...]) -> None:
     for layer in layers:
         for name in (layer.name, layer.bias.name if layer.bias is not None else layer.name):
@@ -425,33 +349,6 @@ def _check_finite(pruned: Model, layers: tuple[Layer, ...]) -> None:
                     f"values in {name!r}",
                     f"raise --damping, check the data, or leave it alone with --exclude '{layer.name}'",
                 )
-
-
-def _refuse_packed(model: Model) -> None:
-    if any(node.domain == "onnxprune" for node in model.graph.node):
-        raise ModelError(
-            f"{model.name} is packed by onnxprune already", "onnxprune export --format dense undoes it"
-        )
-
-
-def _why_nothing(model: Model, skips: tuple[Skip, ...]) -> str:
-    if model.graph.sparse_initializer:
-        return "its weights are sparse initializers: onnxprune export --format dense undoes it"
-    reasons = list(dict.fromkeys(skip.reason for skip in skips))[:3]
-    return f"left alone: {'; '.join(reasons)}" if reasons else "the model has no weight matrices"
-
-
-def read_data(model: Model, recipe: Recipe, data: Any) -> tuple[CalibrationData, CalibrationData]:
-    """Return (calibration, held-out) samples: held-out ones come on top when the source has more."""
-    extra = 2 * recipe.samples if recipe.searches else EXTRA_SAMPLES
-    least = SEARCH_HELD_OUT if recipe.searches else HELD_OUT
-    wide = dataclasses.replace(recipe, samples=recipe.samples + extra)
-    found = load_data(model, wide) if data is None else from_iterable(model, data, wide)
-    spare = found.samples - recipe.samples
-    share = spare / found.samples if spare > 0 else HELD_OUT
-    share = max(share, least) if recipe.searches else share
-    rest, held_out = found.split(share, recipe.seed)
-    return rest, held_out if held_out.batches else rest  # a single sample has to serve for both
 
 
 def _check_without_writing(final: Model, check: Any) -> None:

@@ -21,7 +21,7 @@ from onnxprune.io import atomic_write_text, load
 from onnxprune.layers import Layer, find_layers
 from onnxprune.layers.heads import heads
 from onnxprune.model import Model
-from onnxprune.pipeline import read_data, recipe_with
+from onnxprune.opening import read_data, recipe_with
 from onnxprune.plan import measure_layers, method_of
 from onnxprune.progress import NullProgress, Progress
 from onnxprune.recipe import Recipe

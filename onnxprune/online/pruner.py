@@ -27,9 +27,9 @@ from onnxprune.layers.heads import heads
 from onnxprune.model import Model
 from onnxprune.online import statefile
 from onnxprune.online.oneshot import Sums, measure_sums, solutions
+from onnxprune.opening import find_prunable, recipe_with
 from onnxprune.parallel import workers
 from onnxprune.passes.pack import pack
-from onnxprune.pipeline import find_prunable, recipe_with
 from onnxprune.plan import Measured, method_of, share_out
 from onnxprune.recipe import Recipe
 from onnxprune.recipe.mixture import Mixture

@@ -21,6 +21,7 @@ TESTED_ELSEWHERE = {
         f"commands/{name}.py": ("tests/unit/test_cli.py", "a command is tested through the program")
         for name in ("common", "machine", "models", "pruning")
     },
+    "opening.py": ("tests/unit/test_pipeline.py", "every run begins with it"),
     "recipe/choices.py": ("tests/unit/recipe/test_recipe.py", "words that the recipe's fields take"),
     "recipe/checks.py": ("tests/unit/recipe/test_recipe.py", "run whenever a recipe is made"),
     **{

@@ -17,7 +17,8 @@ from onnxprune.calibration.data import CalibrationData
 from onnxprune.errors import ModelError, UsageError, VerificationError
 from onnxprune.io import file_digest, load
 from onnxprune.model import Model
-from onnxprune.pipeline import EXTRA_SAMPLES, prune
+from onnxprune.opening import EXTRA_SAMPLES
+from onnxprune.pipeline import prune
 from onnxprune.recipe import Recipe
 from onnxprune.report.report import Report
 

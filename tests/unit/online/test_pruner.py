@@ -106,7 +106,7 @@ def test_is_what_one_shot_pruning_does_at_once(dense: Model, tmp_path: Path) -> 
         **options,
     )
     assert report.sparsity == 0.5
-    calibration, _ = onnxprune.pipeline.read_data(dense, pruner.recipe, whole)  # type: ignore[attr-defined]
+    calibration, _ = onnxprune.opening.read_data(dense, pruner.recipe, whole)  # type: ignore[attr-defined]
     pruner.feed(iter(calibration.batches))
     written, pruned = load(tmp_path / "p.onnx"), pruner.prune()
     unpack(written)
