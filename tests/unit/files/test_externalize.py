@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune import io
 from onnxprune.errors import ModelError
 from onnxprune.files.externalize import MIN_EXTERNAL_BYTES, Splitter
+from tests.unit.files.weights import large
 
 SIMPLE = """<ir_version: 8, opset_import: ["": 17]>
 g (float[N, 4] x) => (float[N, 4] y) { [first] h = MatMul(x, w)  [second] y = Relu(h) }"""
@@ -22,41 +23,6 @@ def simple() -> onnx.ModelProto:
     model = onnx.parser.parse_model(SIMPLE)
     model.graph.initializer.append(numpy_helper.from_array(np.eye(4, dtype=np.float32), "w"))
     return model
-
-
-def large(size: int = 64) -> onnx.ModelProto:
-    """A weight over 1 MiB, one over 1 KiB, a small one, one in a subgraph and one in a Constant."""
-    rng = np.random.default_rng(0)
-    names = {"w": (1024, 4 * size), "v": (4 * size, size), "b": (size,)}
-    weights = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in names.items()}
-    branch = helper.make_graph(
-        [helper.make_node("Mul", ["t", "inner"], ["out"])],
-        "branch",
-        [],
-        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["N", size])],
-        [
-            numpy_helper.from_array(np.arange(size, dtype=np.float32), "inner"),
-            numpy_helper.from_array(np.ones((size, size), np.float32), "unused"),
-        ],
-    )
-    constant = numpy_helper.from_array(np.full((size, size), 0.5, np.float32))
-    nodes = [
-        helper.make_node("Constant", [], ["k"], value=constant),
-        helper.make_node("MatMul", ["x", "w"], ["h"]),
-        helper.make_node("MatMul", ["h", "v"], ["h2"]),
-        helper.make_node("MatMul", ["h2", "k"], ["h3"]),
-        helper.make_node("Add", ["h3", "b"], ["t"]),
-        helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "large",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1024])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", size])],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()]
-        + [numpy_helper.from_array(np.array(True), "yes")],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def write(folder: Path, data: bytes | onnx.ModelProto, name: str = "model.onnx") -> Path:
