@@ -28,6 +28,7 @@ from onnxprune.storage.device import LAYOUTS
 from onnxprune.storage.device.functions import DeviceOp, attributes
 from onnxprune.storage.form import Array, onnx_type
 from onnxprune.storage.reference import ACTIVATIONS
+from tests.unit.storage.device.random_weights import pruned
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -37,23 +38,6 @@ LIMIT = {np.float16: 2e-3, ml_dtypes.bfloat16: 1.5e-2}
 @pytest.fixture(scope="session")
 def on_host(host_library: Path) -> CudaKernels:
     return CudaKernels(host_library)
-
-
-def pruned(name: str, shape: tuple[int, int], dtype: Any, seed: int = 0) -> Array:
-    rng = np.random.default_rng(seed)
-    weight = rng.standard_normal(shape).astype(dtype)
-    rows, cols = shape
-    if name.startswith("block"):
-        size = int(name.removeprefix("block-"))
-        kept = rng.random((-(-rows // size), -(-cols // 64))) < 0.4
-        kept[0, 0] = False
-        weight[~np.repeat(np.repeat(kept, size, 0), 64, 1)[:rows, :cols]] = 0
-    elif name == "nm-tile":
-        order = np.argsort(rng.random((rows, -(-cols // 4), 4)), axis=-1)
-        weight[~(order < 2).reshape(rows, -1)[:, :cols]] = 0
-    else:
-        weight[rng.random(shape) < (0.9 if name == "delta" else 0.6)] = 0
-    return weight
 
 
 def wide(array: Any) -> np.ndarray:

@@ -15,28 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.storage.device.functions import DeviceOp, attributes
 from onnxprune.storage.device.layout import Layout
 from onnxprune.storage.form import Array, onnx_type
+from tests.unit.storage.device.random_weights import pruned
 
 SHAPES = [(16, 128), (1, 1), (5, 8), (40, 200), (130, 333), (64, 192)]
 DTYPES = [np.float16, ml_dtypes.bfloat16]
-
-
-def pruned(name: str, shape: tuple[int, int], dtype: Any, seed: int = 0) -> Array:
-    """A random weight with the zeros that the layout is for."""
-    rng = np.random.default_rng(seed)
-    weight = rng.standard_normal(shape).astype(dtype)
-    rows, cols = shape
-    if name.startswith("block"):
-        size = int(name.removeprefix("block-"))
-        kept = rng.random((-(-rows // size), -(-cols // 64))) < 0.4
-        kept[0, 0] = False
-        weight[~np.repeat(np.repeat(kept, size, 0), 64, 1)[:rows, :cols]] = 0
-    elif name == "nm-tile":
-        order = np.argsort(rng.random((rows, -(-cols // 4), 4)), axis=-1)
-        keep = (order < 2).reshape(rows, -1)[:, :cols]
-        weight[~keep] = 0
-    else:
-        weight[rng.random(shape) < (0.95 if name == "delta" else 0.7)] = 0
-    return weight
 
 
 def model_of(layout: Layout, weight: Array, activation: str = "", opset: int = 17, **limits: float) -> Any:
