@@ -12,6 +12,8 @@
 
 #define ARCH_SET_CPUID 0x1012  // 0: cpuid raises SIGSEGV in this thread and those it starts
 
+static int patched;  // cpuid never faults: instructions that were cpuid once are ud2, and raise SIGILL
+
 static void hide(unsigned leaf, unsigned part, unsigned *a, unsigned *b, unsigned *c, unsigned *d) {
   if (leaf != 7) return;
   if (part == 0) {
@@ -30,14 +32,14 @@ static void on_fault(int number, siginfo_t *info, void *context) {
   (void)info;
   greg_t *registers = ((ucontext_t *)context)->uc_mcontext.gregs;
   const unsigned char *code = (const unsigned char *)registers[REG_RIP];
-  if (code[0] != 0x0f || code[1] != 0xa2) {  // not cpuid: a real fault
+  if (code[0] != 0x0f || code[1] != (patched ? 0x0b : 0xa2)) {  // not cpuid: a real fault
     real_sigaction(number, &others, NULL);
     return;
   }
   unsigned leaf = (unsigned)registers[REG_RAX], part = (unsigned)registers[REG_RCX], a, b, c, d;
-  syscall(SYS_arch_prctl, ARCH_SET_CPUID, 1);
+  if (!patched) syscall(SYS_arch_prctl, ARCH_SET_CPUID, 1);
   __cpuid_count(leaf, part, a, b, c, d);
-  syscall(SYS_arch_prctl, ARCH_SET_CPUID, 0);
+  if (!patched) syscall(SYS_arch_prctl, ARCH_SET_CPUID, 0);
   hide(leaf, part, &a, &b, &c, &d);
   registers[REG_RAX] = a, registers[REG_RBX] = b, registers[REG_RCX] = c, registers[REG_RDX] = d;
   registers[REG_RIP] += 2;
@@ -45,7 +47,7 @@ static void on_fault(int number, siginfo_t *info, void *context) {
 
 // Libraries that report crashes would take our handler away, and then fall over the next cpuid.
 int sigaction(int number, const struct sigaction *action, struct sigaction *old) {
-  if (number != SIGSEGV) {
+  if (number != (patched ? SIGILL : SIGSEGV)) {
     if (!real_sigaction) real_sigaction = dlsym(RTLD_NEXT, "sigaction");
     return real_sigaction(number, action, old);
   }
@@ -64,12 +66,13 @@ sighandler_t signal(int number, sighandler_t handler) {
 
 __attribute__((constructor)) static void start(void) {
   real_sigaction = dlsym(RTLD_NEXT, "sigaction");
+  patched = getenv("AS_AVX2_PATCHED") != NULL;
   struct sigaction action;
   memset(&action, 0, sizeof action);
   action.sa_sigaction = on_fault;
   action.sa_flags = SA_SIGINFO | SA_NODEFER;
-  real_sigaction(SIGSEGV, &action, NULL);
-  if (syscall(SYS_arch_prctl, ARCH_SET_CPUID, 0)) {
+  real_sigaction(patched ? SIGILL : SIGSEGV, &action, NULL);
+  if (!patched && syscall(SYS_arch_prctl, ARCH_SET_CPUID, 0)) {
     perror("this machine cannot hide its instruction sets");
     exit(1);
   }
