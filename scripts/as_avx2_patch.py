@@ -1,8 +1,8 @@
-"""For scripts/as_avx2 where the processor cannot fault cpuid: a copy of ONNX Runtime in which it is an illegal
-instruction, ``ud2``, of the same two bytes; the preloaded library answers in its place.
+"""For scripts/as_avx2 where the processor cannot fault cpuid: a copy of ONNX Runtime without it.
 
     python scripts/as_avx2_patch.py FOLDER
 
+replaces it by an illegal instruction of the same two bytes, for which the preloaded library answers, and
 prints the folder to put on PYTHONPATH. Needs objdump. Copies are kept by version.
 """
 
@@ -50,8 +50,8 @@ def patch(library: Path) -> int:
     rows = re.findall(r"^\s*\d+ \S+\s+(\w+)\s+(\w+)\s+\w+\s+(\w+)", sections, re.MULTILINE)
     code = bytearray(library.read_bytes())
     for address in addresses:
-        size, start, place = next(
-            (int(s, 16), int(a, 16), int(p, 16)) for s, a, p in rows if 0 <= address - int(a, 16) < int(s, 16)
+        start, place = next(
+            (int(a, 16), int(p, 16)) for s, a, p in rows if 0 <= address - int(a, 16) < int(s, 16)
         )
         at = address - start + place
         if code[at : at + 2] != CPUID:

@@ -138,32 +138,58 @@ def sensitivity(
     emit(result.to_dict, render, as_json)
 
 
-@click.command(short_help="Store the pruned weights in another form.")
+@click.command(cls=SectionedCommand, short_help="Store the pruned weights in another form.")
 @click.argument("model", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="Where to write the model.")
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), required=True, help="How weights are stored there."
 )
 @click.option("--values", type=click.Choice(VALUES), default="same", help="Type of packed values.")
-@click.option("--allow-external", is_flag=True, help="Trust external data outside the model's own folder.")
+@click.option(
+    "--target-runtime",
+    type=click.Choice(("stock", "cpu")),
+    default="stock",
+    show_default=True,
+    help="cpu: switch packed nodes to our kernels where they are faster on this machine.",
+)
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
+@recipe_options((*DATA_FIELDS, "seed", "threads", "cache", "allow_external"))
 @output_options
+@click.pass_context
 def export(
+    ctx: click.Context,
+    /,
     model: Path,
     output: Path,
     form: str,
     values: str,
-    allow_external: bool,
+    target_runtime: str,
     force: bool,
     as_json: bool,
     quiet: bool,
+    **_: object,
 ) -> None:
-    """Write MODEL with its pruned weights stored in another form; the values stay the same."""
+    """Write MODEL with its pruned weights stored in another form; the values stay the same.
+
+    Data say which sizes of inputs count when kernels are measured (--target-runtime cpu); nothing else.
+    """
+    settings = {name: value for name, value in given(ctx).items() if name not in ("values", "target_runtime")}
+    recipe = Recipe.from_dict(settings)
     from onnxprune.export import export as run
 
     with working(quiet) as progress:
         progress.stage(f"storing as {form}")
-        result = run(model, output, format=form, values=values, allow_external=allow_external, force=force)
+        result = run(
+            model,
+            output,
+            format=form,
+            values=values,
+            target_runtime=target_runtime,
+            recipe=recipe,
+            allow_external=recipe.allow_external,
+            force=force,
+            progress=progress,
+        )
 
     def render(console: Console) -> None:
         from onnxprune.report.listing import render_export

@@ -210,6 +210,13 @@ def render_export(console: Console, result: ExportResult, quiet: bool = False) -
     size = smaller(result.file_bytes_before, result.file_bytes_after)
     what = units.plural(result.tensors, "tensor")
     paragraph(console, f"{units.near(result.output)}: {what} stored as {result.format}, {size}", "bold")
+    for threads, ratio in result.speed.items():
+        paragraph(
+            console,
+            f"{ratio:.2f}x faster with the kernels, {units.plural(threads, 'thread')}, on this machine",
+        )
+    if result.note:
+        paragraph(console, result.note)
     if result.kept_dense and not quiet:
         console.print()
         rows = [*result.kept_dense.items()][:MAX_WEIGHTS]

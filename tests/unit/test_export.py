@@ -176,3 +176,46 @@ def test_file_that_differs_is_not_published(dense: Path, monkeypatch: pytest.Mon
     with pytest.raises(VerificationError, match="'full' differs"):
         export(dense, dense.with_name("o.onnx"), format="packed")
     assert sorted(path.name for path in dense.parent.iterdir()) == ["dense.onnx"]
+
+
+class TestKernels:
+    """target_runtime="cpu": what another tool pruned gets the ops that are faster here."""
+
+    @pytest.fixture
+    def wide(self, tmp_path: Path, build_model: Callable[..., onnx.ModelProto]) -> Path:
+        """One layer that no dense product can keep up with: 95 % zeros."""
+        random = np.random.default_rng(0)
+        weight = random.normal(size=(768, 768)).astype(np.float32)
+        weight[random.random(weight.shape) < 0.95] = 0
+        path = tmp_path / "wide.onnx"
+        text = "g (float[64, 768] x) => (float[64, 768] y) { y = MatMul(x, w) }"
+        path.write_bytes(build_model(text, {"w": weight}).SerializeToString())
+        return path
+
+    def test_switches_and_counts(self, wide: Path, run_model: Callable[..., Any]) -> None:
+        output = wide.with_name("fast.onnx")
+        result = export(wide, output, format="packed", target_runtime="cpu")
+        assert (result.tensors, result.switched) == (1, 1)
+        assert "made up" in result.note
+        assert [node.domain for node in load(output).graph.node] == ["onnxprune"]
+        assert load(output).graph.node[0].op_type.startswith("Sparse")
+        feed = {"x": np.random.default_rng(1).normal(size=(64, 768)).astype(np.float32)}
+        np.testing.assert_allclose(run_model(output, feed)[0], run_model(wide, feed)[0], atol=1e-3)
+
+    def test_a_packed_model_again(self, wide: Path) -> None:
+        plain, again = wide.with_name("plain.onnx"), wide.with_name("again.onnx")
+        export(wide, plain, format="packed")
+        result = export(
+            plain, again, format="packed", target_runtime="cpu", data={"x": np.ones((64, 768), "f4")}
+        )
+        assert result.switched == 1
+        assert "made up" not in result.note
+
+    def test_stock_switches_nothing(self, wide: Path) -> None:
+        result = export(wide, wide.with_name("plain.onnx"), format="packed")
+        assert (result.switched, result.speed, result.note) == (0, {}, "")
+
+    @pytest.mark.parametrize(("form", "target"), [("dense", "cpu"), ("packed", "cuda")])
+    def test_refuses(self, wide: Path, form: str, target: str) -> None:
+        with pytest.raises(UsageError, match=f"target-runtime.*{target}"):
+            export(wide, wide.with_name("o.onnx"), format=form, target_runtime=target)
