@@ -122,8 +122,9 @@ def test_whole_run(
     digits_transformer: Path, calibration_tokens_npz: Path, tmp_path: Path, levels: tuple[str, ...]
 ) -> None:
     """Each level changes the model; zeros stay exact and the report tells the heads."""
-    data = {"tokens": np.load(calibration_tokens_npz)["tokens"][:64]}
+    data = {"tokens": np.load(calibration_tokens_npz)["tokens"][:32]}
     options = {"allocation": "uniform" if "layer" not in levels else "error", "target_runtime": "stock"}
+    options["include"] = ("*attention*",)  # the smaller layers: a quarter of the time
 
     def run(name: str, attention: tuple[str, ...]) -> tuple[bytes, object]:
         target = tmp_path / f"{name}.onnx"
@@ -146,12 +147,12 @@ def test_a_convolutional_model_has_places_only(
     digits_cnn: Path, calibration_npz: Path, tmp_path: Path
 ) -> None:
     """They change its statistics; for heads and layers there is nothing, which the report says."""
-    images, made = np.load(calibration_npz)["image"][:64], {}
+    images, made = np.load(calibration_npz)["image"][:32], {}
     for level in ("off", "token", "head"):
         path = tmp_path / f"{level}.onnx"
         report = prune(
             digits_cnn, path, data=images, attention=(level,), allocation="uniform", format="dense",
-            target_runtime="stock", cache=False,
+            target_runtime="stock", cache=False, exclude=("head*",),
         )  # fmt: skip
         made[level] = path.read_bytes()
         told = any("--attention head changed nothing" in line for line in report.warnings)

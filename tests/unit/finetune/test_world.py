@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
 
@@ -49,18 +51,23 @@ def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_processes() -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--standalone",
-        "--no-python",
+    """Started as torchrun starts them, without its own process; tests/e2e/test_finetune.py has that."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO],
+            env={**os.environ, **place, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in ("0", "1")
     ]
-    done = subprocess.run([*command, sys.executable, "-c", TWO], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    first, second = sorted(done.stdout.splitlines())
+    said = [process.communicate(timeout=120) for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    first, second = (out.strip() for out, _ in said)
     shared = "[0.5, 0.5, 0.5, 0.5] [0.0, 1.5, 3.0] [5.0, 5.0]"
     assert first == f"0 {shared} [(0, 0), (0, 2), (0, 4)] [(9, 9)] (True, False)"
     assert second == f"1 {shared} [(0, 1), (0, 3)] [(9, 9)] (True, False)"  # too few to share: all of it
