@@ -396,12 +396,28 @@ class TestOtherCommands:
             file_bytes_before=1000,
             file_bytes_after=3000,
             kept_dense={},
+            speed={1: 1.5},
+            note="a note",
         )
         calls = stand_in(monkeypatch, "export", "export", result)
         assert main(["export", "a.onnx", "--format", "dense", "-o", "o.onnx", "--force"]) == 0
         assert calls.arguments == (Path("a.onnx"), Path("o.onnx"))
-        assert calls.options == {"format": "dense", "values": "same", "allow_external": False, "force": True}
-        assert capsys.readouterr().out.startswith("o.onnx: 2 tensors stored as dense, 3.0x larger")
+        progress, recipe = calls.options.pop("progress"), calls.options.pop("recipe")
+        assert calls.options == {
+            "format": "dense",
+            "values": "same",
+            "target_runtime": "stock",
+            "allow_external": False,
+            "force": True,
+        }
+        assert recipe == Recipe() and progress is not None
+        said = capsys.readouterr().out
+        assert said.startswith("o.onnx: 2 tensors stored as dense, 3.0x larger")
+        assert "1.50x faster with the kernels, 1 thread" in said and "a note" in said
+        words = ("--format", "packed", "--target-runtime", "cpu", "--data", "x.npz", "--threads", "2")
+        assert main(["export", "a.onnx", *words, "-o", "o.onnx"]) == 0
+        assert calls.options["target_runtime"] == "cpu"
+        assert calls.options["recipe"] == Recipe(data="x.npz", threads=2)
 
     @pytest.mark.parametrize(
         "words", [["-o", "o.onnx"], ["--format", "dense"], ["-o", "o", "--format", "zip"]]

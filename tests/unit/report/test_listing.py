@@ -106,6 +106,8 @@ def test_export() -> None:
         file_bytes_before=1000,
         file_bytes_after=2500,
         kept_dense={},
+        speed={},
+        note="",
     )
     assert shown(listing.render_export, result) == (
         "o.onnx: 1 tensor stored as dense, 2.5x larger (1.00 -> 2.50 kB)\n"
@@ -115,11 +117,14 @@ def test_export() -> None:
 def test_export_says_what_it_kept() -> None:
     kept = {f"w{i}": "tied" for i in range(listing.MAX_WEIGHTS + 1)}
     result = SimpleNamespace(
-        output="o.onnx", format="packed", tensors=1, file_bytes_before=9, file_bytes_after=9, kept_dense=kept
-    )
+        output="o.onnx", format="packed", tensors=1, file_bytes_before=9, file_bytes_after=9, kept_dense=kept,
+        speed={2: 1.5}, note="",
+    )  # fmt: skip
     output = shown(listing.render_export, result)
     assert "kept dense (16 of 17, all with --json)" in output and "w15  " in output and "w16" not in output
-    assert shown(listing.render_export, result, quiet=True).count("\n") == 1
+    assert shown(listing.render_export, result, quiet=True).splitlines()[1:] == [
+        "1.50x faster with the kernels, 2 threads, on this machine"
+    ]
 
 
 LOGITS_AGREE = Agreement("logits", OutputKind(LOGITS, -1), 256, cosine=0.99, top1=0.97, kl=0.01)
