@@ -38,11 +38,16 @@ bool has_avx512() {
 struct Levels {
   const Level* best_first[4] = {};
   size_t count = 0;
+#if defined(__x86_64__)
+  Level amd = level_avx512;
+#endif
 
   Levels() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if (has_avx512()) best_first[count++] = &level_avx512;
+    // Measured on Zen 4: vexpandps takes 7 cycles for 16 columns, two looked up permutations take 4.5
+    amd.multiply_bitmap = level_avx2.multiply_bitmap;
+    if (has_avx512()) best_first[count++] = __builtin_cpu_is("amd") ? &amd : &level_avx512;
     if (has_avx2()) best_first[count++] = &level_avx2;
 #elif defined(__aarch64__)
     best_first[count++] = &level_neon;
