@@ -42,6 +42,7 @@ from onnxprune.recipe import Recipe
 from onnxprune.recipe.mixture import Mixture
 from onnxprune.report.report import Report, to_json
 from onnxprune.search.automatic import Automatic
+from onnxprune.search.candidate import Units, Weights
 from onnxprune.search.judge import Judge, split_held_out
 from onnxprune.sequential import Solved, prune_sequential
 from onnxprune.slim.ready import Ready, prepare
@@ -115,12 +116,7 @@ def prune(
     if recipe.searches:
         own = outcome.before if measure is not None and measure.own_data else None
         chooser = Judge.make(recipe, dense, dense_session, selection, measure, own)
-        pruned = Automatic(
-            outcome,
-            (chooser, final),
-            lambda plan, part: solve(dense, layers, plan, calibration, part, progress),
-            progress,
-        ).run()
+        pruned = _found(outcome, (chooser, final), progress)
     elif recipe.structured is not None:
         pruned = _slimmed(outcome, held_out, progress)
     else:
@@ -215,6 +211,24 @@ def _pruned(outcome: Outcome, held_out: CalibrationData, progress: Progress) -> 
                 tuned.append(found)
                 outcome.finetuning = merged(tuned)
     return model
+
+
+def _found(outcome: Outcome, judges: tuple[Judge, Judge], progress: Progress) -> Model:
+    """Return the most compressed model that holds the floor."""
+    recipe, dense, data = outcome.recipe, outcome.dense, outcome.calibration
+
+    def solved(plan: Plan, part: Recipe) -> tuple[Model, tuple[Solved, ...]]:
+        return solve(dense, outcome.layers, plan, data, part, progress)
+
+    if recipe.structured is None:
+        return Automatic(outcome, judges, Weights(outcome, solved, progress), progress).run().model
+    units = Units(outcome, lambda smaller: _pruned_further(smaller, outcome, None, progress), progress)
+    made = Automatic(outcome, judges, units, progress).run()
+    assert units.ready is not None and made.slimmed is not None
+    with outcome.clock.stage("time"):
+        progress.stage("timing the smaller model")
+        outcome.structured = summary([(units.ready, made.slimmed)], made.model, recipe)
+    return made.model
 
 
 def _slimmed(outcome: Outcome, held_out: CalibrationData, progress: Progress) -> Model:

@@ -47,11 +47,12 @@ def check_structured(recipe: Recipe) -> None:
                 f"{asked} is for weights one by one, --pattern {recipe.pattern} removes whole units",
                 "prune the smaller model that comes out of it in a second run",
             )
-    if recipe.searches:
+    if recipe.searches and structured.rest:
         floor = "--max-drop" if recipe.max_drop is not None else "--min-agreement"
         raise UsageError(
-            f"{floor} tries many sparsities, which takes too long with --pattern {recipe.pattern}",
-            f"say --sparsity or --target-speedup; {floor} can then prune the weights of the smaller model",
+            f"{floor} finds one share, --pattern {recipe.pattern} has two",
+            f"search with --pattern {str(structured).partition('+')[0]}, then prune the weights of what "
+            "comes out of it in a second run",
         )
     if recipe.criterion not in CRITERIA_OF_UNITS:
         raise UsageError(

@@ -1,8 +1,8 @@
 """Find the most compressed model that holds a floor: ``--max-drop`` and ``--min-agreement``.
 
-The layers are measured once. Each candidate shares out its own sparsity from that, is solved on the
-calibration samples, and judged in memory on the selection samples. Those that hold are judged on the final
-samples as well, which have no part in the search: they can only turn a candidate down.
+What all candidates need is measured once. Each is made on the calibration samples (``candidate.py``), and
+judged in memory on the selection samples. Those that hold are judged on the final samples as well, which
+have no part in the search: they can only turn a candidate down.
 """
 
 from __future__ import annotations
@@ -10,33 +10,23 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from onnxprune.errors import ModelError
-from onnxprune.files.tensors import estimated_bytes
 from onnxprune.finetune.stage import share_of, tune
 from onnxprune.inmemory import session_of
-from onnxprune.io import total_bytes
-from onnxprune.layers import Layer
-from onnxprune.model import Model
 from onnxprune.outcome import Outcome
-from onnxprune.passes.pack import pack
-from onnxprune.plan import Measured, Plan, measure_layers, share_out
 from onnxprune.progress import Progress
 from onnxprune.recipe import Recipe
+from onnxprune.search.candidate import Candidate, Maker
 from onnxprune.search.judge import Judge, as_stored
 from onnxprune.search.largest import bisect
 from onnxprune.search.trials import Point, Search
-from onnxprune.sequential import Solved
 
 STEP = 0.01  # of sparsity: the search ends when it is known so well
-HIGHEST = 0.98
 NEAR = 3.0  # a candidate that loses no more than so many times what is allowed is worth some training
 SHORT = 8  # its training takes this part of the full one
-
-Solve = Callable[[Plan, Recipe], tuple[Model, tuple[Solved, ...]]]
 
 
 @dataclass
@@ -44,9 +34,7 @@ class _Best:
     """The most compressed model so far that holds the floor."""
 
     point: Point
-    model: Model
-    plan: Plan
-    solved: tuple[Solved, ...]
+    made: Candidate
     finetuning: dict[str, Any] | None = None
 
 
@@ -54,40 +42,33 @@ class Automatic:
     """One search.
 
     Args:
-        outcome: with everything up to the plan, which is completed here; so is what comes after.
+        outcome: with everything up to the plan.
         judges: for selection and for the end.
-        solve: (plan, recipe) -> pruned copy of the dense model.
+        maker: of the candidates.
         progress: told about the stages.
     """
 
     def __init__(
-        self, outcome: Outcome, judges: tuple[Judge, Judge], solve: Solve, progress: Progress
+        self, outcome: Outcome, judges: tuple[Judge, Judge], maker: Maker, progress: Progress
     ) -> None:
-        self.outcome, self.solve, self.progress = outcome, solve, progress
+        self.outcome, self.maker, self.progress = outcome, maker, progress
         self.search = Search(*judges)
         self.best: _Best | None = None
         self.longest, self.start = 0.0, time.monotonic()
-        dense = outcome.dense
-        self.dense_bytes = (
-            total_bytes(dense.path, allow_external=True) if dense.path else estimated_bytes(dense.proto)
-        )
 
-    def run(self) -> Model:
-        """Return the most compressed model that holds.
+    def run(self) -> Candidate:
+        """Return the most compressed model that holds; complete the outcome with what it is.
 
         Raises:
             FloorError: when none does.
         """
         outcome, recipe, clock = self.outcome, self.outcome.recipe, self.outcome.clock
         with clock.stage("measure"):
-            measured = measure_layers(
-                outcome.dense, outcome.layers, outcome.calibration, recipe, self.progress
-            )
-        highest = int(min(HIGHEST, recipe.pattern_limit) / STEP + 1e-9)
+            self.maker.measure()
         with clock.stage("search"):
             self.search.stopped = bisect(
-                lambda step: self._try(round(step * STEP, 2), measured),
-                highest,
+                lambda step: self._try(round(step * STEP, 2)),
+                int(self.maker.highest / STEP + 1e-9),
                 patience=recipe.patience,
                 expired=self._expired,
             )
@@ -98,15 +79,16 @@ class Automatic:
                 self._tune_best()
         best = self.best
         self.search.choose(best.point)
-        outcome.plan, outcome.solved, outcome.finetuning = best.plan, best.solved, best.finetuning
+        outcome.layers, outcome.skips = best.made.layers, best.made.skips
+        outcome.plan, outcome.solved, outcome.finetuning = best.made.plan, best.made.solved, best.finetuning
         outcome.search = self.search
-        return best.model
+        return best.made
 
     def _expired(self) -> bool:
         limit = self.outcome.recipe.time_limit
         return limit is not None and time.monotonic() - self.start + self.longest > 60 * limit
 
-    def _try(self, sparsity: float, measured: Measured) -> float:
+    def _try(self, sparsity: float) -> float:
         """Prune to ``sparsity``; return how much of what may be lost is lost on the selection samples."""
         outcome, start = self.outcome, time.monotonic()
         recipe = dataclasses.replace(
@@ -117,20 +99,17 @@ class Automatic:
             patience=None,
             time_limit=None,
         )
-        plan = share_out(outcome.dense, outcome.layers, outcome.calibration, recipe, measured)
         try:
-            model, solved = self.solve(plan, recipe)
+            made = self.maker.make(recipe)
         except ModelError as error:  # nothing left of some layer: so far it cannot be pruned
             self._keep(Point(sparsity, why=str(error)), start)
             return math.inf
-        zeros = sum(item.zeros for item in solved)
-        point = Point(sparsity, zeros, self._estimate(model, solved))
-        best = self._judged(_Best(point, model, plan, solved))
+        best = self._judged(_Best(Point(sparsity, made.gone, made.bytes), made))
         floor = self.search.selection.floor
         if recipe.finetune and 1 < floor.used(best.point.metric, best.point.agreement) <= NEAR:
             best = self._judged(self._tuned(best, share_of(outcome.recipe, SHORT)))
         self._keep(best.point, start)
-        if best.point.holds and (self.best is None or zeros >= self.best.point.zeros):
+        if best.point.holds and (self.best is None or made.gone >= self.best.point.zeros):
             self.best = best
         used = floor.used(best.point.metric, best.point.agreement)
         if best.point.fell:  # what the final samples turn down does not hold: the search goes on below it
@@ -148,7 +127,7 @@ class Automatic:
         """Return it with what both judges say; the final one is only asked when the first is content."""
         outcome, selection, final = self.outcome, self.search.selection, self.search.final
         self.progress.stage(f"judging sparsity {tried.point.sparsity:.2f}")
-        stored = as_stored(tried.model, outcome.layers, outcome.recipe)
+        stored = as_stored(tried.made.model, tried.made.layers, outcome.recipe)
         session = session_of(stored, threads=outcome.recipe.threads, name="the pruned model")
         metric, agreed = selection(session)
         why = selection.floor.why_not(metric, agreed)
@@ -178,15 +157,16 @@ class Automatic:
         outcome = self.outcome
         model, found = tune(
             outcome.dense,
-            tried.model,
-            outcome.layers,
+            tried.made.model,
+            tried.made.layers,
             outcome.calibration,
             self.search.selection.data,
             recipe,
             self.progress,
         )
         point = dataclasses.replace(tried.point, tuned=tried.point.tuned + found["steps"])
-        return dataclasses.replace(tried, point=point, model=model, finetuning=found)
+        made = dataclasses.replace(tried.made, model=model)
+        return dataclasses.replace(tried, point=point, made=made, finetuning=found)
 
     def _tune_best(self) -> None:
         """Train the model that was found in full, and keep that if it still holds."""
@@ -200,24 +180,3 @@ class Automatic:
             self.search.notes.append(
                 f"fine-tuning in full was undone: {tuned.point.why}; what is written held before it"
             )
-
-    def _estimate(self, model: Model, solved: Sequence[Solved]) -> int:
-        layers, recipe = self.outcome.layers, self.outcome.recipe
-        dense = sum(layer.size * layer.dtype.itemsize for layer in layers)
-        return self.dense_bytes - dense + stored_bytes(model, layers, solved, recipe)
-
-
-def stored_bytes(model: Model, layers: Sequence[Layer], solved: Sequence[Solved], recipe: Recipe) -> int:
-    """Return the bytes that the weights of ``layers`` will take in the file."""
-    sizes = {layer.name: layer.size * layer.dtype.itemsize for layer in layers}
-    pruned = [item for item in solved if item.zeros]
-    if recipe.format == "packed":
-        values = "fp16" if recipe.values == "fp16" else "same"
-        stored = pack(model.copy(), [item.name for item in pruned], values=values)
-        sizes.update({entry.name: entry.stored_bytes for entry in stored.weights})
-    elif recipe.format == "sparse-initializer":
-        for layer in layers:
-            kept = layer.size - sum(item.zeros for item in pruned if item.name == layer.name)
-            if kept < layer.size:
-                sizes[layer.name] = kept * (layer.dtype.itemsize + 8)  # each value has an int64 index
-    return sum(sizes.values())

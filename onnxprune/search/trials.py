@@ -18,8 +18,8 @@ class Point:
     """One model that was tried.
 
     Attributes:
-        sparsity: asked for, over all prunable weights.
-        zeros: that it has.
+        sparsity: asked for: share of all prunable weights (or of what ``--budget`` counts) that goes.
+        zeros: weights that are zero, or removed with their units.
         bytes: estimated size of its file.
         metric: on the selection samples (or the user's own); None without a metric.
         agreement: with the dense model on the selection samples; None when nothing can be compared.

@@ -150,3 +150,19 @@ def test_equal_vectors_that_are_stored_once_do_not_tie_layers(tmp_path: Path) ->
         )
         assert report.structured is not None
         assert [group["name"] for group in report.structured["groups"]] == ["fc0", "fc1"]
+
+
+def test_as_many_units_as_a_floor_allows(tmp_path: Path) -> None:
+    words = (
+        "--pattern",
+        "structured",
+        "--max-drop",
+        "1%",
+        "--eval",
+        f"{SAMPLES / 'digits_eval.py'}:accuracy",
+    )
+    found = prune(tmp_path, "digits_cnn", *words, "--target-runtime", "stock", "--criterion", "wanda")
+    assert found["metric_after"] >= 0.99 * found["metric_before"]
+    assert less(found, "parameters") < 0.7
+    assert found["search"]["chosen"] > 0.3
+    assert any(not point["holds"] for point in found["search"]["points"])

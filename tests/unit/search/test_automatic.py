@@ -13,15 +13,10 @@ import pytest
 from onnxprune import pipeline, runtime
 from onnxprune.errors import FloorError, ModelError, VerificationError
 from onnxprune.io import load
-from onnxprune.layers import find_layers
-from onnxprune.model import Model
 from onnxprune.pipeline import prune
-from onnxprune.recipe import Recipe
 from onnxprune.report.report import Report
 from onnxprune.search import automatic
-from onnxprune.search.automatic import stored_bytes
 from onnxprune.search.largest import PATIENCE, TIME
-from onnxprune.sequential import Solved
 
 TEXT = """g (float[N, 16] x) => (float[N, 12] y) {
     a = MatMul(x, w1)  h = Add(a, b1)  r = Relu(h)  y = MatMul(r, w2) }"""
@@ -264,12 +259,3 @@ class TestAgreement:
             assert report.search is not None and report.file_bytes_after is not None
             chosen = next(p for p in curve(report) if p["sparsity"] == report.search["chosen"])
             assert chosen["bytes"] == pytest.approx(report.file_bytes_after, abs=6000)  # functions, names
-
-
-def test_stored_bytes_by_hand(build_model: Callable[..., onnx.ModelProto]) -> None:
-    model = Model(build_model(TEXT, {"w1": noise(16, 24), "b1": noise(24), "w2": noise(24, 12)}))
-    layers, _ = find_layers(model, min_size=64)
-    solved = [Solved("w1", 84, None, 0.0), Solved("w2", 0, None, 0.0)]
-    assert stored_bytes(model, layers, solved, Recipe(format="dense")) == 4 * (384 + 288)
-    coo = Recipe(format="sparse-initializer")
-    assert stored_bytes(model, layers, solved, coo) == 300 * 12 + 4 * 288
