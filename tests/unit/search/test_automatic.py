@@ -13,6 +13,7 @@ import pytest
 from onnxprune import pipeline, runtime
 from onnxprune.errors import FloorError, ModelError, VerificationError
 from onnxprune.io import load
+from onnxprune.model import Model
 from onnxprune.pipeline import prune
 from onnxprune.report.report import Report
 from onnxprune.search import automatic
