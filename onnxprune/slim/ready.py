@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -61,7 +62,7 @@ class Ready:
     failed: Mapping[str, str] = field(default_factory=dict)
     guide: Guide = NOTHING
 
-    @property
+    @functools.cached_property
     def owners(self) -> Owners:
         """Who owns which axis, of what may go."""
         groups = [item.group for item in self.narrowings]
