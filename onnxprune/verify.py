@@ -22,16 +22,16 @@ from onnxprune.io import load
 from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.passes.unpack import unpack
+from onnxprune.rounding import NOISE, shaken
 from onnxprune.solvers.columns import column_order
 from onnxprune.solvers.patterns import Pattern
 from onnxprune.storage.domain import sparse_op
 
 # The file is run by the same ORT on the same weights; only the order of its sums may differ.
 RELATIVE_TOLERANCE = 1e-3
-# With kernels and without, of the largest output. A model that is pruned hard may amplify the rounding of
-# one layer a lot: then so many times what it makes of weights that are off by 8 units of the last place.
+# With kernels and without, of the largest output. A model that is pruned hard may amplify rounding: then what
+# it makes of weights that are shaken.
 KERNEL_TOLERANCE = 1e-5
-_NOISE, _LAST_PLACES = 10, 2.0**-20
 _SAMPLES = 32  # enough to see a wrong weight; agreement with the dense model is measured on all held-out data
 
 
@@ -152,11 +152,12 @@ def _check_outputs(
     if not off:
         return
     # A single small batch may by chance not tell how much the model amplifies: all of them together do
-    shaken, noise = session_of(_shaken(expected), threads=threads, name="the pruned model"), _Largest(names)
+    trembling = shaken(expected.pruned, [layer.name for layer in expected.layers])
+    other, noise = session_of(trembling, threads=threads, name="the pruned model"), _Largest(names)
     for batch in batches:
-        noise.add(run(reference, batch), run(shaken, batch))
+        noise.add(run(reference, batch), run(other, batch))
     for name, error in off.items():
-        limit = min(max(KERNEL_TOLERANCE, _NOISE * noise.relative()[name]), wide)
+        limit = min(max(KERNEL_TOLERANCE, NOISE * noise.relative()[name]), wide)
         if error > limit:
             raise VerificationError(
                 f"output {name!r} of the written model is off by {error:.3g} of its largest value with "
@@ -185,16 +186,6 @@ class _Largest:
     def relative(self) -> dict[str, float]:
         """Return output name -> difference relative to the largest value."""
         return {name: error / max(self._scales[name], 1e-6) for name, error in self._errors.items()}
-
-
-def _shaken(expected: Expected) -> Model:
-    """Return the pruned model with weights that differ by about a rounding error each."""
-    model, rng = expected.pruned.copy(), np.random.default_rng(0)
-    for layer in expected.layers:
-        weight = model.array(layer.name)
-        factors = 1 + _LAST_PLACES * rng.choice((-1.0, 1.0), weight.shape)
-        model.set_array(layer.name, (weight.astype(np.float64) * factors).astype(weight.dtype))
-    return model
 
 
 def _difference(name: str, a: Any, b: Any) -> tuple[float, float]:
