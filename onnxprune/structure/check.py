@@ -22,8 +22,9 @@ from onnxprune.structure.masking import Removed, mask_units
 from onnxprune.structure.removal import remove_units
 from onnxprune.structure.trials import of_other_magnitude, resized
 
-# Of an output's largest value. Where the model amplifies rounding, what it makes of weights that are shaken.
-TOLERANCE, LARGEST_TOLERANCE = 1e-5, 1e-3
+# Of an output's largest value. Where the model amplifies rounding, what it makes of weights that are shaken: a
+# sigmoid that says 1e-6 everywhere has few digits that count. Units that are told wrong move it by its own size.
+TOLERANCE, LARGEST_TOLERANCE = 1e-5, 0.1
 
 
 def check_removal(
