@@ -22,8 +22,8 @@ from onnxprune.structure.masking import Removed, mask_units
 from onnxprune.structure.removal import remove_units
 from onnxprune.structure.trials import of_other_magnitude, resized
 
-# Of an output's largest value. Where the model amplifies rounding, what it makes of weights that are shaken: a
-# sigmoid that says 1e-6 everywhere has few digits that count. Units that are told wrong move it by its own size.
+# Of an output's largest value; where the model amplifies rounding, what it makes of weights that are shaken:
+# a sigmoid that says 1e-6 everywhere has few digits that count. What is told wrong moves it by its own size.
 TOLERANCE, LARGEST_TOLERANCE = 1e-5, 0.1
 
 
