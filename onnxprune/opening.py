@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxprune.calibration.data import CalibrationData, from_iterable, load_data
 from onnxprune.errors import ModelError, UsageError
-from onnxprune.layers import Layer, Skip, find_layers
+from onnxprune.layers import Layer, Skip, find_layers, why_skipped
 from onnxprune.model import Model
 from onnxprune.passes.fold_affine import fold_affine
 from onnxprune.passes.own_constants import needs_own_constants, own_constants
@@ -102,8 +102,8 @@ def _refuse_packed(model: Model) -> None:
 def _why_nothing(model: Model, skips: tuple[Skip, ...]) -> str:
     if model.graph.sparse_initializer:
         return "its weights are sparse initializers: onnxprune export --format dense undoes it"
-    reasons = list(dict.fromkeys(skip.reason for skip in skips))[:3]
-    return f"left alone: {'; '.join(reasons)}" if reasons else "the model has no weight matrices"
+    reasons = why_skipped(skips)
+    return f"left alone: {reasons}" if reasons else "the model has no weight matrices"
 
 
 def read_data(model: Model, recipe: Recipe, data: Any) -> tuple[CalibrationData, CalibrationData]:

@@ -22,6 +22,7 @@ LEVELS = (BROKEN, DEGRADED, OK)
 _CLASSES = (0.85, 0.5)
 _FEATURES = (0.75, 0.4)
 _EXACT = (0.85, 0.5)
+_MOVED = 0.05  # nats of KL: such as a probability of 0.9 that becomes 0.78
 _FEW_ROWS = 30  # below this the standard error of a share reaches 0.09
 
 _REMEDY = "Try a lower --sparsity, another --pattern, --exclude for the worst layers, or more --data."
@@ -55,6 +56,9 @@ def verdict(agreements: Sequence[Agreement]) -> Verdict:
         DEGRADED: "some answers change. Measure the task with --eval, or lower --sparsity.",
         BROKEN: f"THE RESULT IS PROBABLY BROKEN. {_REMEDY}",
     }[level]
+    if level == DEGRADED and _one_class_that_moved(worst):
+        words = "the samples have only one class, and how likely it is follows something else. "
+        words += "Measure the task with --eval, give more varied --data, or lower --sparsity."
     few = f" (only {worst.rows} rows: little evidence)" if worst.rows < _FEW_ROWS else ""
     unseen = f" Not compared: {', '.join(blind)}." if blind else ""
     unseen += "".join(f" Note on {item.name!r}: {item.note}." for item in judged if item.note)
@@ -90,7 +94,16 @@ def _level(item: Agreement, answers: bool) -> str:
     assert score is not None
     good, bad = _EXACT if item.kind.family == EXACT else _CLASSES if item.kind.classes else _FEATURES
     level = OK if score >= good else DEGRADED if score >= bad else BROKEN
+    if level == OK and _one_class_that_moved(item):
+        return DEGRADED
     return DEGRADED if level == BROKEN and answers and item.kind.family == FEATURES else level
+
+
+def _one_class_that_moved(item: Agreement) -> bool:
+    """Whether the best class is always the same, so that it says nothing, and the probabilities differ."""
+    if not item.kind.classes or item.kappa is not None or item.correlation is None:
+        return False
+    return (item.kl or 0.0) > _MOVED and item.correlation < _FEATURES[0]
 
 
 def _rank(level: str, item: Agreement) -> tuple[int, bool, float]:

@@ -164,7 +164,8 @@ def collect(
         name = where or first.name
         raise ModelError(
             f"{what} weight {name!r} holds NaN or infinite values on the calibration data",
-            f"check the data, or leave the weight alone with --exclude '{name}'",
+            "check the data (inputs that are made up, without --data, may be none that the model can take), "
+            f"or leave the weight alone with --exclude '{name}'",
         )
     return moments
 

@@ -17,6 +17,7 @@ _SAME = {"Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Tran
 _PART = {"Slice", "Split", "Concat"}
 # Ops between the input and the first layer that keep the meaning of each axis.
 _ELEMENTWISE = {"Cast", "Identity", "Add", "Sub", "Mul", "Div", "BatchNormalization", "Clip", "Pad", "Relu"}
+_MAX_CLASSES = 1_000_000  # of a list of classes; longer ones are weights
 _MAX_STEPS = 200  # values looked at before giving up; the first layer is near the input
 
 
@@ -96,7 +97,8 @@ def _id_uses(scope: _Scope, name: str) -> Iterator[IdRange]:
             rows = _table_rows(scope, node, slot)
             if rows is not None:
                 count, table = rows
-                yield IdRange(max(0, -offset), count - 1 - offset, table, exact)
+                whole = exact and node.op_type != "Equal"  # which takes any number for "none of these"
+                yield IdRange(max(0, -offset), count - 1 - offset, table, whole)
             elif node.op_type in _SAME and slot == 0:
                 pending.append((node.output[0], offset, exact))
             elif node.op_type in _PART and (slot == 0 or node.op_type == "Concat"):
@@ -111,7 +113,13 @@ def _id_uses(scope: _Scope, name: str) -> Iterator[IdRange]:
 
 
 def _table_rows(scope: _Scope, node: onnx.NodeProto, slot: int) -> tuple[int, str] | None:
-    """Return (rows, name) of the constant table that input ``slot`` of ``node`` indexes."""
+    """Return (rows, name) of the constant table that input ``slot`` of ``node`` indexes.
+
+    A comparison with 0, 1, 2, ... is a OneHot written out.
+    """
+    if node.op_type == "Equal" and len(node.input) == 2:
+        classes = scope.tensor(node.input[1 - slot])
+        return (count, label(node)) if classes is not None and (count := _counted(classes)) else None
     attributes = {a.name: a for a in node.attribute}
     op = node.op_type
     if op == "OneHot" and slot == 0:
@@ -129,6 +137,14 @@ def _table_rows(scope: _Scope, node: onnx.NodeProto, slot: int) -> tuple[int, st
     if table is None or not -len(table.dims) <= axis < len(table.dims):
         return None
     return int(table.dims[axis]), node.input[position]
+
+
+def _counted(tensor: onnx.TensorProto) -> int:
+    """Return n for the numbers 0 to n - 1 in order, 0 for others."""
+    size = int(np.prod(tensor.dims))
+    if not 2 <= size <= _MAX_CLASSES:
+        return 0
+    return size if np.array_equal(numpy_helper.to_array(tensor).reshape(-1), np.arange(size)) else 0
 
 
 def _added(scope: _Scope, node: onnx.NodeProto, slot: int) -> tuple[int, bool] | None:

@@ -19,6 +19,8 @@ Feed = dict[str, Array]
 # Names that exporters give to dimensions they know nothing about; two of them need not be equal.
 _ANONYMOUS = re.compile(r"^(\?|-1|none|unk|unknown|)$", re.IGNORECASE)
 _BATCH = re.compile(r"batch|^(n|b|bs|bsz)$", re.IGNORECASE)
+# Numbered by an exporter, one for each place (unk__12, DynamicDimension.3): no word on which sizes are equal.
+_NUMBERED = re.compile(r"\d$")
 _SEQUENCE = re.compile(r"seq|len|token|time|frame|phon|past|^(t|l|s)$", re.IGNORECASE)
 
 
@@ -111,8 +113,8 @@ def model_inputs(model: Model) -> Inputs:
 
     Where every first axis is fixed, and to the same number, that number is the batch. Else the batch is
     axis 0 of the inputs where it is free, unless its symbol says something else: a sequence, or a later
-    axis of some input; symbols called like a batch win over others. Inputs without batch axis are shared
-    by all samples (``scales[3]``). When that leaves doubt, a feed is never taken apart.
+    axis of some input; symbols called like a batch win over others, and two others are none. Inputs without
+    batch axis are shared by all samples (``scales[3]``). When that leaves doubt, a feed is never taken apart.
 
     Raises:
         ModelError: as :func:`input_specs`, and when there is no input at all.
@@ -140,6 +142,8 @@ def _free_batch(specs: tuple[InputSpec, ...], free: list[InputSpec]) -> list[Inp
     if any(_BATCH.search(d) for d in symbols):
         symbols = {d for d in symbols if _BATCH.search(d)}
     symbols = {d for d in symbols if d not in later and (_BATCH.search(d) or not _SEQUENCE.search(d))}
+    if len({d for d in symbols if not (_BATCH.search(d) or _NUMBERED.search(d))}) > 1:
+        return []  # nodes and edges of a graph, which refer to each other
     batched = [s for s in free if first[s.name] is None or first[s.name] in symbols]
     shared = [s for s in specs if s not in batched]
     if any(_BATCH.search(d) for d in later) or any(None in s.shape for s in shared):

@@ -7,5 +7,6 @@ from onnxprune.layers.layer import MatrixView as MatrixView
 from onnxprune.layers.layer import Site as Site
 from onnxprune.layers.layer import Skip as Skip
 from onnxprune.layers.layer import Window as Window
+from onnxprune.layers.layer import why_skipped as why_skipped
 
-__all__ = ["Bias", "Layer", "MatrixView", "Site", "Skip", "Window", "find_layers"]
+__all__ = ["Bias", "Layer", "MatrixView", "Site", "Skip", "Window", "find_layers", "why_skipped"]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 import numpy as np
+import onnx
 from onnx import TensorProto
 
 from onnxprune.errors import ModelError
 from onnxprune.layers.layer import FLOATS, Layer, Skip
 from onnxprune.layers.views import BUILDERS, RefusalError
-from onnxprune.model import Model, label
+from onnxprune.model import Model, constant_tensor, label, subgraphs
 
 _QUANTIZED = {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4}
 
@@ -52,6 +53,11 @@ def find_layers(
                 f"--exclude '{name}' leaves it alone",
             )
         layers.append(layer)
+    for node in model.graph.node:
+        for name, tensor in _inside(node):
+            size = int(np.prod(tensor.dims)) if tensor.dims else 1
+            if _worth_naming(tensor, size):
+                skips.append(Skip(name, label(node), size, f"inside the subgraph of {label(node)}"))
     layers.sort(key=lambda layer: (layer.sites[0].node, layer.name))
     return tuple(layers), tuple(skips)
 
@@ -80,6 +86,16 @@ def why_left_alone(names: Sequence[str], include: Sequence[str], exclude: Sequen
     if include and not any(fnmatchcase(item, pattern) for item in names for pattern in include):
         return "not matched by any --include"
     return ""
+
+
+def _inside(node: onnx.NodeProto) -> Iterator[tuple[str, TensorProto]]:
+    """Yield the constants that the subgraphs of a node hold themselves, however deep."""
+    for graph in subgraphs(node):
+        yield from ((tensor.name, tensor) for tensor in graph.initializer)
+        for inner in graph.node:
+            if (tensor := constant_tensor(inner)) is not None and inner.output:
+                yield inner.output[0], tensor
+            yield from _inside(inner)
 
 
 def _check_selected(name: str, nodes: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> None:

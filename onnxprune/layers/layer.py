@@ -6,6 +6,7 @@ as a :class:`Skip` with the reason.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -124,3 +125,18 @@ class Skip:
     node: str
     size: int
     reason: str
+
+
+def why_skipped(skips: Sequence[Skip], most: int = 3) -> str:
+    """Return the reasons why weights are left alone, those of most elements first; empty without any.
+
+    Of reasons that differ only in numbers and names, that of the largest weight is given.
+
+    >>> why_skipped([Skip("a", "", 8, "too small: 8 elements"), Skip("b", "", 9, "too small: 9 elements")])
+    'too small: 9 elements'
+    """
+    kinds: dict[str, list[Skip]] = {}
+    for skip in skips:
+        kinds.setdefault(skip.reason.partition(": ")[0], []).append(skip)
+    order = sorted(kinds.values(), key=lambda found: -sum(skip.size for skip in found))
+    return "; ".join(max(found, key=lambda skip: skip.size).reason for found in order[:most])

@@ -36,7 +36,8 @@ def table(
     Args:
         console: where to.
         columns: headings. ``>`` in front aligns a column of numbers to the right; ``name:`` marks a column
-            whose cells may lose their middle on a narrow terminal. The last column wraps unless marked.
+            whose cells may lose their middle on a narrow terminal, ``wrap:`` one of sentences, which wraps.
+            The last column wraps unless marked.
         rows: cells, taken as text; a :class:`rich.text.Text` keeps its style.
         title: a line above the table.
     """
@@ -48,11 +49,12 @@ def table(
     last = len(columns) - 1
     for position, column in enumerate(columns):
         right, name = column.startswith(">"), column.startswith("name:")
+        wraps = column.startswith("wrap:")
         grid.add_column(
-            column.removeprefix("name:").removeprefix(">"),
+            column.removeprefix("name:").removeprefix("wrap:").removeprefix(">"),
             justify="right" if right else "left",
-            no_wrap=position != last or right or name,
-            overflow="fold" if position == last else "crop",  # rich's ellipsis is no ASCII
+            no_wrap=not wraps and (position != last or right or name),
+            overflow="fold" if wraps or position == last else "crop",  # rich's ellipsis is no ASCII
         )
     for row in cells:
         grid.add_row(*row)
@@ -62,13 +64,14 @@ def table(
 
 
 def _fit(cells: list[list[Text]], columns: Sequence[str], width: int) -> None:
-    """Shorten names so that the other columns keep their room; a wrapping last column can do with little."""
+    """Shorten names so that the other columns keep their room; a column that wraps can do with little."""
     names = [position for position, column in enumerate(columns) if column.startswith("name:")]
     if not names or not cells:
         return
     wide = [max(len(columns[i]), *(len(row[i].plain) for row in cells)) for i in range(len(columns))]
-    if not columns[-1].startswith((">", "name:")):
-        wide[-1] = min(wide[-1], MIN_NAME)
+    for i, column in enumerate(columns):
+        if column.startswith("wrap:") or (i == len(columns) - 1 and not column.startswith((">", "name:"))):
+            wide[i] = min(wide[i], MIN_NAME)
     room = width - sum(wide[i] + 2 for i in range(len(columns)) if i not in names)
     budget = min(max(room // len(names) - 2, MIN_NAME), MAX_NAME)
     for row in cells:

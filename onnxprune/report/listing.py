@@ -350,6 +350,9 @@ def bench_verdicts(result: BenchResult) -> list[str]:
             continue
         word = "faster" if timing.ratio.median < 1 else "slower"
         times = 1 / timing.ratio.median if word == "faster" else timing.ratio.median
+        if f"{times:.2f}" == "1.00":
+            lines.append(f"{timing.name} is as fast as {first} ({_speed(timing)}), {where}")
+            continue
         lines.append(f"{timing.name} is {times:.2f}x {word} than {first}, {where}")
     return lines
 

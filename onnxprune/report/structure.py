@@ -28,7 +28,8 @@ def render_structure(console: Console, found: StructureInfo) -> None:
         console.print()
     share = units.percent(found.inside / found.weights) if found.weights else "none"
     what = units.plural(len(found.groups), "group")
-    paragraph(console, f"{what} of units that can be removed hold {share} of the weights")
+    hold = "holds" if len(found.groups) == 1 else "hold"
+    paragraph(console, f"{what} of units that can be removed {hold} {share} of the weights")
 
 
 def _where(tensors: tuple[str, ...]) -> str:

@@ -273,7 +273,7 @@ def render_skipped(console: Console, skipped: Sequence[SkippedWeight]) -> None:
         (str(len(items)), units.count(sum(item.weights for item in items)), reason, _examples(items))
         for reason, items in groups[:MAX_REASONS]
     ]
-    table(console, (">tensors", ">elements", "reason", "name:for example"), rows, title)
+    table(console, (">tensors", ">elements", "wrap:reason", "name:for example"), rows, title)
     hidden = groups[MAX_REASONS:]
     if hidden:
         paragraph(console, f"and {sum(len(items) for _, items in hidden)} more for other reasons", "dim")

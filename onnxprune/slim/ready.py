@@ -14,7 +14,7 @@ from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams
 from onnxprune.errors import ModelError
 from onnxprune.kernels.select import typical_feeds
-from onnxprune.layers import Layer, find_layers
+from onnxprune.layers import Layer, Skip, find_layers, why_skipped
 from onnxprune.model import Model
 from onnxprune.parallel import workers
 from onnxprune.plan import probe_batches
@@ -84,7 +84,7 @@ def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progr
     assert structured is not None
     progress.stage("following the shapes")
     structure = find_structure(dense, data.batches[0], recipe.threads)
-    layers, _ = find_layers(dense, include=recipe.include, exclude=recipe.exclude, min_size=1)
+    layers, alone = find_layers(dense, include=recipe.include, exclude=recipe.exclude, min_size=1)
     feeds = tuple(typical_feeds(data)[:1])
     shapes, _ = sample(dense, feeds[0], recipe.threads)
     groups, skipped = selected_groups(dense, structure, recipe)
@@ -102,7 +102,7 @@ def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progr
         reasons = dict.fromkeys([*failures, *(item.reason for item in skipped)])
         raise ModelError(
             f"{dense.name}: nothing can be removed with --pattern {recipe.pattern}",
-            "; ".join(list(reasons)[:3]) or "no channels, neurons or heads were found",
+            "; ".join(list(reasons)[:3]) or _nothing_found(alone),
         )
     guide = make_guide(dense, layers, data, recipe)
     fitted = judged(groups, readers)
@@ -121,6 +121,13 @@ def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progr
     )
     return Ready(
         dense, structure, tuple(narrowings), branches, tuple(skipped), layers, feeds, shapes, failed, guide
+    )
+
+
+def _nothing_found(alone: tuple[Skip, ...]) -> str:
+    reasons = why_skipped(alone)
+    return "no channels, neurons or heads were found" + (
+        f"; weights left alone: {reasons}" if reasons else ""
     )
 
 

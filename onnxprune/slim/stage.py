@@ -151,10 +151,13 @@ def choose(ready: Ready, recipe: Recipe, share: float, progress: Progress) -> tu
     except ModelError as error:
         if not ready.failed:
             raise
-        stay = "; ".join(
-            f"{name} stays, since removing its units fails: {why}" for name, why in ready.failed.items()
-        )
-        raise ModelError(str(error), f"{error.hint}; {stay}") from error
+        raise ModelError(str(error), f"{error.hint}; {stay(ready.failed)}") from error
+
+
+def stay(failed: Mapping[str, str], most: int = 3) -> str:
+    """Say why groups stay, of so many at most."""
+    first = [f"{name} stays, since removing its units fails: {why}" for name, why in [*failed.items()][:most]]
+    return "; ".join([*first, *([f"and {len(failed) - most} more"] if len(failed) > most else [])])
 
 
 def _chosen(ready: Ready, recipe: Recipe, share: float, progress: Progress) -> tuple[Choice, float | None]:

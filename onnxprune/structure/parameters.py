@@ -20,6 +20,8 @@ from onnxprune.storage.edit import Names, raise_ir_version
 from onnxprune.structure.computed import computed
 from onnxprune.structure.shrunk import Shrunk
 
+_JOINS = {"Concat", "Cast", "Identity"}  # what the elements of a shape go through
+
 Wanted = Sequence[int | None]  # None: any number
 
 
@@ -82,6 +84,9 @@ class Parameters:
         found = self.value(node.input[slot])
         if found is not None and _agree(found.ravel(), wanted):
             return
+        stored = self._stored(node.input[slot])
+        if len(stored) == len(fixed):
+            fixed = [a or b for a, b in zip(fixed, stored, strict=True)]
         if self.is_constant(node.input[slot]) and found is not None:
             shape, array = found.shape, found.ravel().copy()
             for place, number in enumerate(wanted):
@@ -92,6 +97,17 @@ class Parameters:
             self.replace(node, slot, np.array(wanted, np.int64))
         else:
             self._patch(node, position, slot, wanted, fixed, found)
+
+    def _stored(self, name: str) -> list[bool]:
+        """Return for each element of an integer value whether it is a stored one, put in by a ``Concat``."""
+        index = self.model.index
+        size = int(np.prod(self.shrunk.layout.sizes.get(name, ()), dtype=np.int64))
+        if name in index.tensors:
+            return [True] * size
+        node = self.model.graph.node[index.producer[name]] if name in index.producer else None
+        if node is not None and node.op_type in _JOINS and node.domain in ("", "ai.onnx"):
+            return [stored for part in node.input for stored in self._stored(part)]
+        return [False] * size
 
     def _patch(
         self, node: onnx.NodeProto, position: int, slot: int, wanted: Wanted, fixed: Sequence[bool],

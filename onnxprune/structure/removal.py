@@ -38,7 +38,7 @@ def remove_units(model: Model, structure: Structure, removed: Removed) -> Model:
     check_removed(structure, removed)
     result = model.copy()
     shrunk = Shrunk(structure, dict(removed))
-    types = Shapes(infer(model))
+    types = Shapes(infer(model), (structure.layout.sizes,))
     slice_tensors(result, shrunk)
     _rewrite(result, shrunk, types)
     _retype(result, shrunk)

@@ -64,13 +64,15 @@ def sample(
         del proto.graph.output[:]
     kept = [name for name in made if name not in shapes]
     _give_out(proto, [*kept, *shapes.values()])
-    session = _session(proto, model, threads)
-    values = {item.name: feeds[item.name] for item in session.get_inputs() if item.name in feeds}
     wanted = [*kept, *shapes.values()]
-    try:
-        values |= dict(zip(wanted, session.run(wanted, values), strict=True)) if made else {}
-    except Exception as error:  # ORT raises many classes, all private
-        raise ModelError(f"{model.name}: it does not run on the sample: {error}") from error
+    ran = _run(_session(proto, model, threads), feeds, wanted)
+    if isinstance(ran, Exception):
+        # Optimised, values that are given out may be where ONNX Runtime moves a Transpose to a node that
+        # then refuses it (1.32: Resize, mode cubic)
+        ran = _run(_session(proto, model, threads, False), feeds, wanted)
+    if isinstance(ran, Exception):
+        raise ModelError(f"{model.name}: it does not run on the sample: {ran}") from ran
+    values = {name: feeds[name] for name in model.index.inputs if name in feeds} | ran
     for name in (*model.index.inputs, *kept):
         if isinstance(value := values.get(name), np.ndarray):
             sizes[name] = value.shape
@@ -107,6 +109,14 @@ def first_rows(model: Model, feeds: Mapping[str, Any], count: int = 2) -> Mappin
 def _give_out(proto: onnx.ModelProto, names: list[str]) -> None:
     present = {value.name for value in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+
+
+def _run(session: Any, feeds: Mapping[str, Any], wanted: list[str]) -> dict[str, Any] | Exception:
+    given = {item.name: feeds[item.name] for item in session.get_inputs() if item.name in feeds}
+    try:
+        return dict(zip(wanted, session.run(wanted, given), strict=True)) if wanted else {}
+    except Exception as error:  # ORT raises many classes, all private
+        return error
 
 
 def _session(proto: onnx.ModelProto, model: Model, threads: int | None, optimize: bool = True) -> Any:

@@ -38,6 +38,8 @@ def exact(equal: float) -> Agreement:
         (classes(0.0, top1=0.8), BROKEN),
         (classes(None, top1=1.0), OK),
         (classes(None, top1=0.2), BROKEN),
+        (classes(None, top1=1.0, correlation=0.9), OK),
+        (classes(None, top1=1.0, correlation=0.03), DEGRADED),
         (features(0.95), OK),
         (features(0.6), DEGRADED),
         (features(0.1, cosine=0.99), BROKEN),
@@ -79,6 +81,13 @@ def test_features_beside_classes_do_not_break() -> None:
 def test_few_rows_and_one_class_are_said() -> None:
     few = Agreement("logits", OutputKind(LOGITS, 1), rows=5, kl=0.0, top1=1.0, kappa=None)
     assert "only 5 rows" in verdict([few]).sentence and "one class" in verdict([few]).sentence
+
+
+def test_one_class_says_nothing_of_probabilities_that_moved() -> None:
+    moved = Agreement("p", OutputKind(LOGITS, 1), rows=99, kl=0.3, top1=1.0, kappa=None, correlation=0.1)
+    assert "only one class" in verdict([moved]).sentence and verdict([moved]).level == DEGRADED
+    hardly = Agreement("p", OutputKind(LOGITS, 1), rows=99, kl=0.003, top1=1.0, kappa=None, correlation=0.1)
+    assert verdict([hardly]).level == OK
 
 
 def test_notes_are_passed_on() -> None:

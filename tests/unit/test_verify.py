@@ -200,16 +200,16 @@ class TestKernels:
 
     @pytest.fixture
     def kernels(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], list[bool | None]]:
-        """Return ``use(factor)``: sessions with kernels give ``factor`` times the right output."""
+        """Return ``use(factor, more)``: sessions with kernels give ``factor`` times the right output."""
         real, asked = runtime.session, list[bool | None]()
 
-        def use(factor: float) -> list[bool | None]:
+        def use(factor: float, more: float = 0.0) -> list[bool | None]:
             def session(model: Any, **options: Any) -> Any:
                 wanted = options.pop("kernels", None)
                 asked.append(wanted)
                 made = real(model, **options, kernels=False)
                 ours = isinstance(model, Path) and wanted is None
-                return Scaled(made, factor) if ours else made
+                return Scaled(made, factor, more) if ours else made
 
             monkeypatch.setattr(runtime, "session", session)
             monkeypatch.setattr("onnxprune.ops.library_path", lambda: Path("library.so"))
@@ -236,6 +236,21 @@ class TestKernels:
         kernels(1.000003)
         publish(switched, target, expected, data)
 
+    def test_rounding_is_measured_by_the_largest_of_all_samples(
+        self, switched: Model, expected: Expected, target: Path, kernels: Any
+    ) -> None:
+        rows = noise(12, 16) * np.logspace(-2, 2, 12, dtype=np.float32)[:, None]
+        data = from_iterable(expected.dense, rows, Recipe(batch_size=1))
+        (found,) = runtime.session(expected.pruned.to_bytes()).run(None, {"x": rows})
+        largest = np.abs(found).max()
+        kernels(1.0, 5e-6 * largest)  # of the smallest sample's outputs that is far more than rounding
+        assert 5e-6 * largest > 1e-4 * np.abs(found).max(axis=1).min()
+        publish(switched, target, expected, data)
+        kernels(1.0, 2e-3 * largest)
+        other = target.parent / "other"
+        other.mkdir()
+        refused(switched, other / "out.onnx", expected, data, "output 'y' .* with the kernels")
+
     def test_without_the_library_it_is_run_once(
         self, switched: Model, expected: Expected, data: CalibrationData, target: Path, kernels: Any,
         monkeypatch: pytest.MonkeyPatch,
@@ -247,16 +262,16 @@ class TestKernels:
 
 
 class Scaled:
-    """A session whose outputs are all off by a factor."""
+    """A session whose outputs are all off by a factor and an amount."""
 
-    def __init__(self, session: Any, factor: float) -> None:
-        self.session, self.factor = session, np.float32(factor)
+    def __init__(self, session: Any, factor: float, more: float) -> None:
+        self.session, self.factor, self.more = session, np.float32(factor), np.float32(more)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.session, name)
 
     def run(self, *arguments: Any) -> Any:
-        return [output * self.factor for output in self.session.run(*arguments)]
+        return [output * self.factor + self.more for output in self.session.run(*arguments)]
 
 
 def test_blocks_that_are_broken(expected: Expected, data: CalibrationData, target: Path) -> None:

@@ -29,12 +29,19 @@ TABLE = {"t": np.zeros((50, 4), np.float32)}
         ("u = Transpose<perm = [1, 0]>(t) y = Gather<axis = 0>(t, x)", 0, 49, True),
         ("y = Gather<axis = 1>(t, x)", 0, 3, True),
         ("y = Gather(t, x) z = Gather(small, x)", 0, 9, True),
+        (
+            "c = Constant<value = int64[5] {0, 1, 2, 3, 4}>() a = Unsqueeze(x, two) b = Equal(a, c) "
+            "y = Cast<to = 1>(b)",
+            0,
+            4,
+            False,
+        ),
     ],
 )
 def test_range_of_token_ids(build_model: Build, body: str, low: int, high: int, exact: bool) -> None:
     text = f"g (int64[N, 2] x) => (float[?, ?, ?] y) {{ {body} }}"
     proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
-    weights = {**TABLE, "small": np.zeros((10, 4), np.float32)}
+    weights = {**TABLE, "small": np.zeros((10, 4), np.float32), "two": np.array([2])}
     proto.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in weights.items())
     found = id_range(Model(proto), "x")
     assert found is not None
@@ -47,6 +54,7 @@ def test_range_of_token_ids(build_model: Build, body: str, low: int, high: int, 
         # The shape of the ids is looked up, not the ids.
         "s = Shape(x) c = Constant<value = int64 {0}>() z = Gather(s, c) y = Cast<to = 1>(x)",
         "y = Cast<to = 1>(x)",
+        "c = Constant<value = int64[2] {3, 1}>() b = Equal(x, c) y = Cast<to = 1>(b)",
         "c = Constant<value = int64 {3}>() a = Mul(x, c) y = Gather(t, a)",  # not followed: no range claimed
         "k = Add(x, x) y = Gather(t, k)",
     ],

@@ -88,7 +88,9 @@ def test_no_inputs_at_all() -> None:
         ("float[text_batch, 4] x, float[image_batch, 4] y", "x y", None),
         ("float[N, 4] x, float s", "x", None),  # a scalar has no batch axis
         ("int64[batch, seq] a, float[seq, seq] bias", "a", None),  # a later axis of another input
+        ("float[unk__12, 4] x, float[unk__15, 4] y", "x y", None),
         # No common first axis: a feed is never taken apart.
+        ("float[nodes, 4] x, int64[edges, 2] pairs", "", None),  # which refer to each other
         ("float[seq, batch, 8] x, float[2, batch, 16] h", "", None),
         ("float[seq, 64] x", "", None),
         ("float[?] audio", "", None),

@@ -36,6 +36,18 @@ def test_another_model_is_found_and_the_value_named() -> None:
         difference(model, view, "", FEEDS)
 
 
+def test_rounding_that_the_model_amplifies_is_none() -> None:
+    """The difference of two products that are almost equal."""
+    text = "g (float[N, 4] x) => (float[N, 4] y) { a = MatMul(x, v) b = MatMul(x, w) y = Sub(a, b) }"
+    model = parse(text, {"w": W, "v": W * np.float32(1.001)})
+    view, other = TorchView(model, trainable=()), model.copy()
+    other.set_array("v", W * np.float32(1.001 * (1 + 2e-6)))
+    assert difference(other, view, "", FEEDS) > 1e-3
+    other.set_array("v", W * np.float32(1.001 * (1 + 1e-4)))
+    with pytest.raises(VerificationError, match=r"'y' differs by 0\.\d+, at most 0\.00"):
+        difference(other, view, "", FEEDS)
+
+
 @pytest.mark.parametrize(
     ("outputs", "nodes"),
     [

@@ -102,6 +102,26 @@ def test_skips(find: Find, text: str, reason: str) -> None:
     assert skips["w"].size == 64
 
 
+def test_weights_that_a_subgraph_holds_itself_are_named() -> None:
+    text = """g (float[N, 8] x, bool c) => (float[N, 8] y) {
+        [choice] y = If(c)<then_branch = t () => (float[N, 8] a) <float[8, 8] v> { a = MatMul(x, v) },
+            else_branch = e () => (float[N, 8] b) {
+                d = If(c)<then_branch = i () => (float[N, 8] j) { u = Constant<value = float[8, 8] {}>()
+                                                               j = MatMul(x, u) },
+                          else_branch = k () => (float[N, 8] l) { l = Relu(x) }>
+                b = Relu(d) }> }"""
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
+    then, other = (attribute.g for attribute in model.graph.node[0].attribute)
+    inner = other.node[0].attribute[0].g
+    del then.initializer[:]
+    then.initializer.append(numpy_helper.from_array(noise(8, 8), "v"))
+    inner.node[0].attribute[0].t.CopyFrom(numpy_helper.from_array(noise(8, 8), "u"))
+    layers, skips = find_layers(Model(model), min_size=1)
+    assert not layers
+    reason = "inside the subgraph of choice"
+    assert skips == (Skip("v", "choice", 64, reason), Skip("u", "choice", 64, reason))
+
+
 def test_a_table_for_tokens_and_for_scores_is_left_alone(find: Find) -> None:
     text = "g (int64[N] ids) => (float[N, 50] y) { e = Gather(w, ids) y = Gemm<transB=1>(e, w) }"
     layers, skips = find(text, {"w": noise(50, 8)})

@@ -85,6 +85,13 @@ class TestTable:
         output = drawn(("a", "why"), [("x", "many words " * 20)], width=40)
         assert output.count("many") == 20 and len(output.splitlines()) > 5
 
+    def test_sentences_before_the_last_column_wrap(self) -> None:
+        row = ("1", "12.3 k", "many words " * 20, "name")
+        output = drawn((">n", ">elements", "wrap:reason", "name:for example"), [row], width=60)
+        assert output.count("many") == 20 and output.splitlines()[0].split()[:2] == ["n", "elements"]
+        assert "12.3 k" in output and "name" in output
+        assert max(len(line) for line in output.splitlines()) <= 60
+
     def test_text_keeps_its_style(self) -> None:
         console = Console(file=io.StringIO(), width=40, force_terminal=True, color_system="standard")
         table(console, ("", ""), [(Text("ok", "green"), "x")])

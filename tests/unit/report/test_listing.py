@@ -224,6 +224,7 @@ class TestBench:
         ("ratio", "words"),
         [
             ((2.0, 1.9, 2.1), "b is 2.00x slower than a, 1 thread"),
+            ((1.003, 1.001, 1.005), "b is as fast as a (1.00x (1.00 to 1.00)), 1 thread"),
             ((1.0, 0.9, 1.1), "b is as fast as a within the noise (1.00x (0.91 to 1.11)), 1 thread"),
             ((float("nan"),) * 3, "b is too quick for this machine's clock, 1 thread"),
         ],

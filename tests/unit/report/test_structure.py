@@ -30,6 +30,11 @@ def test_groups_and_what_is_pinned() -> None:
     assert lines[-1] == "2 groups of units that can be removed hold 50.0 % of the weights"
 
 
+def test_a_single_group() -> None:
+    text = shown(StructureInfo((GroupInfo("only", "channel", 8, 10, ("w0",)),), (), 20, 10))
+    assert text.splitlines()[-1] == "1 group of units that can be removed holds 50.0 % of the weights"
+
+
 def test_nothing() -> None:
     assert (
         shown(StructureInfo((), (), 0, 0))

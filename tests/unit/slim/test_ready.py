@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
+import onnx
 import pytest
 
 import onnxprune.slim.branches
-from onnxprune.calibration.data import CalibrationData
+from onnxprune.calibration.data import CalibrationData, from_iterable
 from onnxprune.errors import ModelError
 from onnxprune.model import Model
 from onnxprune.progress import NullProgress
@@ -45,3 +48,15 @@ def test_a_branch_that_fails_is_left_alone(given: Given, monkeypatch: pytest.Mon
     with pytest.raises(ModelError, match="nothing can be removed") as caught:
         prepare(model, data, replace(recipe, pattern="layer"), NullProgress())
     assert "removing it fails: output" in caught.value.hint
+
+
+def test_weights_that_cannot_be_followed_are_the_reason(build_model: Callable[..., onnx.ModelProto]) -> None:
+    text = """g (float[N, 8] x, bool c) => (float[N, 8] y) {
+        [choice] y = If(c)<then_branch = t () => (float[N, 8] a) { a = MatMul(x, w) },
+                           else_branch = e () => (float[N, 8] b) { b = Relu(x) }> }"""
+    model = Model(build_model(text, {"w": np.ones((8, 8), np.float32)}))
+    recipe = Recipe(pattern="structured", threads=1)
+    data = from_iterable(model, {"x": np.ones((4, 8), np.float32), "c": np.array(True)}, recipe)
+    with pytest.raises(ModelError, match="nothing can be removed") as caught:
+        prepare(model, data, recipe, NullProgress())
+    assert "weights left alone: read inside the subgraph of choice" in caught.value.hint

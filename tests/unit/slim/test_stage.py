@@ -14,7 +14,7 @@ from onnxprune.progress import NullProgress
 from onnxprune.recipe import Recipe
 from onnxprune.slim import stage
 from onnxprune.slim.ready import Ready
-from onnxprune.slim.stage import choose, measured_speed, multiplications, part_of, slim, stages
+from onnxprune.slim.stage import choose, measured_speed, multiplications, part_of, slim, stages, stay
 
 Given = tuple[Model, CalibrationData, Recipe]
 
@@ -25,6 +25,12 @@ def test_branches_and_units_go_together(given: Given, ready: Ready) -> None:
     assert found.branches and found.removed and not found.kept
     assert multiplications(found.model, ready.feeds) <= 0.2 * multiplications(model, ready.feeds)
     session_of(found.model).run(None, dict(data.batches[0]))
+
+
+def test_a_few_reasons_are_enough() -> None:
+    failed = {"a": "another shape", "b": "not valid", "c": "not valid"}
+    assert stay(failed, most=1) == "a stays, since removing its units fails: another shape; and 2 more"
+    assert stay(failed).endswith("c stays, since removing its units fails: not valid")
 
 
 def test_more_than_can_go(given: Given, ready: Ready) -> None:

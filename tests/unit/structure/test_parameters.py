@@ -75,3 +75,14 @@ def test_one_value_that_cannot_be_followed_leaves_the_others() -> None:
         pads = Concat<axis = 0>(none, none, p, none, none, none, none, none) b = Pad(a, pads)
         c = Slice(b, k, big, two) y = Conv(c, w9) }}"""
     at_other_heights(text, FIRST | LAST | NUMBERS | {"big": [99]}, 9, 12)
+
+
+def test_a_stored_width_in_a_shape_that_is_not_inferred() -> None:
+    """Below opset 13 onnx infers nothing from what a Concat holds."""
+    text = """(float[N, 6, 8] x) => (float[N, 6, D] y) { s = Shape(x) n = Gather(s, zero)
+        c = Concat<axis = 0>(one, n, five) t = Identity(c) h = ConstantOfShape(t)
+        r = Transpose<perm = [1, 0, 2]>(x) a = GRU<hidden_size = 5>(r, w, v, , , h) q = Squeeze<axes = [1]>(a)
+        b = Transpose<perm = [1, 0, 2]>(q) y = MatMul(b, w1) }"""
+    weights = {"w": (1, 15, 8), "v": (1, 15, 5), "w1": (5, 4), "zero": [0], "one": [1], "five": [5]}
+    model, feeds = graph(text, weights, opset=12)
+    assert len(assert_removal_is_masking(model, feeds, others=other(feeds)).groups) == 1

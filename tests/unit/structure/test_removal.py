@@ -80,3 +80,10 @@ def test_new_constants_in_an_old_model() -> None:
     model.reindex()
     assert assert_removal_is_masking(model, feeds).groups
     onnx.checker.check_model(half(model, feeds).proto)
+
+
+def test_an_output_that_is_declared_with_another_number_of_axes() -> None:
+    text = """(float[N, 6, 8] x) => (float[N] y) { a = MatMul(x, w0) b = MatMul(a, w1)
+        u = com.microsoft.Gelu(b) s = Shape(u) y = Reshape(u, s) }"""
+    model, feeds = graph(text, {"w0": (8, 8), "w1": (8, 4)})
+    assert assert_removal_is_masking(model, feeds).groups

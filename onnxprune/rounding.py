@@ -1,0 +1,26 @@
+"""How much a model makes of rounding errors, so that a check does not take them for mistakes.
+
+A model may amplify the rounding of one layer a lot: a difference of large numbers does, or a softmax over
+thousands of classes. How much is told by weights that are off by a few units of the last place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from onnxprune.model import Model
+
+NOISE = 10.0  # rounding may move an output so many times as far as weights that are shaken
+_LAST_PLACES = 2.0**-20  # of a weight: 8 units of the last place of float32
+
+
+def shaken(model: Model, names: Iterable[str]) -> Model:
+    """Return a copy whose weights ``names`` differ by about a rounding error each; zeros stay zeros."""
+    result, rng = model.copy(), np.random.default_rng(0)
+    for name in names:
+        weight = result.array(name)
+        factors = 1 + _LAST_PLACES * rng.choice((-1.0, 1.0), weight.shape)
+        result.set_array(name, (weight.astype(np.float64) * factors).astype(weight.dtype))
+    return result
