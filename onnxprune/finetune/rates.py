@@ -12,8 +12,8 @@ WARMUP = 0.1  # share of the cycle in which the learning rate rises
 LOWEST = 0.01  # of the learning rate, at both ends of the cycle
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # tried from the middle on, towards the better side
 TRIAL = 0.1  # of the steps, for each
-# CIFAR ResNet-20, held-out loss 0.551 before: after 100 steps the lowest rate looks best (0.553 against 0.560 of
-# 1e-3), after 300 the one that is best after 3,000 (0.554 against 0.517)
+# CIFAR ResNet-20, held-out loss 0.551 before: after 100 steps the lowest rate looks best (0.553 against 0.560
+# of 1e-3), after 300 the one that is best after 3,000 (0.554 against 0.517)
 SHORTEST_TRIAL, LONGEST_TRIAL = 8, 300  # steps
 FLOOR = 1.0  # a vector of zeros learns as if its values were this share of the typical weight
 
