@@ -145,7 +145,8 @@ def _slice(x: Tensor, starts: list[int], ends: list[int], axes: list[int], steps
     axes = axes or list(range(len(starts)))
     for start, end, axis, step in zip(starts, ends, axes, steps or [1] * len(starts), strict=True):
         if step > 0:
-            index[axis] = slice(start, end, step)
+            # counted from the front: torch warns of the lowest integer, which exporters write for "from the start"
+            index[axis] = slice(*slice(start, end, step).indices(x.shape[axis]))
             continue
         chosen = range(*slice(start, end, step).indices(x.shape[axis]))  # torch only steps forward
         index[axis] = slice(chosen[-1], chosen[0] + 1, -step) if chosen else slice(0, 0)

@@ -29,6 +29,7 @@ OLD = [
     Node("Slice", [X, ints(-1, 4), ints(-9, 0), ints(2, 3), ints(-2, -1)], {}, opset=10),
     Node("Slice", [X, ints(3), ints(-2**63), ints(-1), ints(-1)], {}, opset=13),
     Node("Slice", [X, ints(0), ints(2**63 - 1), ints(1), ints(2)], {}, opset=13),
+    Node("Slice", [X, ints(-2**63), ints(2), ints(1), ints(1)], {}, opset=13),
     Node("Split", [X], {"axis": 3, "split": [1, 5]}, 2, opset=11),
     Node("Split", [X], {"axis": -1}, 3, opset=11),
     Node("Split", [X, ints(2, 0, 3)], {"axis": 2}, 3, opset=13),
