@@ -145,7 +145,7 @@ def _slice(x: Tensor, starts: list[int], ends: list[int], axes: list[int], steps
     axes = axes or list(range(len(starts)))
     for start, end, axis, step in zip(starts, ends, axes, steps or [1] * len(starts), strict=True):
         if step > 0:
-            # counted from the front: torch warns of the lowest integer, which exporters write for "from the start"
+            # Counted from the front: torch warns of the lowest integer, which exporters write for the start
             index[axis] = slice(*slice(start, end, step).indices(x.shape[axis]))
             continue
         chosen = range(*slice(start, end, step).indices(x.shape[axis]))  # torch only steps forward
