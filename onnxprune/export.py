@@ -30,11 +30,9 @@ from onnxprune.passes.sparse_initializer import to_sparse_initializers
 from onnxprune.passes.unpack import unpack
 from onnxprune.progress import NullProgress, Progress
 from onnxprune.recipe import Recipe
-from onnxprune.recipe.choices import FORMATS, VALUES
+from onnxprune.recipe.choices import EXPORT_TARGETS, FORMATS, VALUES
 from onnxprune.runtime import session
 from onnxprune.verify import Expected, verify_file
-
-EXPORT_TARGETS = ("stock", "cpu")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from onnxprune.options import (
     recipe_options,
 )
 from onnxprune.recipe import Recipe
-from onnxprune.recipe.choices import FORMATS, VALUES
+from onnxprune.recipe.choices import EXPORT_TARGETS, FORMATS, VALUES
 from onnxprune.report.report import plain, skipped_weights
 from onnxprune.terminal import emit, working
 
@@ -147,8 +147,8 @@ def sensitivity(
 @click.option("--values", type=click.Choice(VALUES), default="same", help="Type of packed values.")
 @click.option(
     "--target-runtime",
-    type=click.Choice(("stock", "cpu")),
-    default="stock",
+    type=click.Choice(EXPORT_TARGETS),
+    default=EXPORT_TARGETS[0],
     show_default=True,
     help="cpu: switch packed nodes to our kernels where they are faster on this machine.",
 )

@@ -15,6 +15,7 @@ BUDGETS = ("weights", "flops")
 FORMATS = ("packed", "dense", "sparse-initializer")
 VALUES = ("same", "fp16")
 TARGETS = ("cpu", "stock", "cuda")
+EXPORT_TARGETS = ("stock", "cpu")  # of a model that is pruned already
 ATTENTIONS = ("off", "token", "head", "layer")
 SOLVES = ("sequential", "one-shot")
 SOLVERS = ("admm", "sweep")

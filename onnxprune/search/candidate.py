@@ -73,7 +73,8 @@ class Weights:
     outcome: Outcome
     solve: Callable[[Plan, Recipe], tuple[Model, tuple[Solved, ...]]]
     progress: Progress
-    measured: Measured | None = None
+    measured: Measured | None = field(default=None, init=False)
+    dense_bytes: int = field(default=0, init=False)
 
     @property
     def highest(self) -> float:
@@ -83,6 +84,7 @@ class Weights:
     def measure(self) -> None:
         """Measure the layers."""
         o = self.outcome
+        self.dense_bytes = _file_bytes(o.dense)
         self.measured = measure_layers(o.dense, o.layers, o.calibration, o.recipe, self.progress)
 
     def make(self, recipe: Recipe) -> Candidate:
@@ -92,18 +94,22 @@ class Weights:
         plan = share_out(o.dense, o.layers, o.calibration, recipe, self.measured)
         model, solved = self.solve(plan, recipe)
         dense = sum(layer.size * layer.dtype.itemsize for layer in o.layers)
-        size = _file_bytes(o.dense) - dense + stored_bytes(model, o.layers, solved, recipe)
+        size = self.dense_bytes - dense + stored_bytes(model, o.layers, solved, recipe)
         return Candidate(model, o.layers, o.skips, plan, solved, sum(item.zeros for item in solved), size)
 
 
 @dataclass
 class Units:
-    """Removes channels, heads and neurons: their order and damage are measured once."""
+    """Removes channels, heads and neurons: their order and damage are measured once.
+
+    ``further`` prunes nothing more: it finds the layers of the smaller model and tells the outcome its plan.
+    """
 
     outcome: Outcome
     further: Callable[[Model], tuple[Model, tuple[Layer, ...], tuple[Solved, ...]]]
     progress: Progress
     ready: Ready | None = field(default=None, init=False)
+    dense_bytes: int = field(default=0, init=False)
 
     @property
     def highest(self) -> float:
@@ -113,6 +119,7 @@ class Units:
     def measure(self) -> None:
         """Find what can go, in which order, and what that costs."""
         o = self.outcome
+        self.dense_bytes = _file_bytes(o.dense)
         self.ready = prepare(o.dense, o.calibration, o.recipe, self.progress)
 
     def make(self, recipe: Recipe) -> Candidate:
@@ -122,7 +129,7 @@ class Units:
         slimmed = slim(self.ready, o.calibration, recipe, recipe.target_sparsity, self.progress)
         model, layers, solved = self.further(slimmed.model)
         gone = parameters(o.dense) - parameters(model)
-        size = _file_bytes(o.dense) - estimated_bytes(o.dense.proto) + estimated_bytes(model.proto)
+        size = self.dense_bytes - estimated_bytes(o.dense.proto) + estimated_bytes(model.proto)
         assert o.plan is not None
         return Candidate(model, layers, o.skips, o.plan, solved, gone, size, slimmed)
 
