@@ -4,8 +4,8 @@ Rules follow the ONNX IR specification where ONNX Runtime enforces it, or where 
 model ambiguous (two values of one name). Nodes out of topological order are refused, not sorted:
 sorting would change more than weights, and the specification forbids such files. ``onnx.checker`` is
 not used: it has no limits on nesting or inlining and would read the external data a second time.
-Two nodes of one name are let through: the specification has node names for diagnostics only, ONNX Runtime
-takes such files and exporters write them.
+Of two nodes with one name, one may be a Constant: ONNX Runtime makes an initializer of it before it looks at
+names, and exporters write such files.
 """
 
 from __future__ import annotations
@@ -144,8 +144,13 @@ class _Scope:
     def _check_nodes(
         self, nodes: Sequence[onnx.NodeProto], known: set[str], outer: tuple[set[str], ...]
     ) -> None:
+        names: set[str] = set()
         for node in nodes:
             self._check_node(node)
+            if node.name and node.op_type != "Constant":
+                if node.name in names:
+                    raise ModelError(f"two nodes have the name {show(node.name)}{self.inside}")
+                names.add(node.name)
             for value in node.input:
                 if value and value not in known and not any(value in scope for scope in outer):
                     self._refuse_read(node, value, nodes)
