@@ -7,8 +7,10 @@ thousands of classes. How much is told by weights that are off by a few units of
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxprune.model import Model
 
@@ -24,3 +26,16 @@ def shaken(model: Model, names: Iterable[str]) -> Model:
         factors = 1 + _LAST_PLACES * rng.choice((-1.0, 1.0), weight.shape)
         result.set_array(name, (weight.astype(np.float64) * factors).astype(weight.dtype))
     return result
+
+
+def relative(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Return the largest ``|a - b|`` by the largest finite ``|b|``; infinity where only one is a number."""
+    if a.shape != b.shape:
+        return float("inf")
+    differ = ~((a == b) | (np.isnan(a) & np.isnan(b)))
+    with np.errstate(invalid="ignore"):
+        gaps: NDArray[Any] = np.abs(a - b)[differ]
+    if not np.isfinite(gaps).all():
+        return float("inf")
+    largest = np.abs(b[np.isfinite(b)]).max(initial=0)
+    return float(gaps.max(initial=0) / max(largest, 1e-12))

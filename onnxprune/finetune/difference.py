@@ -13,7 +13,7 @@ from onnxprune.finetune.batches import Feed, Taps, tensors
 from onnxprune.finetune.parameters import needed_nodes
 from onnxprune.finetune.view import TorchView
 from onnxprune.model import Model
-from onnxprune.rounding import NOISE, shaken
+from onnxprune.rounding import NOISE, relative, shaken
 
 TOLERANCE = 1e-3  # largest relative difference of the written model from the trained one that is let through
 # The same where the model amplifies rounding, as division by a variance next to zero does: what it makes of
@@ -71,19 +71,6 @@ def difference(model: Model, view: TorchView, start: str, feeds: Feed, threads: 
                 "leave --finetune out, and report the model: an operator is not trained as it runs",
             )
     return worst
-
-
-def relative(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Return the largest ``|a - b|`` by the largest finite ``|b|``; infinity where only one is a number."""
-    if a.shape != b.shape:
-        return float("inf")
-    differ = ~((a == b) | (np.isnan(a) & np.isnan(b)))
-    with np.errstate(invalid="ignore"):
-        gaps: NDArray[Any] = np.abs(a - b)[differ]
-    if not np.isfinite(gaps).all():
-        return float("inf")
-    largest = np.abs(b[np.isfinite(b)]).max(initial=0)
-    return float(gaps.max(initial=0) / max(largest, 1e-12))
 
 
 def _behind_a_choice(model: Model, name: str) -> bool:
