@@ -18,6 +18,8 @@ namespace onnxprune {
 namespace {
 
 constexpr int64_t kChunkRows = 64;
+// Packed tiles that tasks share: 8 MiB, what a core's part of the last cache holds
+constexpr int64_t kSharedFloats = 1 << 21;
 
 // Rows of one conv group: the weight without its empty columns
 struct Panel {
@@ -56,8 +58,12 @@ class ConvTile final : public ConvKernel {
   std::vector<Tile> tiles_of(int64_t positions, bool wide) const;
   int wide_vectors() const;
   void run_image(const Image& image, const Pool& pool) const;
-  // Chunks [first, last) of rows of one tile
-  void run_tile(const Image& image, const Panel& panel, const Tile& tile, int64_t first, int64_t last) const;
+  // All tiles of all groups, [group][tile][column][P], or null where that is too much
+  const float* pack_all(const Image& image, std::vector<int64_t>& begin, const Pool& pool) const;
+  void pack_block(const Image& image, const Panel& panel, const Tile& tile, int64_t block, float* T) const;
+  // Chunks [first, last) of rows of one tile; packed: its columns, or null
+  void run_tile(const Image& image, const Panel& panel, const Tile& tile, int64_t first, int64_t last,
+                const float* packed) const;
 
   const Level& level_;
   int vectors_;  // of a tile, positions permitting
@@ -154,14 +160,57 @@ std::vector<Tile> ConvTile::tiles_of(int64_t positions, bool wide) const {
   return tiles;
 }
 
-void ConvTile::run_tile(const Image& image, const Panel& panel, const Tile& tile, int64_t first, int64_t last) const {
+void ConvTile::pack_block(const Image& image, const Panel& panel, const Tile& tile, int64_t block, float* T) const {
+  const int64_t P = static_cast<int64_t>(tile.vectors) * level_.lanes;
+  const int64_t begin = panel.weight.block_begin(block), columns = panel.weight.block_end(block) - begin;
+  std::vector<int64_t> offset(static_cast<size_t>(columns));
+  for (int64_t k = 0; k < columns; ++k) {
+    const size_t column = static_cast<size_t>(begin + k);
+    offset[static_cast<size_t>(k)] = panel.channel[column] * image.channel + image.tap[panel.tap[column]];
+  }
+  const float* X = image.X + (&panel - panels_.data()) * group_channels_ * image.channel + tile.position;
+  level_.conv->pack_tile(X, offset.data(), columns, std::min(P, image.layout.positions - tile.position), P, T);
+}
+
+const float* ConvTile::pack_all(const Image& image, std::vector<int64_t>& begin, const Pool& pool) const {
+  const int64_t tiles = static_cast<int64_t>(image.tiles.size());
+  struct Block {
+    int64_t panel, tile, block;
+  };
+  std::vector<Block> blocks;
+  int64_t floats = 0;
+  for (int64_t g = 0; g < static_cast<int64_t>(panels_.size()); ++g) {
+    const TileWeight& weight = panels_[static_cast<size_t>(g)].weight;
+    for (int64_t t = 0; t < tiles; ++t) {
+      begin.push_back(floats);
+      floats += weight.cols() * image.tiles[static_cast<size_t>(t)].vectors * level_.lanes;
+      for (int64_t b = 0; b < weight.blocks(); ++b) blocks.push_back({g, t, b});
+    }
+  }
+  if (floats > kSharedFloats) return nullptr;
+  float* all = scratch(Scratch::tile, static_cast<size_t>(floats));
+  constexpr int64_t kPack = 4;  // vector operations for each vector
+  const int64_t count = static_cast<int64_t>(blocks.size());
+  run_parts(pool, task_count(kPack * floats / level_.lanes, count), count, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) {
+      const auto [g, t, b] = blocks[static_cast<size_t>(i)];
+      const Panel& panel = panels_[static_cast<size_t>(g)];
+      const Tile& tile = image.tiles[static_cast<size_t>(t)];
+      const int64_t P = static_cast<int64_t>(tile.vectors) * level_.lanes;
+      pack_block(image, panel, tile, b, all + begin[static_cast<size_t>(g * tiles + t)] + panel.weight.block_begin(b) * P);
+    }
+  });
+  return all;
+}
+
+void ConvTile::run_tile(const Image& image, const Panel& panel, const Tile& tile, int64_t first, int64_t last,
+                        const float* packed) const {
   const TileWeight& weight = panel.weight;
   const int64_t P = static_cast<int64_t>(tile.vectors) * level_.lanes;
   const int64_t count = std::min(P, image.layout.positions - tile.position);
   const int64_t panel_index = &panel - panels_.data();
   const int64_t first_row = panel_index * weight.rows();
-  const float* X = image.X + panel_index * group_channels_ * image.channel + tile.position;
-  float* T = scratch(Scratch::tile, static_cast<size_t>(weight.block_columns() * P));
+  float* own = packed ? nullptr : scratch(Scratch::tile, static_cast<size_t>(weight.block_columns() * P));
 
   // In place where a tile covers whole vectors of Y, else by way of accumulators. A residual may lie where Y does: in
   // place it is read before anything is written, else when all is.
@@ -174,14 +223,9 @@ void ConvTile::run_tile(const Image& image, const Panel& panel, const Tile& tile
   const int64_t ldc = in_place ? finish.plane : P;
   const std::optional<TileStep> bounds = in_place ? bounds_of(finish) : std::nullopt;
 
-  std::vector<int64_t> offset(static_cast<size_t>(weight.block_columns()));
   for (int64_t b = 0; b < weight.blocks(); ++b) {
-    const int64_t begin = weight.block_begin(b), columns = weight.block_end(b) - begin;
-    for (int64_t k = 0; k < columns; ++k) {
-      const size_t column = static_cast<size_t>(begin + k);
-      offset[static_cast<size_t>(k)] = panel.channel[column] * image.channel + image.tap[panel.tap[column]];
-    }
-    level_.conv->pack_tile(X, offset.data(), columns, count, P, T);
+    if (own) pack_block(image, panel, tile, b, own);
+    const float* T = own ? own : packed + weight.block_begin(b) * P;
     for (int64_t chunk = first; chunk < last; ++chunk) {
       const int64_t row = weight.row_base(chunk);
       TileStep step = bounds && b + 1 == weight.blocks() ? *bounds : TileStep{};
@@ -210,15 +254,18 @@ void ConvTile::run_image(const Image& image, const Pool& pool) const {
   const int64_t chunks = panels_[0].weight.chunks();
   const int64_t vectors = (image.layout.positions + level_.lanes - 1) / level_.lanes;
   const int64_t tasks = task_count(nonzeros_ * vectors, groups * tiles * chunks);
-  // Every part of the rows packs its tiles again, so tiles are dealt out first
+  // Tiles are dealt out first; where several tasks do rows of one tile, all are packed before
   const int64_t tile_parts = std::min(groups * tiles, tasks);
   const int64_t chunk_parts = std::min(chunks, (tasks + tile_parts - 1) / tile_parts);
+  std::vector<int64_t> begin;  // of each tile in what is packed
+  const float* packed = chunk_parts > 1 ? pack_all(image, begin, pool) : nullptr;
   run_tasks(pool, tile_parts * chunk_parts, [&](size_t task) {
     const int64_t part = static_cast<int64_t>(task) / chunk_parts, chunk_part = static_cast<int64_t>(task) % chunk_parts;
     for (int64_t t = part_begin(groups * tiles, tile_parts, part); t < part_begin(groups * tiles, tile_parts, part + 1);
          ++t) {
       run_tile(image, panels_[static_cast<size_t>(t / tiles)], image.tiles[static_cast<size_t>(t % tiles)],
-               part_begin(chunks, chunk_parts, chunk_part), part_begin(chunks, chunk_parts, chunk_part + 1));
+               part_begin(chunks, chunk_parts, chunk_part), part_begin(chunks, chunk_parts, chunk_part + 1),
+               packed ? packed + begin[static_cast<size_t>(t)] : nullptr);
     }
   });
 }
