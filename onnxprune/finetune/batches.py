@@ -140,6 +140,16 @@ class Batches:
         for number in self.numbers:
             yield [(number, WHOLE)]
 
+    def pieces(self, least: int) -> list[Unit]:
+        """Return all samples once, cut into ``least`` units or more, as far as they can be cut."""
+        if self._groups is None:
+            return list(self.in_order())
+        size, units = max(1, self.samples // least), []
+        for number in self.numbers:
+            rows = len(next(iter(self.feeds(number).values())))
+            units += [[(number, row) for row in range(k, min(k + size, rows))] for k in range(0, rows, size)]
+        return units
+
     def get(
         self, unit: Unit, random: torch.Generator | None = None
     ) -> tuple[Tensors, Tensors, Tensor | None]:

@@ -23,6 +23,7 @@ from onnxprune.model import Model
 from onnxprune.userfunction import wrap
 
 EVERY = 30.0  # seconds between two saves
+FORMAT = 2  # of the state: raise it when that changes
 OLD = 14 * 24 * 3600.0  # seconds after which nobody comes back for a killed run
 
 
@@ -42,7 +43,7 @@ def key_of(
         custom: the user's loss, or None; its file counts, not where it lies in memory.
         others: settings, names: anything with a ``repr`` that says all.
     """
-    state = hashlib.sha256(onnxprune.__version__.encode())
+    state = hashlib.sha256(f"{onnxprune.__version__} {FORMAT}".encode())
     for model in models:
         for name in sorted(model.index.tensors):
             state.update(name.encode())

@@ -1,11 +1,15 @@
-"""The loss of a view on a batch, on the device it trains on, and its mean over all batches."""
+"""The loss of a view on a batch, on the device it trains on, and on all batches."""
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from onnxprune.errors import ModelError
@@ -14,6 +18,41 @@ from onnxprune.finetune.losses import Loss
 from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.world import World
 
+PIECES = 16  # that samples are cut into at least, where they can be: to see how far losses scatter
+SURE = 2.0  # standard errors of a mean difference
+NOISE = 0.1  # of a loss, where there is one piece only
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of one state of the weights.
+
+    Attributes:
+        values: (pieces,) float64, of each piece of the samples.
+        rows: (pieces,) samples in each.
+        mean: of all samples, the same in all processes.
+    """
+
+    values: NDArray[np.float64]
+    rows: NDArray[np.float64]
+    mean: float
+
+    def worse_than(self, other: Losses) -> bool:
+        """Whether these are higher than those of ``other`` on the same pieces by more than their scatter.
+
+        A loss of few samples may be that of the one or two that a model is least sure of. The differences of
+        pairs show it: here their mean is compared with its standard error.
+        """
+        if not math.isfinite(self.mean):
+            return True
+        share, count = self.rows / self.rows.sum(), len(self.values)
+        difference = self.values - other.values
+        mean = float((share * difference).sum())
+        if count < 2:
+            return mean > NOISE * other.mean
+        error = math.sqrt(float((share**2 * (difference - mean) ** 2).sum()) * count / (count - 1))
+        return mean > SURE * error
+
 
 class Judge:
     """Says how far the student is from the teacher.
@@ -21,7 +60,7 @@ class Judge:
     Args:
         view: the student, on the device of ``world``.
         loss: what is measured.
-        world: the processes that train together; all get the same answers from :meth:`mean`.
+        world: the processes that train together; all get the same mean from :meth:`losses`.
     """
 
     def __init__(self, view: TorchView, loss: Loss, world: World) -> None:
@@ -46,15 +85,15 @@ class Judge:
         return loss
 
     @torch.no_grad()
-    def mean(self, batches: Batches) -> float:
-        """Return the mean loss over all batches, in full precision, weighted by their rows."""
-        total, count = 0.0, 0
-        for unit in batches.in_order():
+    def losses(self, batches: Batches) -> Losses:
+        """Return the losses of all samples, in full precision."""
+        values, rows = [], []
+        for unit in batches.pieces(PIECES):
             feeds, teacher, mask = self._on_device(*batches.get(unit))
-            rows = max((len(value) for value in feeds.values() if value.ndim), default=1)
-            total += float(self.loss(self.view(feeds), teacher, feeds, mask)) * rows
-            count += rows
-        return self.world.agreed(total / max(count, 1))
+            values.append(float(self.loss(self.view(feeds), teacher, feeds, mask)))
+            rows.append(max((len(value) for value in feeds.values() if value.ndim), default=1))
+        mean = self.world.agreed(float(np.average(values, weights=rows)))
+        return Losses(np.array(values), np.array(rows, float), mean)
 
     def _on_device(
         self, feeds: Tensors, teacher: Tensors, mask: Tensor | None

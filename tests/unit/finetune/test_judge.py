@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from onnxprune.errors import ModelError
 from onnxprune.finetune.batches import Batches
-from onnxprune.finetune.judge import Judge, quick_form
+from onnxprune.finetune.judge import NOISE, PIECES, SURE, Judge, Losses, quick_form
 from onnxprune.finetune.losses import Loss
 from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.world import World
@@ -35,8 +36,58 @@ def batches(*rows: int) -> Batches:
 
 def test_the_mean_is_over_rows() -> None:
     judge = Judge(TorchView(parse(TEXT, {"w": W})), LOSS, World())
-    assert judge.mean(batches(3)) == pytest.approx(3, rel=1e-5)
-    assert judge.mean(batches(1, 3)) == pytest.approx((1 * 1 + 3 * 3) / 4, rel=1e-5)
+    assert judge.losses(batches(3)).mean == pytest.approx(3, rel=1e-5)
+    assert judge.losses(batches(1, 3)).mean == pytest.approx((1 * 1 + 3 * 3) / 4, rel=1e-5)
+
+
+def test_samples_are_judged_in_pieces_of_few_rows() -> None:
+    text = "g (float[N, 8] x) => (float[N, 6] y) { y = MatMul(x, w) }"
+    x = np.repeat(np.arange(40, dtype=np.float32)[:, None], 8, 1)
+    data = Batches(range(1), lambda n: {"x": x}, lambda n: {"y": np.zeros((40, 6), np.float32)})
+    found = Judge(TorchView(parse(text, {"w": np.full((8, 6), 0.125, np.float32)})), LOSS, World()).losses(
+        data
+    )
+    assert len(found.values) >= PIECES and found.rows.sum() == 40
+    assert found.mean == pytest.approx(np.arange(40).mean(), rel=1e-5)
+    assert found.values[0] < 1 and found.values[-1] > 38
+
+
+def losses(values: NDArray[np.float64], rows: NDArray[np.float64] | None = None) -> Losses:
+    rows = np.ones(len(values)) if rows is None else rows
+    return Losses(values, rows, float(np.average(values, weights=rows)))
+
+
+def test_one_piece_that_got_worse_is_no_proof() -> None:
+    before = np.random.default_rng(0).random(16)
+    after = before * 0.99
+    after[3] += 1.0
+    assert losses(after).mean > losses(before).mean
+    assert not losses(after).worse_than(losses(before))
+    assert losses(before + 0.01).worse_than(losses(before))  # all of them are worse, by little
+    assert not losses(before - 0.01).worse_than(losses(before))
+    assert losses(after * np.nan).worse_than(losses(before))
+
+
+def test_pieces_count_by_their_rows() -> None:
+    before, rows = np.ones(8), np.array([100, 100, 100, 100, 1, 1, 1, 1.0])
+    after = np.array([1.1, 1.1, 1.1, 1.1, 0, 0, 0, 0])
+    assert losses(after, rows).worse_than(losses(before, rows))
+    assert not losses(after).worse_than(losses(before))
+
+
+def test_the_standard_error_is_the_one_of_a_paired_test() -> None:
+    random = np.random.default_rng(1)
+    before, step = random.random(12), random.normal(size=12)
+    t = step.mean() / (step.std(ddof=1) / np.sqrt(12))
+    shift = (SURE - t) * step.std(ddof=1) / np.sqrt(12)  # now it is SURE standard errors
+    assert losses(before + step + shift + 1e-9).worse_than(losses(before))
+    assert not losses(before + step + shift - 1e-9).worse_than(losses(before))
+
+
+def test_a_single_piece_may_be_worse_by_noise() -> None:
+    one = losses(np.ones(1))
+    assert not losses(np.array([1 + 0.9 * NOISE])).worse_than(one)
+    assert losses(np.array([1 + 1.1 * NOISE])).worse_than(one)
 
 
 def test_a_batch_has_a_gradient() -> None:

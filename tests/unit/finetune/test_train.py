@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from onnxprune.errors import ModelError
 from onnxprune.finetune.batches import Batches
 from onnxprune.finetune.checkpoint import Checkpoint
+from onnxprune.finetune.judge import Losses
 from onnxprune.finetune.losses import Loss
 from onnxprune.finetune.rates import RATES
 from onnxprune.finetune.train import EVALUATIONS, Trainer
@@ -39,6 +41,14 @@ def batches(seed: int, count: int = 4, scale: float = 1.0) -> Batches:
     x = [rng.normal(size=(16, 8)).astype(np.float32) for _ in range(count)]
     y = [{"y": (scale * (rows @ target) + 1).astype(np.float32)} for rows in x]
     return Batches(range(count), lambda n: {"x": x[n]}, y.__getitem__, size=8)
+
+
+def single(loss: float) -> Losses:
+    return Losses(np.array([loss]), np.ones(1), loss)
+
+
+def pieces(values: NDArray[np.float64]) -> Losses:
+    return Losses(values, np.ones(len(values)), float(values.mean()))
 
 
 def trainer(view: TorchView, settings: Settings, **options: object) -> Trainer:
@@ -80,6 +90,17 @@ def test_diverging_training_leaves_the_weights_as_they_were() -> None:
     assert found.steps < 200  # it stops by itself
     assert found.after == found.before
     assert torch.equal(view.weights["w"].detach(), before)
+
+
+def test_the_last_weights_are_kept_unless_they_are_surely_worse() -> None:
+    calm = np.linspace(1, 2, 16)
+    one_worse, all_worse = calm.copy(), calm + 0.1
+    one_worse[5] += 3
+    for last, best in ((one_worse, 8), (all_worse, 4)):
+        found = trainer(TorchView(student()), Settings(steps=8, lr=1e-6))
+        seen = iter([calm * 1.5, *[calm * 1.2] * 3, calm, *[calm * 1.2] * 3, last])
+        found.judge.losses = lambda batches, seen=seen: pieces(next(seen))  # type: ignore[method-assign, misc]
+        assert found.run().best == best
 
 
 def test_a_loss_that_is_no_number_is_refused() -> None:
@@ -152,7 +173,7 @@ def test_a_trial_that_diverges_is_no_failure() -> None:
     view = TorchView(student())
     odd = trainer(view, Settings(steps=40))
     losses = iter([1.0, float("nan"), 0.5, 0.7])
-    odd.judge.mean = lambda batches: next(losses, 0.4)  # type: ignore[method-assign, assignment]
+    odd.judge.losses = lambda batches: single(next(losses, 0.4))  # type: ignore[method-assign]
     found = odd.run()
     assert found.lr == RATES[1]  # the middle one was no number, the next lower one the best
 
@@ -193,6 +214,7 @@ TWO = """
 import sys
 import numpy as np
 from onnxprune.finetune.batches import Batches
+from onnxprune.finetune.judge import Losses
 from onnxprune.finetune.losses import Loss
 from onnxprune.finetune.train import Trainer
 from onnxprune.finetune.trained import Settings
