@@ -43,8 +43,8 @@ class Losses:
         A loss of few samples may be that of the one or two that a model is least sure of. The differences of
         pairs show it: here their mean is compared with its standard error.
         """
-        if not math.isfinite(self.mean):
-            return True
+        if not (math.isfinite(self.mean) and math.isfinite(other.mean)):
+            return math.isfinite(other.mean)
         share, count = self.rows / self.rows.sum(), len(self.values)
         difference = self.values - other.values
         mean = float((share * difference).sum())
@@ -52,6 +52,9 @@ class Losses:
             return mean > NOISE * other.mean
         error = math.sqrt(float((share**2 * (difference - mean) ** 2).sum()) * count / (count - 1))
         return mean > SURE * error
+
+
+NOTHING = Losses(np.zeros(0), np.zeros(0), math.inf)  # where nothing was measured
 
 
 class Judge:

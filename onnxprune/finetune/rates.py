@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 WARMUP = 0.1  # share of the cycle in which the learning rate rises
 LOWEST = 0.01  # of the learning rate, at both ends of the cycle
@@ -35,20 +38,30 @@ def trial_steps(steps: int, affordable: float = math.inf) -> int:
     return max(SHORTEST_TRIAL, round(min(wanted, affordable)))
 
 
-def lowest(rates: Sequence[float], outcome: Callable[[float], float]) -> float:
-    """Return the rate with the lowest outcome, walking from the middle while it gets better."""
-    middle = len(rates) // 2
-    found = {middle: outcome(rates[middle])}
+def best_rate(rates: Sequence[float], outcome: Callable[[float], T], worse: Callable[[T, T], bool]) -> float:
+    """Return the rate in the middle, or the last of those beside it that are each surely better.
+
+    Short trials make low rates look good: what a high rate disturbs at first, it mends later. Trials of 80
+    steps of an OCR model ended at a held-out loss of 0.101 with 1e-4 and 0.116 with 3e-4, runs of 800 at 0.107
+    and 0.092. So another rate has to show more than the scatter of the samples.
+
+    Args:
+        rates: in order.
+        outcome: of a trial of a rate.
+        worse: whether the first outcome is surely worse than the second.
+    """
+    position = len(rates) // 2
+    found = outcome(rates[position])
     for direction in (-1, 1):
-        position = middle + direction
-        while 0 <= position < len(rates):
-            found[position] = outcome(rates[position])
-            if found[position] > found[position - direction]:
+        moved = False
+        while 0 <= position + direction < len(rates):
+            other = outcome(rates[position + direction])
+            if not worse(found, other):
                 break
-            position += direction
-        if min(found, key=found.__getitem__) != middle:
+            position, found, moved = position + direction, other, True
+        if moved:
             break
-    return rates[min(found, key=found.__getitem__)]
+    return rates[position]
 
 
 def learning_scales(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, float]:

@@ -16,9 +16,9 @@ from onnxprune.errors import ModelError
 from onnxprune.finetune.adam import Adam
 from onnxprune.finetune.batches import Batches, Tensors
 from onnxprune.finetune.checkpoint import Checkpoint
-from onnxprune.finetune.judge import Judge, Losses, quick_form
+from onnxprune.finetune.judge import NOTHING, Judge, Losses, quick_form
 from onnxprune.finetune.losses import Loss
-from onnxprune.finetune.rates import RATES, cycle, learning_scales, lowest, trial_steps
+from onnxprune.finetune.rates import RATES, best_rate, cycle, learning_scales, trial_steps
 from onnxprune.finetune.trained import Settings, Trained
 from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.world import World
@@ -74,7 +74,7 @@ class Trainer:
         self.optimizer = Adam(self.weights, BETAS)
         self.lr = settings.lr or 0.0
         self.found = Trained()
-        self.best = Losses(np.zeros(0), np.zeros(0), math.inf)  # of what is kept
+        self.best = NOTHING  # of what is kept
         self.kept = {name: weight.detach().clone() for name, weight in self.weights.items()}
         self.norm = 0.0  # running mean of the gradient's norm
         self.random = np.random.default_rng(settings.seed)
@@ -151,7 +151,7 @@ class Trainer:
         self.units, self.norm = [], 0.0
 
     def _best_rate(self) -> float:
-        """Return the rate whose short trial, a whole cycle, ends with the lowest loss; undo the trials."""
+        """Return the rate that short trials, each a whole cycle, speak for; undo the trials."""
         start = {name: weight.detach().clone() for name, weight in self.weights.items()}
 
         def undo() -> None:
@@ -163,22 +163,21 @@ class Trainer:
         steps = trial_steps(self.settings.steps, self._affordable())
         undo()
 
-        def outcome(rate: float) -> float:
+        def outcome(rate: float) -> Losses:
             self._restart()
             self.lr = rate
             for step in range(steps):
                 if self._late():
-                    return math.inf  # the rate in the middle is taken if none was tried in time
+                    return NOTHING  # the rate in the middle is taken if none was tried in time
                 self._step((step + 0.5) / steps)
-            loss = self._held_out().mean
-            return loss if math.isfinite(loss) else math.inf
+            return self._held_out()
 
-        def undone(rate: float) -> float:
-            loss = outcome(rate)
+        def undone(rate: float) -> Losses:
+            losses = outcome(rate)
             undo()
-            return loss
+            return losses
 
-        found = lowest(RATES, undone)
+        found = best_rate(RATES, undone, self._worse)
         self._restart()
         return found
 
@@ -252,6 +251,10 @@ class Trainer:
         """Return the losses on the held-out batches (on the training ones when there are none)."""
         return self.judge.losses(self.held_out or self.train)
 
+    def _worse(self, held: Losses, other: Losses) -> bool:
+        """Whether ``held`` is surely worse, in the first process's eyes: all must go the same way."""
+        return bool(self.world.agreed(float(held.worse_than(other))))
+
     def _keep(self, held: Losses, *, last: bool) -> None:
         """Keep the weights if their held-out loss is the lowest; the last ones unless they are surely worse.
 
@@ -259,8 +262,7 @@ class Trainer:
         of an OCR model the accuracy on other lines rose to the last step, the held-out loss went up and down
         by a fifth.
         """
-        worse = held.worse_than(self.best) if last else not held.mean < self.best.mean
-        if self.world.agreed(float(worse)):
+        if self._worse(held, self.best) if last else not held.mean < self.best.mean:
             return
         self.best = held
         self.found.best, self.found.after = self.found.steps, held.mean

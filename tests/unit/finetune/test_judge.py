@@ -65,7 +65,9 @@ def test_one_piece_that_got_worse_is_no_proof() -> None:
     assert not losses(after).worse_than(losses(before))
     assert losses(before + 0.01).worse_than(losses(before))  # all of them are worse, by little
     assert not losses(before - 0.01).worse_than(losses(before))
-    assert losses(after * np.nan).worse_than(losses(before))
+    nothing = losses(after * np.nan)
+    assert nothing.worse_than(losses(before))
+    assert not losses(before).worse_than(nothing) and not nothing.worse_than(nothing)
 
 
 def test_pieces_count_by_their_rows() -> None:
