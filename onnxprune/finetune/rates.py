@@ -13,7 +13,9 @@ T = TypeVar("T")
 
 WARMUP = 0.1  # share of the cycle in which the learning rate rises
 LOWEST = 0.01  # of the learning rate, at both ends of the cycle
-RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)  # tried from the middle on, towards the better side
+# No lower ones: of an OCR model 80 steps with 1e-4 look better than with 3e-4, 800 make 96.5 % of it, not 97.1 %
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+FIRST = 1e-3  # to be tried
 TRIAL = 0.1  # of the steps, for each
 # CIFAR ResNet-20, held-out loss 0.551 before: after 100 steps the lowest rate looks best (0.553 against 0.560
 # of 1e-3), after 300 the one that is best after 3,000 (0.554 against 0.517)
@@ -38,8 +40,10 @@ def trial_steps(steps: int, affordable: float = math.inf) -> int:
     return max(SHORTEST_TRIAL, round(min(wanted, affordable)))
 
 
-def best_rate(rates: Sequence[float], outcome: Callable[[float], T], worse: Callable[[T, T], bool]) -> float:
-    """Return the rate in the middle, or the last of those beside it that are each surely better.
+def best_rate(
+    rates: Sequence[float], first: float, outcome: Callable[[float], T], worse: Callable[[T, T], bool]
+) -> float:
+    """Return the first rate, or the last of those beside it that are each surely better.
 
     Short trials make low rates look good: what a high rate disturbs at first, it mends later. Trials of 80
     steps of an OCR model ended at a held-out loss of 0.101 with 1e-4 and 0.112 with 3e-4, runs of 800 at
@@ -47,10 +51,11 @@ def best_rate(rates: Sequence[float], outcome: Callable[[float], T], worse: Call
 
     Args:
         rates: in order.
+        first: where to begin.
         outcome: of a trial of a rate.
         worse: whether the first outcome is surely worse than the second.
     """
-    position = len(rates) // 2
+    position = rates.index(first)
     found = outcome(rates[position])
     for direction in (-1, 1):
         moved = False
