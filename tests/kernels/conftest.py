@@ -19,6 +19,7 @@ from onnxprune.errors import ResourceError
 from onnxprune.storage import FORMS
 from onnxprune.storage.functions import set_attributes
 from onnxprune.storage.sparse_functions import SparseOp, make_sparse_function
+from tests.kernels.emulated import compiled
 
 HERE = Path(__file__).parent
 Dims = Sequence[int | str] | None
@@ -64,6 +65,12 @@ def host_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = ["-std=c++17", "-O2", "-fPIC", "-shared", f"-I{HERE.parent.parent / 'ort_ops'}"]
     subprocess.run([compiler, *flags, str(HERE / "cuda_on_host.cpp"), "-o", str(made)], check=True)
     return made
+
+
+@pytest.fixture(scope="session")
+def emulator_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CUDA kernels compiled for the host (half a minute, so for slow tests)."""
+    return compiled(tmp_path_factory.mktemp("emulator"))
 
 
 @pytest.fixture(scope="session")
