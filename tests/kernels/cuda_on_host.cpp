@@ -269,7 +269,10 @@ const char* run(const void* opaque, const OnnxpruneCudaRun* run) {
 
 EXPORT int32_t onnxprune_cuda_abi() { return ONNXPRUNE_CUDA_ABI; }
 EXPORT const OnnxpruneCudaOp* onnxprune_cuda_op(int32_t i) { return i >= 0 && i < 5 ? &ops[i] : nullptr; }
-EXPORT const char* onnxprune_cuda_info() { return "{\"compiler\": \"the host's\", \"devices\": []}"; }
+EXPORT const char* onnxprune_cuda_info() {
+  return "{\"compiler\": \"the host's\", \"devices\": [], "
+         "\"cusparselt\": {\"library\": \"\", \"version\": \"\", \"problem\": \"the host has none\"}}";
+}
 EXPORT const char* onnxprune_cuda_problem() { return nullptr; }
 
 // As in cuda/measure.cu, without a device

@@ -54,6 +54,7 @@ static_assert(fits<Handle>() && fits<Matrix>() && fits<Matmul>() && fits<Algorit
 std::map<std::string, int> calls, failing;
 int alive = 0;
 size_t workspace_bytes = 1000;
+int skew = 0;  // fours of columns of W that are left out
 
 int refuse(const char* what) {
   std::fprintf(stderr, "cusparselt_on_host: %s\n", what);
@@ -118,7 +119,7 @@ int multiply(const Handle* handle, const Plan* plan, const void* alpha, const vo
   for (int64_t n = 0; n < m.a->rows; ++n)
     for (int64_t row = 0; row < m.d->cols; ++row) {
       float sum = m.bias ? widen(static_cast<const uint16_t*>(m.bias)[n], type) : 0.f;
-      for (int64_t q = 0; q < m.a->cols / 4; ++q) {
+      for (int64_t q = skew; q < m.a->cols / 4; ++q) {
         const int64_t quad = n * m.a->cols / 4 + q;
         for (int i = 0; i < 2; ++i)  // op(B) is B transposed
           sum += widen(values[2 * quad + i], type) *
@@ -282,5 +283,6 @@ EXPORT int cusparseLtSpMMACompress2(const Handle*, const Matrix* matrix, int is_
 EXPORT void on_host_reset() { calls.clear(), failing.clear(), workspace_bytes = 1000; }
 EXPORT void on_host_fail(const char* name, int status) { failing[name] = status; }
 EXPORT void on_host_workspace(size_t bytes) { workspace_bytes = bytes; }
+EXPORT void on_host_skew(int fours) { skew = fours; }
 EXPORT int on_host_calls(const char* name) { return calls[name]; }
 EXPORT int on_host_alive() { return alive; }

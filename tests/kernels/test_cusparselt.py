@@ -6,6 +6,7 @@ version and header are compared with what we declare.
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import ml_dtypes
@@ -293,6 +295,18 @@ def test_who_asks_for_it_gets_it_or_the_reason(
         else:
             np.testing.assert_allclose(kernels.run(asked, x), x @ weight.T, rtol=5e-3, atol=2e-2)
         kernels.run(asked, x[:-1])
+
+
+def test_gpu_check_sees_it_and_sees_mistakes(op: Op, gpu_check: ModuleType) -> None:
+    check = gpu_check.Check(argparse.Namespace(quick=True), op.kernels)
+    gpu_check.many(check)
+    assert [state for *_, state in check.lines] == ["ok"] * 3, check.lines
+    assert op.calls("Matmul") == 2 * 2 * 2
+    op.library.on_host_reset()
+    op.library.on_host_skew(1)
+    gpu_check.many(check)
+    assert [state for *_, state in check.lines[3:]] == ["ok", "FAILED", "FAILED"]
+    op.library.on_host_skew(0)
 
 
 def found(library: Path, before: str = "pass", **environment: str) -> dict[str, str]:

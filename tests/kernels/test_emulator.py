@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import importlib.util
 import os
 import subprocess
 import sys
@@ -86,16 +85,6 @@ def test_dense_weights(kernels: CudaKernels) -> None:
     for name in ("bitmap-tile", "bitmap-tile-int8", "delta"):
         for m in (1, 17):
             assert error_of(kernels, DeviceWeight.of(LAYOUTS[name], weight), m, "", False) < 2e-3, name
-
-
-@pytest.fixture(scope="module")
-def gpu_check() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_check", ROOT / "scripts" / "gpu_check.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_check"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_broken_indices_are_refused(kernels: CudaKernels, gpu_check: ModuleType) -> None:
