@@ -64,6 +64,7 @@ int refuse(const char* what) {
 // Counts the call; the status that a test wants of it
 int enter(const char* name) {
   ++calls[name];
+  if (std::getenv("CUSPARSELT_ON_HOST_TRACE")) std::fprintf(stderr, "cuSPARSELt: %s\n", name);
   const auto found = failing.find(name);
   return found == failing.end() ? kSuccess : found->second;
 }

@@ -7,6 +7,7 @@ version and header are compared with what we declare.
 from __future__ import annotations
 
 import argparse
+import base64
 import ctypes
 import json
 import os
@@ -15,6 +16,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,12 +24,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from onnxprune.kernels import cuda
 from onnxprune.kernels.cuda import CudaKernels, DeviceWeight
 from onnxprune.kernels.tune import random_weight
 from onnxprune.storage.device import LAYOUTS
 from onnxprune.storage.reference import ACTIVATIONS
+from tests.kernels.device_nodes import model_of
 from tests.kernels.emulated import ROOT, compiler, headers
 
 pytestmark = pytest.mark.slow  # the emulator compiles for half a minute
@@ -182,11 +186,12 @@ def test_a_plan_for_each_number_of_rows(op: Op) -> None:
 def test_plans_are_bounded(op: Op) -> None:
     """The one that was not used for longest goes, but none that a graph holds."""
     plan = op.plan()
-    for i in range(16):
-        assert plan.run(MANY + 8 * i) == ""
+    assert plan.run(MANY) == ""
     op.emulator.onnxprune_emulator_capture(1)
     assert plan.run(MANY) == ""
     op.emulator.onnxprune_emulator_capture(0)
+    for i in range(1, 16):
+        assert plan.run(MANY + 8 * i) == ""
     made = op.calls("MatmulDescriptorInit")
     assert plan.run(400) == plan.run(MANY) == "" and op.calls("MatmulDescriptorInit") == made + 1
     assert plan.run(MANY + 8) == "" and op.calls("MatmulDescriptorInit") == made + 2  # had to go for 400
@@ -297,6 +302,52 @@ def test_who_asks_for_it_gets_it_or_the_reason(
         kernels.run(asked, x[:-1])
 
 
+def test_threads(op: Op) -> None:
+    """Runs of one node on several streams at once share its weight and nothing else."""
+    plan = op.plan()
+
+    def work(stream: int) -> set[str]:
+        return {plan.run(MANY + 8 * (i % 2), stream=stream) for i in range(10)}
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(4))) == [{""}] * 4
+    assert (op.calls("SpMMACompress2"), op.calls("MatmulDescriptorInit")) == (1, 8)
+    plan.close()
+
+
+def through_onnxruntime(
+    ops_library: Path, cuda: Path, stand_in: Path, rows: int, many: int | None
+) -> tuple[Any, list[str]]:
+    """Largest error of a node with so many rows of X, and which functions of cuSPARSELt were called."""
+    weight = random_weight(LAYOUTS["nm-tile"], (ROWS, COLS), 0.5)
+    x = np.random.default_rng(3).standard_normal((rows // 2, 2, COLS)).astype(np.float16)
+    model = model_of("nm-tile", weight, "Gelu", many)
+    item = {"model": base64.b64encode(model.SerializeToString()).decode(), "x": x.tolist(), "bfloat16": False}
+    names = {"ONNXPRUNE_CUDA": str(cuda), VARIABLE: str(stand_in), "CUSPARSELT_ON_HOST_TRACE": "1"}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "device_models.py"), str(ops_library), "cuda"],
+        input=json.dumps([item]), env=os.environ | names, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    (result,) = json.loads(done.stdout)
+    assert "error" not in result and result["kept"] == ["NMTileMatMulGelu"], result
+    bias = numpy_helper.to_array(model.graph.initializer[-1]).astype(np.float64)
+    product = x.reshape(rows, COLS).astype(np.float64) @ weight.astype(np.float64).T + bias
+    error = np.abs(np.reshape(result["y"], (rows, ROWS)) - ACTIVATIONS["Gelu"](product)).max()
+    return error / np.abs(product).max(), re.findall(r"cuSPARSELt: (\w+)", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("rows", "many", "used"),
+    [(80, 64, True), (80, 96, False), (80, 0, False), (80, None, False), (2048, None, True)],
+)
+def test_through_onnxruntime(
+    ops_library: Path, emulator_library: Path, stand_in: Path, rows: int, many: int | None, used: bool
+) -> None:
+    """The attribute decides, and 2048 where there is none."""
+    error, calls = through_onnxruntime(ops_library, emulator_library, stand_in, rows, many)
+    assert error < LIMIT[np.float16] and calls.count("Matmul") == int(used)
+
+
 def test_gpu_check_sees_it_and_sees_mistakes(op: Op, gpu_check: ModuleType) -> None:
     check = gpu_check.Check(argparse.Namespace(quick=True), op.kernels)
     gpu_check.many(check)
@@ -372,6 +423,19 @@ def test_the_real_library_has_what_is_used(emulator_library: Path, real: Path) -
 
 def header_of(real: Path) -> str:
     return (real / "include" / "cusparseLt.h").read_text(encoding="utf8")
+
+
+def test_the_real_library_without_a_gpu(
+    emulator_library: Path, stand_in: Path, real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses to start, and the own kernel multiplies."""
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("there may be a GPU, which would be given the host's memory")
+    monkeypatch.setenv(VARIABLE, str(real / "lib" / NAME))
+    op = Op(shutil.copy(emulator_library, tmp_path / "emulator.so"), stand_in)
+    plan = op.plan()
+    assert plan.run(MANY).startswith("cuSPARSELt fails to start: status 1")
+    plan.close()
 
 
 # cuSPARSE's own header is in another wheel; these are its numbers
