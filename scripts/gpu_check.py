@@ -36,7 +36,7 @@ import numpy as np
 from onnxprune import cudabuild, cusparselt, ops
 from onnxprune.errors import OnnxPruneError
 from onnxprune.kernels.cuda import CudaKernels, DeviceWeight
-from onnxprune.kernels.tune import CASES, Case, default_cublas, random_weight, tune
+from onnxprune.kernels.tune import CASES, NOT_MEASURED, Case, default_cublas, random_weight, tune
 from onnxprune.storage.device import LAYOUTS
 from onnxprune.storage.reference import ACTIVATIONS
 
@@ -274,6 +274,9 @@ def speed(check: Check) -> None:
     check.say("speed", "copy within the device", f"{table.bandwidth:.0f} GB/s", "")
     if missing := check.kernels.cusparselt["problem"]:
         check.say("speed", "nm-tile-cusparselt", f"{missing}; {cusparselt.WHEEL}", "missing")
+    _, failed, reasons = table.about.partition(NOT_MEASURED)
+    if failed:
+        check.say("speed", "nm-tile-cusparselt", reasons, "FAILED")
     for e in table.entries:
         bound_ms = e.bytes / (table.bandwidth * 1e6)
         text = f"{e.ms * 1000:8.1f} us, dense {e.dense_ms * 1000:8.1f} us: {e.gain:5.2f}x"

@@ -17,7 +17,7 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxprune import ops
-from onnxprune.errors import ResourceError, UsageError
+from onnxprune.errors import ModelError, ResourceError, UsageError
 from onnxprune.kernels.cuda import CudaKernels, DeviceWeight
 from onnxprune.kernels.devicetable import CUSPARSELT, DeviceTable, Measured
 from onnxprune.progress import NullProgress, Progress
@@ -28,6 +28,7 @@ from onnxprune.storage.form import Array
 SHAPES = ((768, 768), (3072, 768), (768, 3072), (4096, 4096), (11008, 4096), (4096, 11008))
 FEW, MANY = (1, 4, 8, 16, 32), (64, 512, 2048)  # rows of X
 LARGE = (512, 1024, 2048, 4096, 8192)
+NOT_MEASURED = "cuSPARSELt not measured with "  # in a table's ``about``, before weights and reasons
 _TOOLKIT = Path("/usr/local/cuda/lib64")
 _CACHES = 8  # how many L2 caches the copies of a weight fill
 
@@ -108,23 +109,36 @@ def tune(
         rows: only these numbers of rows, where given.
         cublas: path of cuBLAS; default what the system finds.
         progress: told about each weight.
+
+    Returns:
+        The table; where cuSPARSELt fails, its ``about`` says why.
+
+    Raises:
+        ModelError: when a kernel of ours fails.
     """
     progress = progress or NullProgress()
     device, missing = kernels.info["devices"][0], kernels.cusparselt["problem"]
     cases = [case for case in cases if not (case.cusparselt and missing)]
     total = _CACHES * int(device["l2_bytes"])
     progress.stage("measuring CUDA kernels", len(shapes) * sum(len(case.densities) for case in cases))
-    entries = []
+    entries, failures = [], list[str]()
     for shape in shapes:
         wanted = sorted({m for case in cases for m in case.rows if rows is None or m in rows})
         dense = dict(zip(wanted, _dense(kernels, shape, wanted, total, cublas), strict=True))
         for case in cases:
             counts = [m for m in case.rows if m in dense]
             for density in case.densities:
-                entries += _measured(kernels, case, shape, density, counts, dense, total)
+                try:
+                    entries += _measured(kernels, case, shape, density, counts, dense, total)
+                except ModelError as error:
+                    if not case.cusparselt:
+                        raise
+                    failures.append(f"{shape[0]}x{shape[1]}: {error}")  # another's library, which may refuse
                 progress.advance()
     about = f"driver {kernels.info['driver']}, {kernels.info['compiler']}, "
     about += f"cuSPARSELt {kernels.cusparselt['version']}" if not missing else f"no cuSPARSELt: {missing}"
+    if failures:
+        about += f"; {NOT_MEASURED}{'; '.join(failures)}"
     return DeviceTable(str(device["name"]), about, kernels.bandwidth(), tuple(entries))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxprune import ops
-from onnxprune.errors import ResourceError, UsageError
+from onnxprune.errors import ModelError, ResourceError, UsageError
 from onnxprune.kernels import tune as module
 from onnxprune.kernels.cuda import DeviceWeight
 from onnxprune.kernels.devicetable import CUSPARSELT
@@ -65,6 +65,24 @@ def test_cusparselt_is_measured_beside_our_own_kernel(monkeypatch: pytest.Monkey
     table = tune(Kernels(), shapes=[(256, 256)], cases=cases)  # type: ignore[arg-type]
     assert {e.layout for e in table.entries} == {"nm-tile"}
     assert table.about.endswith("no cuSPARSELt: it is not there")
+
+
+def test_where_cusparselt_fails_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Kernels.time
+
+    def time(kernels: Kernels, weight: DeviceWeight, rows: Sequence[int], **options: Any) -> list[float]:
+        if weight.many_rows == failing:
+            raise ModelError("out of memory")
+        return measured(kernels, weight, rows, **options)
+
+    monkeypatch.setattr(Kernels, "time", time)
+    cases, failing = [case for case in CASES if case.layout == "nm-tile"], 1
+    table = tune(Kernels(), shapes=[(256, 256)], cases=cases)  # type: ignore[arg-type]
+    assert {e.layout for e in table.entries} == {"nm-tile"}
+    assert table.about.endswith("cuSPARSELt not measured with 256x256: out of memory")
+    failing = 0
+    with pytest.raises(ModelError):
+        tune(Kernels(), shapes=[(256, 256)], cases=cases)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
