@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnxprune
-from onnxprune import cudabuild, machine
+from onnxprune import cudabuild, cusparselt, machine
 from onnxprune.errors import ResourceError
 
 VARIABLE = "ONNXPRUNE_OPS"
@@ -56,6 +56,8 @@ class CudaInfo:
         compiler: what the library was compiled with.
         devices: name and compute capability of each GPU.
         nvcc: path of the compiler that ``ops build --cuda`` would use, empty when there is none.
+        cusparselt: version and path of the library for 2:4 and many rows, empty when it cannot be used.
+        cusparselt_problem: why it cannot be used.
     """
 
     library: str = ""
@@ -64,6 +66,8 @@ class CudaInfo:
     compiler: str = ""
     devices: tuple[str, ...] = ()
     nvcc: str = ""
+    cusparselt: str = ""
+    cusparselt_problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -225,6 +229,7 @@ def _cuda_info(described: object) -> CudaInfo:
     problem = str(found.get("problem", "the library is not there" if not found else ""))
     if problem.endswith("is not there"):
         problem += "; onnxprune ops build --cuda makes it"
+    usable, lacking = _cusparselt(about.get("cusparselt") if isinstance(about, dict) else None)
     return CudaInfo(
         library=str(found.get("library", "")),
         problem=problem,
@@ -232,7 +237,19 @@ def _cuda_info(described: object) -> CudaInfo:
         compiler=str(about.get("compiler", "")) if isinstance(about, dict) else "",
         devices=tuple(f"{d.get('name')} ({d.get('capability')})" for d in devices),
         nvcc=nvcc,
+        cusparselt=usable,
+        cusparselt_problem=lacking,
     )
+
+
+def _cusparselt(described: object) -> tuple[str, str]:
+    """Return what the CUDA kernels found of cuSPARSELt, and why they cannot use it."""
+    if not isinstance(described, dict):
+        return "", "the CUDA kernels look for it, and they are not there"
+    problem = str(described.get("problem", ""))
+    if problem and not described.get("library") and not cusparselt.chosen():
+        problem += f"; {cusparselt.WHEEL}"
+    return "" if problem else f"{described.get('version')} ({described.get('library')})", problem
 
 
 def _compiler() -> list[str]:
@@ -314,6 +331,8 @@ def _describe(library: Path) -> dict[str, object]:
 def info() -> OpsInfo:
     """Look at the library that is in use; never raises for want of one."""
     path, problem, found = library_path(), "", dict[str, object]()
+    if cuda_path() is not None:
+        cusparselt.load()
     if path is None:
         problem = absence()
     else:

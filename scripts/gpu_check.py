@@ -1,12 +1,13 @@
 """Check and measure the CUDA kernels on this machine's GPU, and print one table.
 
-    scripts/gpu_check [--dry-run] [--only build,correct,refuse,sanitize,speed,runtime] [--arch 90]
+    scripts/gpu_check [--dry-run] [--only build,correct,refuse,sanitize,many,speed,runtime] [--arch 90]
                       [--quick] [--cublas PATH] [--table FILE]
 
 build     both libraries, if they are not there; registers and spills of every kernel
 correct   every kernel against float64: odd shapes, both types, all activations, poisoned outputs
 refuse    weights whose indices are wrong are refused when a plan is made
 sanitize  a part of that again under compute-sanitizer, if it is found
+many      2:4 with many rows of X, by cuSPARSELt, as in ``correct``
 speed     every kernel against cuBLAS in a CUDA graph that takes weights in turns from 8 times the L2 cache,
           and the share of the time that reading the weight once takes at the speed of a copy
 runtime   through onnxruntime-gpu without fallback to the CPU: our kernel ran, IO binding, CUDA graph, a model
@@ -25,23 +26,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from onnxprune import cudabuild, ops
+from onnxprune import cudabuild, cusparselt, ops
 from onnxprune.errors import OnnxPruneError
 from onnxprune.kernels.cuda import CudaKernels, DeviceWeight
-from onnxprune.kernels.tune import CASES, Case, default_cublas, random_weight, tune
+from onnxprune.kernels.tune import CASES, NOT_MEASURED, Case, default_cublas, random_weight, tune
 from onnxprune.storage.device import LAYOUTS
 from onnxprune.storage.reference import ACTIVATIONS
 
-STEPS = ("build", "correct", "refuse", "sanitize", "speed", "runtime")
+STEPS = ("build", "correct", "refuse", "sanitize", "many", "speed", "runtime")
 SHAPES = ((16, 128), (1, 1), (17, 129), (7, 1000), (100, 333), (513, 777), (1024, 4096), (300, 8192))
 ROWS = (1, 2, 3, 8, 9, 16, 17, 31, 32, 33, 64, 65, 129, 300)
+MANY_SHAPES, MANY_ROWS = ((16, 16), (48, 160), (1024, 4096), (4096, 1024)), (8, 65, 512, 2051)
 LIMIT = {np.dtype(np.float16): 2e-3, np.dtype(ml_dtypes.bfloat16): 1.6e-2}  # of the largest output
 SANITIZER_SECONDS = 100  # for each of its tools
 
@@ -84,7 +86,8 @@ def build(check: Check) -> None:
         library = ops.build(cuda=True, targets=targets(check.options.arch))
     path = ops.cuda_path()
     assert path is not None
-    uses = [use for use in cudabuild.usage(path) if not use.kernel.startswith(("check", "fill"))]
+    helpers = ("check", "fill", "unpack", "activate")
+    uses = [use for use in cudabuild.usage(path) if not use.kernel.startswith(helpers)]
     spilled = [use for use in uses if use.spill_bytes or use.stack_bytes]
     most = max((use.registers for use in uses), default=0)
     check.say("build", "libraries", f"{library.parent}, {time.perf_counter() - begin:.0f} s")
@@ -104,6 +107,27 @@ def build(check: Check) -> None:
             f"{device['name']}, {device['capability']}, {device['processors']} SMs, driver {about['driver']}"
         )
         check.say("build", "device", text)
+
+
+def error_of(
+    check: Check, packed: DeviceWeight, dense: np.ndarray, x: np.ndarray, count: int
+) -> tuple[str, float]:
+    """The activation of run number ``count``, and its largest error, over the largest product in float64.
+
+    ``dense`` (N, K) is the weight; every third run has no bias, every second is a CUDA graph's.
+    """
+    assert check.kernels is not None
+    activation = ("", *ACTIVATIONS, "Clip")[count % (len(ACTIVATIONS) + 2)]
+    bias = np.random.default_rng(count).standard_normal(len(dense)).astype(x.dtype) if count % 3 else None
+    found = check.kernels.run(
+        packed, x, bias=bias, activation=activation, limits=(-0.5, 0.75), graph=count % 2 == 1
+    ).astype(np.float64)
+    product = x.astype(np.float64) @ dense.T + (0 if bias is None else bias.astype(np.float64))
+    wanted = np.clip(product, -0.5, 0.75) if activation == "Clip" else product
+    if activation in ACTIVATIONS:
+        wanted = ACTIVATIONS[activation](product)
+    error = float(np.abs(found - wanted).max() / max(float(np.abs(product).max()), 1e-3))
+    return activation, error if error == error else np.inf
 
 
 def cases(quick: bool) -> Iterator[tuple[str, tuple[int, int], Any, int]]:
@@ -137,20 +161,11 @@ def correct(check: Check) -> None:
                 layout.decode(packed.tensors, shape, kind, name).astype(np.float64),
             )
         packed, dense = held[1], held[2]
-        activation = ("", *ACTIVATIONS, "Clip")[count % (len(ACTIVATIONS) + 2)]
         x = rng.standard_normal((m, shape[1])).astype(dtype)
-        bias = rng.standard_normal(shape[0]).astype(dtype) if count % 3 else None
-        found = check.kernels.run(
-            packed, x, bias=bias, activation=activation, limits=(-0.5, 0.75), graph=count % 2 == 1
-        ).astype(np.float64)
-        product = x.astype(np.float64) @ dense.T + (0 if bias is None else bias.astype(np.float64))
-        wanted = np.clip(product, -0.5, 0.75) if activation == "Clip" else product
-        if activation in ACTIVATIONS:
-            wanted = ACTIVATIONS[activation](product)
-        error = float(np.abs(found - wanted).max() / max(float(np.abs(product).max()), 1e-3))
+        activation, error = error_of(check, packed, dense, x, count)
         count += 1
         key = f"{name} {np.dtype(dtype).name}"
-        worst[key] = max(worst.get(key, 0.0), error if error == error else np.inf)
+        worst[key] = max(worst.get(key, 0.0), error)
         if not error <= LIMIT[np.dtype(dtype)]:
             check.say(
                 "correct", f"{key} {shape} M={m} {activation or 'plain'}", f"off by {error:.3g}", "FAILED"
@@ -221,22 +236,53 @@ def sanitize(check: Check) -> None:
             print("\n".join(errors[:40]))
 
 
+def many(check: Check) -> None:
+    """2:4 by cuSPARSELt against float64; rows that are no multiple of eight end with our own kernel."""
+    assert check.kernels is not None
+    about = check.kernels.cusparselt
+    if about["problem"]:
+        check.say("many", "cuSPARSELt", f"{about['problem']}; {cusparselt.WHEEL}", "missing")
+        return
+    check.say("many", "cuSPARSELt", f"{about['version']} ({about['library']})")
+    layout, rng, count = LAYOUTS["nm-tile"], np.random.default_rng(0), 0
+    for dtype, limit in LIMIT.items():
+        worst = 0.0
+        for shape in MANY_SHAPES[:2] if check.options.quick else MANY_SHAPES:
+            weight = random_weight(layout, shape, 0.5).astype(dtype)
+            packed = DeviceWeight.of(layout, weight, many_rows=1)
+            for m in MANY_ROWS[:2] if check.options.quick else MANY_ROWS:
+                x = rng.standard_normal((m, shape[1])).astype(dtype)
+                worst = max(worst, error_of(check, packed, weight.astype(np.float64), x, count)[1])
+                count += 1
+        check.say(
+            "many",
+            dtype.name,
+            f"largest error {worst:.2g} of {limit:g}",
+            "ok" if worst <= limit else "FAILED",
+        )
+
+
 def speed(check: Check) -> None:
     """Against cuBLAS, and against the bytes that must be read."""
     assert check.kernels is not None
     shapes = ((4096, 4096),) if check.options.quick else ((4096, 4096), (11008, 4096), (1024, 1024))
     chosen: tuple[Case, ...] = CASES
     if check.options.quick:
-        chosen = tuple(Case(case.layout, case.densities[:2], case.rows[:2]) for case in CASES)
+        chosen = tuple(replace(case, densities=case.densities[:2], rows=case.rows[:2]) for case in CASES)
     cublas = check.options.cublas or default_cublas()
     table = tune(check.kernels, shapes=shapes, cases=chosen, cublas=cublas)
     check.say("speed", "copy within the device", f"{table.bandwidth:.0f} GB/s", "")
+    if missing := check.kernels.cusparselt["problem"]:
+        check.say("speed", "nm-tile-cusparselt", f"{missing}; {cusparselt.WHEEL}", "missing")
+    _, failed, reasons = table.about.partition(NOT_MEASURED)
+    if failed:
+        check.say("speed", "nm-tile-cusparselt", reasons, "FAILED")
     for e in table.entries:
         bound_ms = e.bytes / (table.bandwidth * 1e6)
         text = f"{e.ms * 1000:8.1f} us, dense {e.dense_ms * 1000:8.1f} us: {e.gain:5.2f}x"
         text += f", {100 * bound_ms / e.ms:3.0f} % of the byte bound" if e.m <= 32 else ""
         check.say(
-            "speed", f"{e.layout:16} {e.rows}x{e.cols} {100 * (1 - e.density):2.0f} % M={e.m}", text, ""
+            "speed", f"{e.layout:18} {e.rows}x{e.cols} {100 * (1 - e.density):2.0f} % M={e.m}", text, ""
         )
     if check.options.table:
         table.save(Path(check.options.table))

@@ -145,7 +145,7 @@ def ops_build(force: bool, cuda: bool, arch: str, verbose: bool, as_json: bool, 
 @click.option(
     "--shape", "shapes", multiple=True, metavar="NxK", help="Outputs x inputs of a weight (repeatable)."
 )
-@click.option("--batch", "batches", callback=integers, metavar="M,M", help="Rows of X (default: 1 to 2048).")
+@click.option("--batch", "batches", callback=integers, metavar="M,M", help="Rows of X (default: 1 to 8192).")
 @click.option(
     "--cublas", default="", metavar="PATH", help="cuBLAS to measure against (default: what is found)."
 )

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune import cusparselt
 from onnxprune.errors import ModelError, ResourceError
 from onnxprune.storage.device.layout import Layout
 from onnxprune.storage.form import Array, onnx_type
 from onnxprune.storage.sparse_functions import ACTIVATIONS
 
-ABI = 1  # ONNXPRUNE_CUDA_ABI
+ABI = 2  # ONNXPRUNE_CUDA_ABI
 _MAX_TENSORS = 4
 # As the kernels number them: 0 is none
 _ACTIVATION = {"": 0, "Relu": 1, "Clip": 2, "Gelu": 3, "GeluTanh": 4, "Silu": 5, "HardSwish": 6}
@@ -37,6 +38,7 @@ class _Weight(ctypes.Structure):
         ("rows", ctypes.c_int64),
         ("cols", ctypes.c_int64),
         ("block_rows", ctypes.c_int64),
+        ("many_rows", ctypes.c_int64),
         ("type", ctypes.c_int32),
         ("tensors", _Tensor * _MAX_TENSORS),
     )
@@ -64,24 +66,36 @@ class _Op(ctypes.Structure):
         ("create", ctypes.c_void_p),
         ("run", ctypes.c_void_p),
         ("destroy", ctypes.c_void_p),
+        ("many_problem", ctypes.c_void_p),
     )
 
 
 @dataclass(frozen=True)
 class DeviceWeight:
-    """A weight ``W (rows, cols)`` in a layout: what :meth:`Layout.encode` made of it."""
+    """A weight ``W (rows, cols)`` in a layout: what :meth:`Layout.encode` made of it.
+
+    Attributes:
+        layout: how it is stored.
+        tensors: in the order of the layout's ``inputs``.
+        rows: N.
+        cols: K.
+        data_type: ``onnx.TensorProto.FLOAT16`` or ``BFLOAT16``.
+        many_rows: from so many rows of X on cuSPARSELt multiplies, or :class:`CudaKernels` says why it does
+            not; 0 for never.
+    """
 
     layout: Layout
     tensors: tuple[Array, ...]
     rows: int
     cols: int
     data_type: int
+    many_rows: int = 0
 
     @classmethod
-    def of(cls, layout: Layout, weight: Array) -> DeviceWeight:
+    def of(cls, layout: Layout, weight: Array, many_rows: int = 0) -> DeviceWeight:
         """Encode ``weight`` (N, K), float16 or bfloat16."""
         rows, cols = weight.shape
-        return cls(layout, layout.encode(weight), rows, cols, onnx_type(weight.dtype))
+        return cls(layout, layout.encode(weight), rows, cols, onnx_type(weight.dtype), many_rows)
 
     @property
     def nbytes(self) -> int:
@@ -100,6 +114,7 @@ class CudaKernels:
     """
 
     def __init__(self, path: Path) -> None:
+        cusparselt.load()
         try:
             self._library = ctypes.CDLL(str(path))
             found = self._library.onnxprune_cuda_abi()
@@ -126,6 +141,12 @@ class CudaKernels:
     def info(self) -> dict[str, Any]:
         """What the library says of itself and of the devices."""
         found: dict[str, Any] = json.loads(self._library.onnxprune_cuda_info())
+        return found
+
+    @property
+    def cusparselt(self) -> dict[str, str]:
+        """What the library found of cuSPARSELt: ``library``, ``version``, and ``problem`` if it is no use."""
+        found: dict[str, str] = self.info["cusparselt"]
         return found
 
     @property
@@ -242,7 +263,7 @@ class CudaKernels:
 
 def _pack(weight: DeviceWeight) -> _Weight:
     """Return the weight as the library wants it; it points at the arrays of ``weight``."""
-    found = _Weight(weight.rows, weight.cols, weight.layout.block_rows, weight.data_type)
+    found = _Weight(weight.rows, weight.cols, weight.layout.block_rows, weight.many_rows, weight.data_type)
     for slot, array in zip(found.tensors, _in_order(weight.tensors), strict=False):
         slot.data, slot.count, slot.type = array.ctypes.data, array.size, onnx_type(array.dtype)
     return found

@@ -6,9 +6,11 @@ not win stays an ordinary product.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from onnxprune.kernels.devicetable import DeviceTable, find_table
+from onnxprune.kernels.devicetable import CUSPARSELT, DeviceTable, find_table
 from onnxprune.kernels.select import Decision, Selection
 from onnxprune.model import Model
 from onnxprune.parallel import workers
@@ -25,6 +27,22 @@ from onnxprune.storage.report import PackReport, StoredWeight
 
 # A measured gain from which a product is switched: less could be the spread between two measurements.
 ENOUGH = 1.05
+_CUSPARSELT_UNIT = 16  # rows and columns are multiples of it
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A layout for a weight.
+
+    Attributes:
+        layout: how it is stored.
+        gain: how many times faster than dense a product is to be expected.
+        many_rows: from so many rows of X on cuSPARSELt multiplies, 0 for never; None where nothing tells.
+    """
+
+    layout: Layout
+    gain: float
+    many_rows: int | None = None
 
 
 def store_for_cuda(pruned: Model, weights: list[str], recipe: Recipe) -> tuple[Model, PackReport, Selection]:
@@ -59,6 +77,7 @@ def select_device(model: Model, weights: list[str], table: DeviceTable, batch: i
     products, refusals = find_device_products(model)
     decisions: dict[str, Decision] = {}
     chosen: dict[str, Layout] = {}
+    many: dict[str, int] = {}
     for name in weights:
         product = products.get(name)
         if product is None:
@@ -71,14 +90,16 @@ def select_device(model: Model, weights: list[str], table: DeviceTable, batch: i
         found = best_layout(matrix, table, batch)
         if found is None:
             decisions[name] = Decision(name, reason="no CUDA kernel was measured on anything like it")
-        elif found[1] < ENOUGH:
-            decisions[name] = Decision(name, gain=found[1], reason="no CUDA kernel is faster")
+        elif found.gain < ENOUGH:
+            decisions[name] = Decision(name, gain=found.gain, reason="no CUDA kernel is faster")
         else:
-            chosen[name] = found[0]
-            op = DeviceOp(found[0].prefix, product.activation).name
-            decisions[name] = Decision(name, op, found[1], f"measured on {table.gpu}")
+            chosen[name] = found.layout
+            if found.many_rows is not None:
+                many[name] = found.many_rows
+            op = DeviceOp(found.layout.prefix, product.activation).name
+            decisions[name] = Decision(name, op, found.gain, f"measured on {table.gpu}")
     wide = any(model.array(name).dtype == np.float32 for name in chosen)
-    rewrite_device(model, chosen)
+    rewrite_device(model, chosen, many)
     note = f"CUDA ops for {units.plural(batch, 'row')}, as measured on {table.gpu}"
     if not chosen:
         note = f"no CUDA kernel is faster with {units.plural(batch, 'row')}: the model runs dense"
@@ -87,21 +108,37 @@ def select_device(model: Model, weights: list[str], table: DeviceTable, batch: i
     return Selection(decisions, {}, "device table", note)
 
 
-def best_layout(weight: Array, table: DeviceTable, batch: int) -> tuple[Layout, float] | None:
+def best_layout(weight: Array, table: DeviceTable, batch: int) -> Choice | None:
     """Return the layout with the highest expected gain for ``weight`` (N, K), None when nothing tells.
 
     Only layouts that keep every value are looked at; ties go to the first of ``LAYOUTS``.
     """
-    best: tuple[Layout, float] | None = None
+    best: Choice | None = None
     nonzeros = float(np.count_nonzero(weight)) / weight.size
     for layout in LAYOUTS.values():
         if not layout.exact or layout.refusal(weight):
             continue
         density = stored_density(layout, weight, nonzeros)
         gain = table.gain(layout.name, len(weight), weight.shape[1], density, batch)
-        if gain is not None and (best is None or gain > best[1]):
-            best = layout, gain
+        found = None if gain is None else Choice(layout, gain)
+        if layout.name == "nm-tile":
+            found = _by_cusparselt(found, weight, table, batch)
+        if found is not None and (best is None or found.gain > best.gain):
+            best = found
     return best
+
+
+def _by_cusparselt(own: Choice | None, weight: Array, table: DeviceTable, batch: int) -> Choice | None:
+    """Return the better of our own kernel for 2:4 and cuSPARSELt, and where the one overtakes the other."""
+    (rows, cols), density, layout = weight.shape, 0.5, LAYOUTS["nm-tile"]
+    if rows % _CUSPARSELT_UNIT or cols % _CUSPARSELT_UNIT:
+        return own
+    many = table.overtaken(layout.name, CUSPARSELT, rows, cols, density)
+    measured = any(e.layout == CUSPARSELT and e.m <= batch for e in table.entries)  # not with more rows alone
+    gain = table.gain(CUSPARSELT, rows, cols, density, batch) if measured else None
+    if gain is not None and (own is None or gain > own.gain):
+        return Choice(layout, gain, min(many or batch, batch))
+    return Choice(layout, own.gain, many) if own is not None else None
 
 
 def stored_density(layout: Layout, weight: Array, nonzeros: float) -> float:

@@ -20,6 +20,7 @@ from onnxprune.machine import cache_dir
 FORMAT = 1
 # How far (a factor, in rows and columns together) a measured shape may be from the one that is asked for.
 FARTHEST_SHAPE = 4.0
+CUSPARSELT = "nm-tile-cusparselt"  # layout nm-tile, multiplied by cuSPARSELt
 _DENSER = 0.02  # a weight may be this much denser than the densest that was measured
 NO_TABLE = (
     "run onnxprune ops tune where the GPU is, and give its file with --cuda-table; or --target-runtime "
@@ -32,7 +33,7 @@ class Measured:
     """One kernel, one weight, one number of rows.
 
     Attributes:
-        layout: key in ``onnxprune.storage.device.LAYOUTS``.
+        layout: key in ``onnxprune.storage.device.LAYOUTS``, or ``CUSPARSELT``.
         rows: N of the weight.
         cols: K.
         density: share of nonzeros, 0 to 1.
@@ -93,6 +94,24 @@ class DeviceTable:
         if density > points[-1][0] + _DENSER:
             return None
         return 1 / _interpolated(points, density)
+
+    def overtaken(self, one: str, other: str, rows: int, cols: int, density: float) -> int | None:
+        """Return from how many rows of X on ``other`` is faster than ``one``, wherever both were measured.
+
+        0: it never is. None: nothing tells.
+        """
+        counts = {e.m for e in self.entries if e.layout == one} & {
+            e.m for e in self.entries if e.layout == other
+        }
+        found = None
+        for m in sorted(counts, reverse=True):
+            gains = [self.gain(layout, rows, cols, density, m) for layout in (one, other)]
+            if gains[0] is None or gains[1] is None:
+                continue
+            if gains[0] >= gains[1]:
+                return found or 0
+            found = m
+        return found
 
     def save(self, path: Path) -> None:
         """Write the table, in place of what was there."""

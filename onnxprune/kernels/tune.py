@@ -17,9 +17,9 @@ import numpy as np
 from onnx import TensorProto
 
 from onnxprune import ops
-from onnxprune.errors import ResourceError, UsageError
+from onnxprune.errors import ModelError, ResourceError, UsageError
 from onnxprune.kernels.cuda import CudaKernels, DeviceWeight
-from onnxprune.kernels.devicetable import DeviceTable, Measured
+from onnxprune.kernels.devicetable import CUSPARSELT, DeviceTable, Measured
 from onnxprune.progress import NullProgress, Progress
 from onnxprune.storage.device import LAYOUTS
 from onnxprune.storage.device.layout import Layout
@@ -27,23 +27,32 @@ from onnxprune.storage.form import Array
 
 SHAPES = ((768, 768), (3072, 768), (768, 3072), (4096, 4096), (11008, 4096), (4096, 11008))
 FEW, MANY = (1, 4, 8, 16, 32), (64, 512, 2048)  # rows of X
+LARGE = (512, 1024, 2048, 4096, 8192)
+NOT_MEASURED = "cuSPARSELt not measured with "  # in a table's ``about``, before weights and reasons
 _TOOLKIT = Path("/usr/local/cuda/lib64")
 _CACHES = 8  # how many L2 caches the copies of a weight fill
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured of a layout: densities, and numbers of rows of X."""
+    """What is measured of a layout: densities, and numbers of rows of X; by cuSPARSELt or our own kernel."""
 
     layout: str
     densities: tuple[float, ...]
     rows: tuple[int, ...]
+    cusparselt: bool = False
+
+    @property
+    def name(self) -> str:
+        """How a table calls it."""
+        return CUSPARSELT if self.cusparselt else self.layout
 
 
 CASES = (
     Case("bitmap-tile", (0.6, 0.5, 0.3, 0.2), FEW),
     Case("delta", (0.3, 0.2, 0.1, 0.05), (1, 4, 8)),
-    Case("nm-tile", (0.5,), (*FEW, 64)),
+    Case("nm-tile", (0.5,), (*FEW, 64, *LARGE)),
+    Case("nm-tile", (0.5,), LARGE, cusparselt=True),
     Case("block-64", (0.5, 0.25, 0.1), (*FEW, *MANY)),
     Case("block-32", (0.5, 0.25, 0.1), (*FEW, *MANY)),
 )
@@ -100,21 +109,36 @@ def tune(
         rows: only these numbers of rows, where given.
         cublas: path of cuBLAS; default what the system finds.
         progress: told about each weight.
+
+    Returns:
+        The table; where cuSPARSELt fails, its ``about`` says why.
+
+    Raises:
+        ModelError: when a kernel of ours fails.
     """
     progress = progress or NullProgress()
-    device = kernels.info["devices"][0]
+    device, missing = kernels.info["devices"][0], kernels.cusparselt["problem"]
+    cases = [case for case in cases if not (case.cusparselt and missing)]
     total = _CACHES * int(device["l2_bytes"])
     progress.stage("measuring CUDA kernels", len(shapes) * sum(len(case.densities) for case in cases))
-    entries = []
+    entries, failures = [], list[str]()
     for shape in shapes:
         wanted = sorted({m for case in cases for m in case.rows if rows is None or m in rows})
         dense = dict(zip(wanted, _dense(kernels, shape, wanted, total, cublas), strict=True))
         for case in cases:
             counts = [m for m in case.rows if m in dense]
             for density in case.densities:
-                entries += _measured(kernels, case.layout, shape, density, counts, dense, total)
+                try:
+                    entries += _measured(kernels, case, shape, density, counts, dense, total)
+                except ModelError as error:
+                    if not case.cusparselt:
+                        raise
+                    failures.append(f"{shape[0]}x{shape[1]}: {error}")  # another's library, which may refuse
                 progress.advance()
-    about = f"driver {kernels.info['driver']}, {kernels.info['compiler']}"
+    about = f"driver {kernels.info['driver']}, {kernels.info['compiler']}, "
+    about += f"cuSPARSELt {kernels.cusparselt['version']}" if not missing else f"no cuSPARSELt: {missing}"
+    if failures:
+        about += f"; {NOT_MEASURED}{'; '.join(failures)}"
     return DeviceTable(str(device["name"]), about, kernels.bandwidth(), tuple(entries))
 
 
@@ -133,22 +157,22 @@ def _dense(
 
 def _measured(
     kernels: CudaKernels,
-    name: str,
+    case: Case,
     shape: tuple[int, int],
     density: float,
     rows: Sequence[int],
     dense: dict[int, float],
     total: int,
 ) -> list[Measured]:
-    layout = LAYOUTS[name]
+    layout = LAYOUTS[case.layout]
     weight = random_weight(layout, shape, density)
     if not rows or layout.refusal(weight):
         return []
-    packed = DeviceWeight.of(layout, weight)
+    packed = DeviceWeight.of(layout, weight, int(case.cusparselt))
     found = float(np.count_nonzero(weight)) / weight.size
     times = kernels.time(packed, rows, total_bytes=total)
     return [
-        Measured(name, *shape, round(found, 4), m, ms, dense[m], packed.nbytes)
+        Measured(case.name, *shape, round(found, 4), m, ms, dense[m], packed.nbytes)
         for m, ms in zip(rows, times, strict=True)
     ]
 

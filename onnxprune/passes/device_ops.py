@@ -166,17 +166,21 @@ def device_matrix(model: Model, product: DeviceProduct) -> Array | None:
     return np.ascontiguousarray(rounded if product.trans else rounded.T)
 
 
-def rewrite_device(model: Model, chosen: Mapping[str, Layout]) -> None:
+def rewrite_device(
+    model: Model, chosen: Mapping[str, Layout], many_rows: Mapping[str, int] | None = None
+) -> None:
     """Replace the products of the weights ``chosen`` (name -> layout) in place.
 
     Each must be among :func:`find_device_products`, and its layout must not refuse :func:`device_matrix`.
+    ``many_rows``: of 2:4 weights, from how many rows of X on cuSPARSELt multiplies, 0 for never; the kernel
+    decides for the others.
     """
     if not chosen:
         return
     products, _ = find_device_products(model)
     writer = _Writer(model)
     for weight, layout in chosen.items():
-        writer.replace(products[weight], layout)
+        writer.replace(products[weight], layout, (many_rows or {}).get(weight))
     writer.finish()
 
 
@@ -190,7 +194,7 @@ class _Writer:
         self.gone: dict[int, list[onnx.NodeProto]] = {}  # position -> what comes there
         self.stale: set[str] = set()
 
-    def replace(self, product: DeviceProduct, layout: Layout) -> None:
+    def replace(self, product: DeviceProduct, layout: Layout, many_rows: int | None) -> None:
         """Make the nodes of one product."""
         graph = self.model.graph
         matrix = device_matrix(self.model, product)
@@ -205,7 +209,9 @@ class _Writer:
         y = self.names.fresh(f"{product.output}_fp16") if wide else product.output
         node = helper.make_node(op.name, [x, *tensors, bias], [y], old.name, old.doc_string, DOMAIN)
         node.metadata_props.extend(old.metadata_props)
-        node.attribute.extend(attributes(layout, len(matrix), matrix.shape[1], kind, product.trans))
+        node.attribute.extend(
+            attributes(layout, len(matrix), matrix.shape[1], kind, product.trans, many_rows)
+        )
         node.attribute.extend(helper.make_attribute(name, value) for name, value in product.limits.items())
         after = (
             [helper.make_node("Cast", [y], [product.output], f"{y}_to_float32", to=TensorProto.FLOAT)]

@@ -92,6 +92,7 @@ def render_ops(console: Console, info: OpsInfo, quiet: bool = False) -> None:
             ("CUDA library", info.cuda.library or "none"),
             ("CUDA kernels", f"{info.cuda.ops}, {info.cuda.compiler}" if info.cuda.compiler else "none"),
             ("GPUs", ", ".join(info.cuda.devices) or "none"),
+            ("cuSPARSELt", info.cuda.cusparselt or f"none: {info.cuda.cusparselt_problem}"),
             ("nvcc", info.cuda.nvcc or "none"),
         ]
         table(console, ("", ""), rows)

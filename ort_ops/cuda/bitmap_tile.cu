@@ -189,22 +189,14 @@ int shared_bytes(const Plan& plan, int stages) {
   return working > Few<Tiles>::sum_bytes ? working : Few<Tiles>::sum_bytes;
 }
 
-template <int Tiles, class T, class V>
-const char* allow(const Plan& plan) {
-  if (shared_bytes<Tiles, V>(plan, 2) > plan.device.block_bytes)
-    return say("a block would need %d bytes of shared memory, the device has %d: the weight is too dense or too wide",
-               shared_bytes<Tiles, V>(plan, 2), plan.device.block_bytes);
-  return cuda_error("shared memory", cudaFuncSetAttribute(bitmap_tile<Tiles, T, V>,
-                                                          cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                          plan.device.block_bytes));
-}
-
 template <class T, class V>
 const char* allow_all(const Plan& plan) {
-  if (const char* error = allow<0, T, V>(plan)) return error;
-  if (const char* error = allow<1, T, V>(plan)) return error;
-  if (const char* error = allow<2, T, V>(plan)) return error;
-  return allow<4, T, V>(plan);
+  constexpr char why[] = ": the weight is too dense or too wide";
+  const Device& device = plan.device;
+  if (const char* error = allow(bitmap_tile<0, T, V>, shared_bytes<0, V>(plan, 2), device, why)) return error;
+  if (const char* error = allow(bitmap_tile<1, T, V>, shared_bytes<1, V>(plan, 2), device, why)) return error;
+  if (const char* error = allow(bitmap_tile<2, T, V>, shared_bytes<2, V>(plan, 2), device, why)) return error;
+  return allow(bitmap_tile<4, T, V>, shared_bytes<4, V>(plan, 2), device, why);
 }
 
 template <class V>
@@ -238,10 +230,7 @@ const char* launch(const Plan& plan, const OnnxpruneCudaRun& run) {
     constexpr int tiles = decltype(constant)::value;
     const OnnxpruneCudaWeight& w = plan.weight;
     Args<T, V> a;
-    a.x = static_cast<const T*>(run.x);
-    a.y = static_cast<T*>(run.y);
-    a.ending = {run.bias, run.activation, run.low, run.high};
-    a.m = static_cast<int>(run.m), a.n = static_cast<int>(w.rows), a.k = static_cast<int>(w.cols);
+    set_operands<T>(a, w, run);
     a.groups = static_cast<int>(layout::ceil_div(w.cols, layout::kGroup));
     a.stages = shared_bytes<tiles, V>(plan, kMaxStages) <= plan.device.block_bytes ? kMaxStages : 2;
     a.wide = aligned(run.x, 16) && w.cols % 8 == 0;
@@ -261,11 +250,8 @@ const char* launch(const Plan& plan, const OnnxpruneCudaRun& run) {
 
 template <class V>
 const char* run(const void* opaque, const OnnxpruneCudaRun* run) {
-  const auto& plan = *static_cast<const Plan*>(opaque);
-  if (const char* error = check_run(plan.weight, *run)) return error;
-  if (!run->m) return nullptr;
-  const OnDevice current(plan.device.id);
-  return plan.weight.type == kFloat16 ? launch<__half, V>(plan, *run) : launch<__nv_bfloat16, V>(plan, *run);
+  return run_plan<Plan>(opaque, *run,
+                        [&](const Plan& plan, auto type) { return launch<decltype(type), V>(plan, *run); });
 }
 
 void destroy(void* plan) { delete static_cast<Plan*>(plan); }

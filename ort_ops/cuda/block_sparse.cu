@@ -247,26 +247,19 @@ int few_bytes(const Plan& plan) {
   return plan.block_cols * 8 + kFewWarps * layout::kStrip * 8 * Tiles * 4;
 }
 
-template <class Kernel>
-const char* allow(Kernel kernel, int bytes, const Plan& plan) {
-  if (bytes > plan.device.block_bytes)
-    return say("a block would need %d bytes of shared memory, the device has %d", bytes, plan.device.block_bytes);
-  return cuda_error("shared memory",
-                    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.device.block_bytes));
-}
-
 template <int Rows, class T>
 const char* allow_many(const Plan& plan) {
   const int kept = plan.block_cols * 8;
-  if (const char* error = allow(block_sparse_many<Rows, 64, T>, many_bytes<Rows, 64>() + kept, plan)) return error;
-  return allow(block_sparse_many<Rows, 128, T>, many_bytes<Rows, 128>() + kept, plan);
+  if (const char* error = allow(block_sparse_many<Rows, 64, T>, many_bytes<Rows, 64>() + kept, plan.device))
+    return error;
+  return allow(block_sparse_many<Rows, 128, T>, many_bytes<Rows, 128>() + kept, plan.device);
 }
 
 template <class T>
 const char* allow_all(const Plan& plan) {
-  if (const char* error = allow(block_sparse_few<1, T>, few_bytes<1>(plan), plan)) return error;
-  if (const char* error = allow(block_sparse_few<2, T>, few_bytes<2>(plan), plan)) return error;
-  if (const char* error = allow(block_sparse_few<4, T>, few_bytes<4>(plan), plan)) return error;
+  if (const char* error = allow(block_sparse_few<1, T>, few_bytes<1>(plan), plan.device)) return error;
+  if (const char* error = allow(block_sparse_few<2, T>, few_bytes<2>(plan), plan.device)) return error;
+  if (const char* error = allow(block_sparse_few<4, T>, few_bytes<4>(plan), plan.device)) return error;
   return plan.weight.block_rows == 32 ? allow_many<32, T>(plan) : allow_many<64, T>(plan);
 }
 
@@ -313,12 +306,9 @@ template <class T>
 const char* launch(const Plan& plan, const OnnxpruneCudaRun& run) {
   const OnnxpruneCudaWeight& w = plan.weight;
   Args<T> a;
-  a.x = static_cast<const T*>(run.x);
-  a.y = static_cast<T*>(run.y);
-  a.ending = {run.bias, run.activation, run.low, run.high};
+  set_operands<T>(a, w, run);
   a.slots = static_cast<const int*>(w.tensors[0].data);
   a.values = static_cast<const T*>(w.tensors[1].data);
-  a.m = static_cast<int>(run.m), a.n = static_cast<int>(w.rows), a.k = static_cast<int>(w.cols);
   a.block_cols = plan.block_cols;
   a.block_rows = static_cast<int>(w.block_rows);
   a.wide = aligned(run.x, 16) && w.cols % 8 == 0;
@@ -333,11 +323,8 @@ const char* launch(const Plan& plan, const OnnxpruneCudaRun& run) {
 }
 
 const char* run(const void* opaque, const OnnxpruneCudaRun* run) {
-  const auto& plan = *static_cast<const Plan*>(opaque);
-  if (const char* error = check_run(plan.weight, *run)) return error;
-  if (!run->m) return nullptr;
-  const OnDevice current(plan.device.id);
-  return plan.weight.type == kFloat16 ? launch<__half>(plan, *run) : launch<__nv_bfloat16>(plan, *run);
+  return run_plan<Plan>(opaque, *run,
+                        [&](const Plan& plan, auto type) { return launch<decltype(type)>(plan, *run); });
 }
 
 void destroy(void* plan) { delete static_cast<Plan*>(plan); }

@@ -202,7 +202,36 @@ const char* check_count(const OnnxpruneCudaOp& op, const OnnxpruneCudaWeight& w,
                         int64_t wanted);
 // Which device that is goes to `id`
 const char* check_on_device(const OnnxpruneCudaOp& op, const OnnxpruneCudaWeight& w, int* id);
-const char* check_run(const OnnxpruneCudaWeight& w, const OnnxpruneCudaRun& run);
+const char* check_run(const OnnxpruneCudaRun& run);
+
+// Of every op: launch(plan, T{}) with the type of X, on the plan's device, when there is something to multiply
+template <class Plan, class Launch>
+const char* run_plan(const void* opaque, const OnnxpruneCudaRun& run, const Launch& launch) {
+  const auto& plan = *static_cast<const Plan*>(opaque);
+  if (const char* error = check_run(run)) return error;
+  if (!run.m) return nullptr;
+  const OnDevice current(plan.device.id);
+  return plan.weight.type == kFloat16 ? launch(plan, __half{}) : launch(plan, __nv_bfloat16{});
+}
+
+// What the arguments of all kernels begin with
+template <class T, class Args>
+void set_operands(Args& a, const OnnxpruneCudaWeight& w, const OnnxpruneCudaRun& run) {
+  a.x = static_cast<const T*>(run.x);
+  a.y = static_cast<T*>(run.y);
+  a.ending = {run.bias, run.activation, run.low, run.high};
+  a.m = static_cast<int>(run.m), a.n = static_cast<int>(w.rows), a.k = static_cast<int>(w.cols);
+}
+
+// Lets a kernel that needs `bytes` of shared memory have all that a block can have; `why` follows a refusal
+template <class... Parameters>
+const char* allow(void (*kernel)(Parameters...), int64_t bytes, const Device& device, const char* why = "") {
+  if (bytes > device.block_bytes)
+    return say("a block would need %lld bytes of shared memory, the device has %d%s", static_cast<long long>(bytes),
+               device.block_bytes, why);
+  return cuda_error("shared memory", cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                          device.block_bytes));
+}
 
 // Runs `launch(int* found)` on four zeroed integers of the device and copies them back: creation only.
 template <class Launch>

@@ -147,23 +147,17 @@ const char* sizes(const OnnxpruneCudaWeight* w) {
 }
 
 template <int Rows, class T>
-const char* allow(const Plan& plan) {
-  if (shared_bytes<Rows>(plan.weight.cols) > plan.device.block_bytes) {
-    if (Rows > 1) return nullptr;  // fewer rows at a time
-    return say("a row of X takes %lld bytes of shared memory, the device has %d",
-               static_cast<long long>(shared_bytes<Rows>(plan.weight.cols)), plan.device.block_bytes);
-  }
-  return cuda_error("shared memory",
-                    cudaFuncSetAttribute(delta<Rows, T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         plan.device.block_bytes));
+const char* allow_rows(const Plan& plan) {
+  if (Rows > 1 && shared_bytes<Rows>(plan.weight.cols) > plan.device.block_bytes) return nullptr;  // fewer at a time
+  return allow(delta<Rows, T>, shared_bytes<Rows>(plan.weight.cols), plan.device, ": a row of X is too wide");
 }
 
 template <class T>
 const char* allow_all(const Plan& plan) {
-  if (const char* error = allow<1, T>(plan)) return error;
-  if (const char* error = allow<2, T>(plan)) return error;
-  if (const char* error = allow<4, T>(plan)) return error;
-  return allow<8, T>(plan);
+  if (const char* error = allow_rows<1, T>(plan)) return error;
+  if (const char* error = allow_rows<2, T>(plan)) return error;
+  if (const char* error = allow_rows<4, T>(plan)) return error;
+  return allow_rows<8, T>(plan);
 }
 
 const char* create(const OnnxpruneCudaWeight* w, void** plan) {
@@ -192,13 +186,10 @@ template <int Rows, class T>
 const char* launch(const Plan& plan, const OnnxpruneCudaRun& run) {
   const OnnxpruneCudaWeight& w = plan.weight;
   Args<T> a;
-  a.x = static_cast<const T*>(run.x);
-  a.y = static_cast<T*>(run.y);
-  a.ending = {run.bias, run.activation, run.low, run.high};
+  set_operands<T>(a, w, run);
   a.starts = static_cast<const int*>(w.tensors[0].data);
   a.steps = static_cast<const uint32_t*>(w.tensors[1].data);
   a.values = static_cast<const uint4*>(w.tensors[2].data);
-  a.m = static_cast<int>(run.m), a.n = static_cast<int>(w.rows), a.k = static_cast<int>(w.cols);
   const int64_t bytes = shared_bytes<Rows>(w.cols);
   // As many blocks as run at once: each brings X in once. 1 KiB of every block is the system's.
   const int64_t at_once = plan.device.processors * (2 * (bytes + 1024) <= plan.device.processor_bytes ? 2 : 1);
@@ -226,11 +217,8 @@ const char* launch_any(const Plan& plan, const OnnxpruneCudaRun& run) {
 }
 
 const char* run(const void* opaque, const OnnxpruneCudaRun* run) {
-  const auto& plan = *static_cast<const Plan*>(opaque);
-  if (const char* error = check_run(plan.weight, *run)) return error;
-  if (!run->m) return nullptr;
-  const OnDevice current(plan.device.id);
-  return plan.weight.type == kFloat16 ? launch_any<__half>(plan, *run) : launch_any<__nv_bfloat16>(plan, *run);
+  return run_plan<Plan>(opaque, *run,
+                        [&](const Plan& plan, auto type) { return launch_any<decltype(type)>(plan, *run); });
 }
 
 void destroy(void* plan) { delete static_cast<Plan*>(plan); }

@@ -63,6 +63,9 @@ ONNXPRUNE_BOTH int nm_quad(int lane, int i) { return lane % 4 + 4 * (i >> 2); }
 // Which lane of the warp holds the two positions of that quad, and where in its 32 bits
 ONNXPRUNE_BOTH int nm_meta_lane(int lane, int i, int selector) { return lane / 4 * 4 + 2 * selector + (i >> 2); }
 ONNXPRUNE_BOTH int nm_meta_shift(int lane, int i) { return 16 * ((i >> 1) & 1) + lane % 4 * 4 + 2 * (i & 1); }
+// The other way round: which lane holds the two values of four columns (0..7) in a row of the tile, and the first's i
+ONNXPRUNE_BOTH int nm_lane(int row, int quad) { return row % 8 * 4 + quad % 4; }
+ONNXPRUNE_BOTH int nm_first(int row, int quad) { return quad / 4 * 4 + row / 8 * 2; }
 // Two ordered positions below 4 in 4 bits
 ONNXPRUNE_BOTH bool nm_ordered(uint32_t nibble) { return (nibble & 3) < (nibble >> 2); }
 

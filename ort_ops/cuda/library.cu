@@ -2,6 +2,7 @@
 #include <string>
 
 #include "common.cuh"
+#include "cusparselt.h"
 
 #define ONNXPRUNE_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -25,6 +26,13 @@ const char* type_name(int type) {
     case kBfloat16: return "bfloat16";
     default: return "another type";
   }
+}
+
+// As a string of JSON
+std::string quoted(std::string text) {
+  for (char& c : text)
+    if (c == '"' || c == '\\' || static_cast<unsigned char>(c) < 32) c = ' ';
+  return '"' + text + '"';
 }
 
 }  // namespace
@@ -82,13 +90,12 @@ const char* check_on_device(const OnnxpruneCudaOp& op, const OnnxpruneCudaWeight
   return nullptr;
 }
 
-const char* check_run(const OnnxpruneCudaWeight& w, const OnnxpruneCudaRun& run) {
+const char* check_run(const OnnxpruneCudaRun& run) {
   constexpr int64_t most = int64_t{1} << 18;  // grid.y holds 65535 blocks, of at least 8 rows
   if (run.m < 0 || run.m > most)
     return say("X has %lld rows, wanted at most %lld", static_cast<long long>(run.m), static_cast<long long>(most));
   if (run.m && (!run.x || !run.y)) return say("X or Y has no data");
   if (!aligned(run.x, 2) || !aligned(run.y, 2)) return say("X or Y is not aligned");
-  (void)w;
   return nullptr;
 }
 
@@ -113,14 +120,17 @@ ONNXPRUNE_EXPORT const char* onnxprune_cuda_problem() {
   return count ? read_device(&device) : say("no CUDA device");
 }
 
-// {"compiler", "runtime", "driver", "devices": [{"name", "capability", "processors", "memory"}], "problem"}
+// {"compiler", "runtime", "driver", "devices": [{"name", "capability", "processors", "memory"}], "problem",
+//  "cusparselt": {"library", "version", "problem"}}
 ONNXPRUNE_EXPORT const char* onnxprune_cuda_info() {
+  using namespace onnxprune;
   static thread_local std::string text;
   const auto number = [](long long value) { return std::to_string(value); };
   int runtime = 0, driver = 0, count = 0;
   cudaRuntimeGetVersion(&runtime);
   cudaDriverGetVersion(&driver);
   const cudaError_t status = cudaGetDeviceCount(&count);
+  const CusparseLt& lt = cusparse_lt();
   std::string problem = status == cudaSuccess ? count ? "" : "no CUDA device" : cudaGetErrorString(status);
   if (status != cudaSuccess) {
     cudaGetLastError();  // it would be the next caller's
@@ -130,16 +140,15 @@ ONNXPRUNE_EXPORT const char* onnxprune_cuda_info() {
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp p;
     if (cudaGetDeviceProperties(&p, i) != cudaSuccess) continue;
-    std::string name = p.name;
-    for (char& c : name)
-      if (c == '"' || c == '\\' || static_cast<unsigned char>(c) < 32) c = ' ';
-    devices += std::string(devices.empty() ? "" : ", ") + "{\"name\": \"" + name + "\", \"capability\": \"" +
+    devices += std::string(devices.empty() ? "" : ", ") + "{\"name\": " + quoted(p.name) + ", \"capability\": \"" +
                number(p.major) + "." + number(p.minor) + "\", \"processors\": " + number(p.multiProcessorCount) +
                ", \"l2_bytes\": " + number(p.l2CacheSize) +
                ", \"memory_bytes\": " + number(static_cast<long long>(p.totalGlobalMem)) + "}";
   }
   text = "{\"compiler\": \"nvcc " + number(__CUDACC_VER_MAJOR__) + "." + number(__CUDACC_VER_MINOR__) + "." +
          number(__CUDACC_VER_BUILD__) + "\", \"runtime\": " + number(runtime) + ", \"driver\": " + number(driver) +
-         ", \"devices\": [" + devices + "], \"problem\": \"" + problem + "\"}";
+         ", \"devices\": [" + devices + "], \"problem\": " + quoted(problem) +
+         ", \"cusparselt\": {\"library\": " + quoted(lt.path) + ", \"version\": " + quoted(lt.version) +
+         ", \"problem\": " + quoted(lt.problem) + "}}";
   return text.c_str();
 }

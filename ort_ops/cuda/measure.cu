@@ -161,6 +161,11 @@ struct Cublas {
   }
 };
 
+// Who asks for cuSPARSELt gets it or the reason: nobody takes the other variant for it
+const char* check_variant(const OnnxpruneCudaOp& op, const OnnxpruneCudaWeight& weight, const void* plan, int64_t m) {
+  return weight.many_rows > 0 && m >= weight.many_rows && op.many_problem ? op.many_problem(plan) : nullptr;
+}
+
 constexpr int64_t kWorkspace = 32 << 20;  // what cuBLAS recommends for Hopper
 
 }  // namespace
@@ -193,6 +198,7 @@ ONNXPRUNE_EXPORT const char* onnxprune_cuda_try(const OnnxpruneCudaOp* op, const
     return error;
   }
   if (const char* error = cuda_error("the kernel", cudaStreamSynchronize(session.stream()))) return error;
+  if (const char* error = check_variant(*op, *weight, plan, run->m)) return error;
   return cuda_error("download", cudaMemcpy(run->y, device.y, bytes, cudaMemcpyDeviceToHost));
 }
 
@@ -216,6 +222,7 @@ ONNXPRUNE_EXPORT const char* onnxprune_cuda_time(const OnnxpruneCudaOp* op, cons
     const OnnxpruneCudaRun run = {x, y, nullptr, rows[which], 0, 0.f, 0.f, session.stream()};
     const char* error = time_products(session.stream(), static_cast<int>(plans.size()), graph, milliseconds + which,
                                       [&](int i) { return op->run(plans[i], &run); });
+    if (!error) error = check_variant(*op, *weight, plans.back(), rows[which]);
     if (error) return error;
   }
   return nullptr;

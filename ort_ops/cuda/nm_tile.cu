@@ -2,9 +2,12 @@
 //
 // Values and metadata lie in the order in which mma.sp.m16n8k32 wants them in registers, so a warp reads both with
 // wide loads and nothing is decoded (the layout of Sparse-Marlin, Castro et al. 2025, serves the same end; PTX ISA,
-// "Sparse matrix storage"). Memory-bound: 9 bits a weight.
+// "Sparse matrix storage"). Memory-bound: 9 bits a weight. Many rows of X are for cuSPARSELt, where it is found.
+#include <memory>
 #include <new>
+#include <utility>
 
+#include "many_rows.h"
 #include "small_m.cuh"
 
 namespace onnxprune {
@@ -89,9 +92,28 @@ __global__ void check_nm_tile(const uint32_t* meta, int64_t count, int* found) {
     if (!layout::nm_ordered(meta[i] >> shift & 15)) atomicExch(found, 1);
 }
 
+// W (rows, 4 * quads), row-major: a thread writes four columns; pairs: the two values that are kept of them
+__global__ void unpack_nm_tile(const uint32_t* meta, const uint32_t* pairs, uint2* dense, int rows, int quads) {
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (at >= static_cast<int64_t>(rows) * quads) return;
+  const int row = static_cast<int>(at / quads), quad = static_cast<int>(at % quads);
+  constexpr int tile_quads = 8, group_quads = layout::kGroup / 4;
+  const int64_t groups = layout::ceil_div(quads, group_quads);
+  const int64_t group = row / layout::kStrip * groups + quad / group_quads;
+  const int tile = quad % group_quads / tile_quads, inside = row % layout::kStrip;
+  const int lane = layout::nm_lane(inside, quad % tile_quads), first = layout::nm_first(inside, quad % tile_quads);
+  const uint32_t word = meta[(group * 2 + tile / 2) * 32 + layout::nm_meta_lane(lane, first, tile % 2)];
+  const uint32_t positions = word >> layout::nm_meta_shift(lane, first);
+  const uint32_t pair = pairs[(((group * 4 + tile) * 32 + lane) * 8 + first) / 2];
+  uint64_t four = static_cast<uint64_t>(pair & 0xffff) << (16 * (positions & 3));
+  four |= static_cast<uint64_t>(pair >> 16) << (16 * (positions >> 2 & 3));
+  dense[at] = make_uint2(static_cast<uint32_t>(four), static_cast<uint32_t>(four >> 32));
+}
+
 struct Plan {
   OnnxpruneCudaWeight weight;
   Device device;
+  std::unique_ptr<ManyRows> many;  // null where many_rows is 0
 };
 
 int64_t groups_of(const OnnxpruneCudaWeight& w) {
@@ -105,23 +127,21 @@ const char* sizes(const OnnxpruneCudaWeight* w) {
   return check_count(kNMTile, *w, 1, "values", groups_of(*w) * 4 * 32 * 8 + 8);
 }
 
-template <int Tiles, class T>
-const char* allow(const Device& device) {
-  if (shared_bytes<Tiles>(2) > device.block_bytes)
-    return say("a block would need %d bytes of shared memory, the device has %d", shared_bytes<Tiles>(2),
-               device.block_bytes);
-  return cuda_error("shared memory",
-                    cudaFuncSetAttribute(nm_tile<Tiles, T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                         device.block_bytes));
-}
-
 template <class T>
 const char* allow_all(const Device& device) {
-  if (const char* error = allow<0, T>(device)) return error;
-  if (const char* error = allow<1, T>(device)) return error;
-  if (const char* error = allow<2, T>(device)) return error;
-  if (const char* error = allow<4, T>(device)) return error;
-  return allow<8, T>(device);
+  if (const char* error = allow(nm_tile<0, T>, shared_bytes<0>(2), device)) return error;
+  if (const char* error = allow(nm_tile<1, T>, shared_bytes<1>(2), device)) return error;
+  if (const char* error = allow(nm_tile<2, T>, shared_bytes<2>(2), device)) return error;
+  if (const char* error = allow(nm_tile<4, T>, shared_bytes<4>(2), device)) return error;
+  return allow(nm_tile<8, T>, shared_bytes<8>(2), device);
+}
+
+const char* unpack(const OnnxpruneCudaWeight& w, void* dense, cudaStream_t stream) {
+  const int quads = static_cast<int>(w.cols / 4);  // for cuSPARSELt, which takes multiples of 16 columns
+  start(unpack_nm_tile, static_cast<unsigned>(layout::ceil_div(w.rows * quads, 256)), 256, 0, stream,
+        static_cast<const uint32_t*>(w.tensors[0].data), static_cast<const uint32_t*>(w.tensors[1].data) + 4,
+        static_cast<uint2*>(dense), static_cast<int>(w.rows), quads);
+  return cuda_error("launch", cudaPeekAtLastError());
 }
 
 const char* create(const OnnxpruneCudaWeight* w, void** plan) {
@@ -129,7 +149,7 @@ const char* create(const OnnxpruneCudaWeight* w, void** plan) {
   int id = 0;
   if (const char* error = check_on_device(kNMTile, *w, &id)) return error;
   const OnDevice current(id);
-  Plan made{*w, {}};
+  Plan made{*w, {}, nullptr};
   if (const char* error = read_device(&made.device)) return error;
   int found[4];
   const int64_t words = w->tensors[0].count / 4;
@@ -141,8 +161,15 @@ const char* create(const OnnxpruneCudaWeight* w, void** plan) {
   if (found[0]) return say("the metadata has positions that do not ascend");
   error = w->type == kFloat16 ? allow_all<__half>(made.device) : allow_all<__nv_bfloat16>(made.device);
   if (error) return error;
-  *plan = new (std::nothrow) Plan(made);
-  return *plan ? nullptr : say("not enough memory");
+  try {
+    if (w->many_rows > 0)
+      made.many = std::make_unique<ManyRows>(
+          *w, made.device.id, [w = *w](void* dense, cudaStream_t stream) { return unpack(w, dense, stream); });
+    *plan = new Plan(std::move(made));
+  } catch (const std::bad_alloc&) {
+    return say("not enough memory");
+  }
+  return nullptr;
 }
 
 template <class T>
@@ -151,10 +178,7 @@ const char* launch(const Plan& plan, const OnnxpruneCudaRun& run) {
     constexpr int tiles = decltype(constant)::value;
     const OnnxpruneCudaWeight& w = plan.weight;
     Args<T> a;
-    a.x = static_cast<const T*>(run.x);
-    a.y = static_cast<T*>(run.y);
-    a.ending = {run.bias, run.activation, run.low, run.high};
-    a.m = static_cast<int>(run.m), a.n = static_cast<int>(w.rows), a.k = static_cast<int>(w.cols);
+    set_operands<T>(a, w, run);
     a.groups = static_cast<int>(layout::ceil_div(w.cols, layout::kGroup));
     a.stages = shared_bytes<tiles>(kMaxStages) <= plan.device.block_bytes ? kMaxStages : 2;
     a.wide = aligned(run.x, 16) && w.cols % 8 == 0;
@@ -168,18 +192,33 @@ const char* launch(const Plan& plan, const OnnxpruneCudaRun& run) {
   });
 }
 
+// Without its first `rows`
+OnnxpruneCudaRun rest_of(const OnnxpruneCudaWeight& w, OnnxpruneCudaRun run, int64_t rows) {
+  run.x = static_cast<const uint16_t*>(run.x) + rows * w.cols;
+  run.y = static_cast<uint16_t*>(run.y) + rows * w.rows;
+  run.m -= rows;
+  return run;
+}
+
 const char* run(const void* opaque, const OnnxpruneCudaRun* run) {
+  return run_plan<Plan>(opaque, *run, [&](const Plan& plan, auto type) -> const char* {
+    const bool many = plan.many && run->m >= plan.weight.many_rows;
+    const OnnxpruneCudaRun rest = rest_of(plan.weight, *run, many ? plan.many->run(*run) : 0);
+    return rest.m ? launch<decltype(type)>(plan, rest) : nullptr;
+  });
+}
+
+const char* many_problem(const void* opaque) {
   const auto& plan = *static_cast<const Plan*>(opaque);
-  if (const char* error = check_run(plan.weight, *run)) return error;
-  if (!run->m) return nullptr;
-  const OnDevice current(plan.device.id);
-  return plan.weight.type == kFloat16 ? launch<__half>(plan, *run) : launch<__nv_bfloat16>(plan, *run);
+  const std::string problem = plan.many ? plan.many->problem() : "";
+  return problem.empty() ? nullptr : say("%s", problem.c_str());
 }
 
 void destroy(void* plan) { delete static_cast<Plan*>(plan); }
 
 }  // namespace
 
-const OnnxpruneCudaOp kNMTile = {"NMTile", 2, {kUint8, 0, 0, 0}, sizes, create, run, destroy};
+const OnnxpruneCudaOp kNMTile = {"NMTile", 2, {kUint8, 0, 0, 0}, sizes, create, run, destroy,
+                                 many_problem};
 
 }  // namespace onnxprune

@@ -1,10 +1,8 @@
 #include "op.h"
 
-#include <limits>
-
-#include "guard.h"
 #include "infer.h"
 #include "node.h"
+#include "op_slots.h"
 
 namespace onnxprune {
 namespace {
@@ -23,25 +21,13 @@ const char* text_of(Form form) {
   return "";
 }
 
-struct Instance {  // what the runtime holds for a node
-  ort::Functions ort;
-  std::unique_ptr<Node> node;
-};
-
 const Op& self(const OrtCustomOp* op) { return *static_cast<const Op*>(op); }
 
 OrtStatus* create(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** kernel) noexcept {
   const ort::Functions ort(api);
   *kernel = nullptr;
-  return guarded(ort, [&] { *kernel = new Instance{ort, make_node(self(op).what, api, info)}; });
+  return guarded(ort, [&] { *kernel = new Instance<Node>{ort, make_node(self(op).what, api, info)}; });
 }
-
-OrtStatus* compute(void* kernel, OrtKernelContext* context) noexcept {
-  const auto& instance = *static_cast<const Instance*>(kernel);
-  return guarded(instance.ort, [&] { instance.node->compute(context); });
-}
-
-void destroy(void* kernel) noexcept { delete static_cast<Instance*>(kernel); }
 
 int input_type(const OrtCustomOp* op, size_t index) noexcept {
   const OpName& what = self(op).what;
@@ -101,25 +87,13 @@ std::string OpName::text() const {
 
 Op::Op(const OpName& what, uint32_t api) : OrtCustomOp{}, what(what), name(what.text()) {
   version = api;
-  GetName = [](const OrtCustomOp* op) noexcept { return self(op).name.c_str(); };
+  set_common_slots<Op, Node>(*this);
   GetExecutionProviderType = [](const OrtCustomOp*) noexcept -> const char* { return "CPUExecutionProvider"; };
   GetInputType = input_type;
   GetInputTypeCount = [](const OrtCustomOp* op) noexcept { return self(op).what.inputs(); };
   GetOutputType = [](const OrtCustomOp*, size_t) noexcept -> int { return ort::float32; };
-  GetOutputTypeCount = [](const OrtCustomOp*) noexcept -> size_t { return 1; };
-  GetInputCharacteristic = [](const OrtCustomOp*, size_t) noexcept -> int { return ort::required; };
-  GetOutputCharacteristic = GetInputCharacteristic;
-  GetInputMemoryType = [](const OrtCustomOp*, size_t) noexcept -> int { return 0; };  // OrtMemTypeDefault
-  GetVariadicInputMinArity = [](const OrtCustomOp*) noexcept { return 0; };
-  GetVariadicInputHomogeneity = GetVariadicInputMinArity;
-  GetVariadicOutputMinArity = GetVariadicInputMinArity;
-  GetVariadicOutputHomogeneity = GetVariadicInputMinArity;
-  KernelDestroy = destroy;
   CreateKernelV2 = create;
-  KernelComputeV2 = compute;
   InferOutputShapeFn = infer_output_shape;
-  GetStartVersion = [](const OrtCustomOp*) noexcept { return 1; };
-  GetEndVersion = [](const OrtCustomOp*) noexcept { return std::numeric_limits<int>::max(); };
   if (what.add) {
     GetMayInplace = what.residual() == 4 ? may_inplace<4> : may_inplace<3>;
     ReleaseMayInplace = [](int*, int*) noexcept {};

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,7 @@ from onnxprune.errors import ResourceError
 from onnxprune.storage import FORMS
 from onnxprune.storage.functions import set_attributes
 from onnxprune.storage.sparse_functions import SparseOp, make_sparse_function
+from tests.kernels.emulated import ROOT, compiled
 
 HERE = Path(__file__).parent
 Dims = Sequence[int | str] | None
@@ -64,6 +68,23 @@ def host_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = ["-std=c++17", "-O2", "-fPIC", "-shared", f"-I{HERE.parent.parent / 'ort_ops'}"]
     subprocess.run([compiler, *flags, str(HERE / "cuda_on_host.cpp"), "-o", str(made)], check=True)
     return made
+
+
+@pytest.fixture(scope="session")
+def emulator_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The CUDA kernels compiled for the host (half a minute, so for slow tests)."""
+    return compiled(tmp_path_factory.mktemp("emulator"))
+
+
+@pytest.fixture(scope="session")
+def gpu_check() -> ModuleType:
+    """``scripts/gpu_check.py`` as a module."""
+    spec = importlib.util.spec_from_file_location("gpu_check", ROOT / "scripts" / "gpu_check.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu_check"] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

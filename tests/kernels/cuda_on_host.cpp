@@ -13,6 +13,7 @@
 
 #include "cuda/api.h"
 #include "cuda/layout.h"
+#include "half_bits.h"
 
 using namespace onnxprune::layout;
 
@@ -25,35 +26,6 @@ const char* say(const char* format, ...) {
   std::vsnprintf(text, sizeof text, format, values);
   va_end(values);
   return text;
-}
-
-float widen(uint16_t bits, int type) {
-  uint32_t wide = static_cast<uint32_t>(bits) << 16;
-  if (type == 10) {
-    const uint32_t sign = (bits & 0x8000u) << 16, exponent = bits >> 10 & 31, mantissa = bits & 1023;
-    if (exponent == 0) return std::ldexp(static_cast<float>(mantissa), -24) * (sign ? -1.f : 1.f);
-    wide = sign | (exponent == 31 ? 255u : exponent + 112) << 23 | mantissa << 13;
-  }
-  float value;
-  std::memcpy(&value, &wide, 4);
-  return value;
-}
-
-uint16_t narrow(float value, int type) {
-  uint32_t wide;
-  std::memcpy(&wide, &value, 4);
-  if (type == 16) return static_cast<uint16_t>((wide + 0x7fff + (wide >> 16 & 1)) >> 16);
-  const uint16_t sign = static_cast<uint16_t>(wide >> 16 & 0x8000);
-  const float size = std::fabs(value);
-  if (std::isnan(value)) return 0x7e00;
-  if (size == 0.f) return sign;
-  if (size >= 65520.f) return sign | 0x7c00;
-  int exponent = 0;
-  std::frexp(size, &exponent);
-  const int unit = std::max(exponent - 11, -24);
-  const int steps = static_cast<int>(std::nearbyint(std::ldexp(size, -unit)));
-  if (unit == -24) return static_cast<uint16_t>(sign | steps);
-  return static_cast<uint16_t>(sign | (((unit + 25) << 10) + (steps - 1024)));
 }
 
 struct Plan {
@@ -297,7 +269,10 @@ const char* run(const void* opaque, const OnnxpruneCudaRun* run) {
 
 EXPORT int32_t onnxprune_cuda_abi() { return ONNXPRUNE_CUDA_ABI; }
 EXPORT const OnnxpruneCudaOp* onnxprune_cuda_op(int32_t i) { return i >= 0 && i < 5 ? &ops[i] : nullptr; }
-EXPORT const char* onnxprune_cuda_info() { return "{\"compiler\": \"the host's\", \"devices\": []}"; }
+EXPORT const char* onnxprune_cuda_info() {
+  return "{\"compiler\": \"the host's\", \"devices\": [], "
+         "\"cusparselt\": {\"library\": \"\", \"version\": \"\", \"problem\": \"the host has none\"}}";
+}
 EXPORT const char* onnxprune_cuda_problem() { return nullptr; }
 
 // As in cuda/measure.cu, without a device

@@ -20,14 +20,14 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from onnxprune import cudabuild
 from onnxprune.kernels.cuda import CudaKernels, DeviceWeight
 from onnxprune.storage.device import LAYOUTS
-from onnxprune.storage.device.functions import DeviceOp, attributes
-from onnxprune.storage.form import Array, onnx_type
+from onnxprune.storage.form import Array
 from onnxprune.storage.reference import ACTIVATIONS
+from tests.kernels.device_nodes import model_of
 from tests.unit.storage.device.random_weights import pruned
 
 HERE = Path(__file__).parent
@@ -102,31 +102,6 @@ def test_sizes_are_checked_without_a_device(cuda_library: Path, name: str) -> No
     for rows, cols in ((70 + 64, 333), (0, 333), (-1, 333), (70, 2**40)):
         assert kernels.refusal(DeviceWeight(layout, good.tensors, rows, cols, good.data_type))
     assert "float16 or bfloat16" in kernels.refusal(DeviceWeight(layout, good.tensors, 70, 333, 1))
-
-
-def model_of(name: str, weight: Array, activation: str = "", **changes: Any) -> onnx.ModelProto:
-    layout, kind = LAYOUTS[name], onnx_type(weight.dtype)
-    rows, cols = weight.shape
-    op = DeviceOp(layout.prefix, activation)
-    limits = {"low": -0.5, "high": 0.75} if activation == "Clip" else {}
-    node = helper.make_node(
-        op.name, ["X", *layout.inputs, "B"], ["Y"], "the node", domain="onnxprune", **limits
-    )
-    node.attribute.extend(attributes(layout, rows, cols, kind, False))
-    bias = np.random.default_rng(9).standard_normal(rows).astype(weight.dtype)
-    arrays = dict(zip(layout.inputs, layout.encode(weight), strict=True)) | {"B": bias} | changes
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [node],
-        "g",
-        [value("X", kind, ["M", 2, cols])],
-        [value("Y", kind, None)],
-        [numpy_helper.from_array(array, key) for key, array in arrays.items()],
-    )
-    imports = [helper.make_opsetid("", 17), helper.make_opsetid("onnxprune", 1)]
-    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
-    model.functions.append(op.function(17))
-    return model
 
 
 @pytest.fixture

@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import importlib.util
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -21,64 +17,22 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from onnxprune import cudabuild, ops
 from onnxprune.kernels.cuda import CudaKernels, DeviceWeight
 from onnxprune.kernels.tune import random_weight
 from onnxprune.storage.device import LAYOUTS
 from onnxprune.storage.reference import ACTIVATIONS
+from tests.kernels.emulated import ROOT, compiled
 
 pytestmark = pytest.mark.slow  # compiles for half a minute
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 LIMIT = {np.float16: 2e-3, ml_dtypes.bfloat16: 1.5e-2}
 DEVICES = {"sm_90": 227 << 10, "sm_89": 99 << 10}  # shared memory of a block
 
 
-def headers() -> Path:
-    """Folder of CUDA's headers: beside some nvcc."""
-    for nvcc in cudabuild._candidates():
-        folder = nvcc.parents[1]
-        for path in (folder / "include", *folder.glob("targets/*/include")):
-            if (path / "cuda_fp16.h").is_file():
-                return path
-    pytest.skip("no headers of CUDA")
-
-
-def compiled(folder: Path, change: Callable[[Path], None] | None = None) -> Path:
-    """The kernels, the table of ops and the emulator as one library; ``change`` edits the sources before."""
-    compiler = next((name for name in ops._COMPILERS if shutil.which(name)), None)
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    shutil.copytree(ROOT / "ort_ops" / "cuda", folder / "cuda")
-    if change is not None:
-        change(folder / "cuda")
-    flags = ["-std=c++17", "-O1", "-fPIC", "-w", "-DONNXPRUNE_EMULATOR"]
-    flags += [f"-D__CUDACC_VER_{part}__=0" for part in ("MAJOR", "MINOR", "BUILD")]
-    flags += [f"-I{path}" for path in (HERE / "emulator", folder, headers())]
-    files = [path for path in (folder / "cuda").glob("*.cu") if path.name != "measure.cu"]
-
-    def make(source: Path) -> str:
-        made = str(folder / f"{source.stem}.o")
-        subprocess.run([compiler, *flags, "-x", "c++", "-c", str(source), "-o", made], check=True)
-        return made
-
-    with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(make, [*files, HERE / "emulator" / "emulator.cpp"]))
-    library = folder / cudabuild.NAME
-    subprocess.run([compiler, "-shared", *objects, "-o", str(library)], check=True)
-    return library
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compiled(tmp_path_factory.mktemp("emulator"))
-
-
 @pytest.fixture
-def kernels(library: Path) -> CudaKernels:
-    ctypes.CDLL(str(library)).onnxprune_emulator_shared(DEVICES["sm_90"])
-    return CudaKernels(library)
+def kernels(emulator_library: Path) -> CudaKernels:
+    ctypes.CDLL(str(emulator_library)).onnxprune_emulator_shared(DEVICES["sm_90"])
+    return CudaKernels(emulator_library)
 
 
 def error_of(kernels: CudaKernels, weight: DeviceWeight, m: int, activation: str, bias: bool) -> float:
@@ -97,9 +51,9 @@ def error_of(kernels: CudaKernels, weight: DeviceWeight, m: int, activation: str
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_variant(library: Path, kernels: CudaKernels, name: str, device: str) -> None:
+def test_every_variant(emulator_library: Path, kernels: CudaKernels, name: str, device: str) -> None:
     """Rows of X for each variant, whole and ragged shapes, rows of X that are not aligned, both types."""
-    ctypes.CDLL(str(library)).onnxprune_emulator_shared(DEVICES[device])
+    ctypes.CDLL(str(emulator_library)).onnxprune_emulator_shared(DEVICES[device])
     layout = LAYOUTS[name]
     cases = [
         ((130, 333), (1, 3, 9, 17, 33, 65, 129)),
@@ -131,16 +85,6 @@ def test_dense_weights(kernels: CudaKernels) -> None:
     for name in ("bitmap-tile", "bitmap-tile-int8", "delta"):
         for m in (1, 17):
             assert error_of(kernels, DeviceWeight.of(LAYOUTS[name], weight), m, "", False) < 2e-3, name
-
-
-@pytest.fixture(scope="module")
-def gpu_check() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_check", ROOT / "scripts" / "gpu_check.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_check"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_broken_indices_are_refused(kernels: CudaKernels, gpu_check: ModuleType) -> None:

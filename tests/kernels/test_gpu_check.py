@@ -21,24 +21,14 @@ from onnxprune.storage.device import LAYOUTS
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gpu_check", ROOT / "scripts" / "gpu_check.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_check"] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_numbers_it_compares_with(
-    script: ModuleType, host_library: Path, monkeypatch: pytest.MonkeyPatch
+    gpu_check: ModuleType, host_library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``correct`` on the stand-in for the kernels: what it expects is right, and a wrong output is seen."""
-    monkeypatch.setattr(script, "SHAPES", ((17, 129), (70, 40)))
-    monkeypatch.setattr(script, "ROWS", (1, 9))
-    check = script.Check(argparse.Namespace(quick=False), CudaKernels(host_library))
-    script.correct(check)
+    monkeypatch.setattr(gpu_check, "SHAPES", ((17, 129), (70, 40)))
+    monkeypatch.setattr(gpu_check, "ROWS", (1, 9))
+    check = gpu_check.Check(argparse.Namespace(quick=False), CudaKernels(host_library))
+    gpu_check.correct(check)
     assert len(check.lines) == 2 * 6 + 1 and {state for *_, state in check.lines} == {"ok"}
 
     class Wrong(CudaKernels):
@@ -47,18 +37,27 @@ def test_the_numbers_it_compares_with(
             y[0, 0] = np.nan
             return y
 
-    check = script.Check(argparse.Namespace(quick=False), Wrong(host_library))
+    check = gpu_check.Check(argparse.Namespace(quick=False), Wrong(host_library))
     with pytest.raises(Exception, match="too many failures"):
-        script.correct(check)
+        gpu_check.correct(check)
 
 
-def test_what_it_refuses_has_the_right_sizes(script: ModuleType, cuda_library: Path) -> None:
+def test_without_cusparselt(gpu_check: ModuleType, host_library: Path) -> None:
+    """A line of the table says so; with it: test_cusparselt.py."""
+    check = gpu_check.Check(argparse.Namespace(quick=True), CudaKernels(host_library))
+    gpu_check.many(check)
+    ((step, what, result, state),) = check.lines
+    assert (step, what, state) == ("many", "cuSPARSELt", "missing")
+    assert result == "the host has none; pip install nvidia-cusparselt-cu13"
+
+
+def test_what_it_refuses_has_the_right_sizes(gpu_check: ModuleType, cuda_library: Path) -> None:
     """Without a device a broken weight gets as far as the device, so nothing but its indices is wrong."""
     kernels = CudaKernels(cuda_library)
     if not kernels.problem:
         pytest.skip("there is a device")
-    check = script.Check(argparse.Namespace(quick=True), kernels)
-    script.refuse(check)
+    check = gpu_check.Check(argparse.Namespace(quick=True), kernels)
+    gpu_check.refuse(check)
     assert len(check.lines) == 9
     assert all("driver" in result or "CUDA" in result for _, _, result, _ in check.lines), check.lines
 
@@ -74,11 +73,11 @@ def test_dry_run(ops_library: Path, cuda_library: Path) -> None:
         pytest.skip("there is a device")
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "0 failed, 6 could not be looked at" in done.stdout and "no CUDA device" in done.stdout
+    assert "0 failed, 7 could not be looked at" in done.stdout and "no CUDA device" in done.stdout
     assert " 0 spill" in done.stdout
 
 
-def test_the_models_it_runs(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_models_it_runs(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before and after the switch they compute on a CPU what the check expects of a GPU."""
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     module = importlib.import_module("gpu_check_runtime")

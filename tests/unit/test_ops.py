@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune import cudabuild, machine, ops
+from onnxprune import cudabuild, cusparselt, machine, ops
 from onnxprune.errors import ResourceError
 
 # A library that says what ours says, compiled in no time
@@ -200,6 +200,23 @@ def test_what_it_says_of_cuda(nothing_installed: Path) -> None:
     ops.build()
     found = ops.info().cuda
     assert (found.problem, found.ops, found.compiler, found.devices) == ("", 5, "nvcc 13", ("A GPU (9.0)",))
+
+
+def test_what_it_says_of_cusparselt(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(**about: str) -> tuple[str, str]:
+        found = ops._cuda_info(CUDA | {"about": {"cusparselt": about}})
+        return found.cusparselt, found.cusparselt_problem
+
+    monkeypatch.delenv(cusparselt.VARIABLE, raising=False)
+    path = "/x/libcusparseLt.so.0"
+    assert of(library=path, version="0.8.1", problem="") == (f"0.8.1 ({path})", "")
+    assert of(library=path, version="0.6.2", problem="it is 0.6.2") == ("", "it is 0.6.2")
+    assert of(library="", problem="it cannot be opened")[1].endswith(
+        "opened; pip install nvidia-cusparselt-cu13"
+    )
+    monkeypatch.setenv(cusparselt.VARIABLE, "off")
+    assert of(library="", problem="it is switched off") == ("", "it is switched off")
+    assert "they are not there" in ops._cuda_info(CUDA).cusparselt_problem
 
 
 def test_library_that_is_not_there_says_how_to_make_it() -> None:

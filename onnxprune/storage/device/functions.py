@@ -13,7 +13,8 @@ attribute. ``X`` (..., K) is float16 or bfloat16, and so are ``Y`` (..., N), ``B
 there, and the values; sums are float32. Attributes: ``shape`` (ints) [K, N] of the dense weight; ``dtype``
 (int) of X; ``trans`` (int) 1 when the weight was stored (N, K), which only ``unpack`` asks for;
 ``block_rows`` (int) of BlockSparse, else 0; those of the layout's ``extra``; ``low`` and ``high`` (float) of
-``Clip``.
+``Clip``; ``many_rows`` (int) of NMTile, not always there: from so many rows of X on cuSPARSELt multiplies
+where it is found, 0 for never.
 
 ONNX Runtime with the CUDA provider and the libraries of ``ort_ops/`` runs the kernel; otherwise the body,
 whose decoding it folds at load.
@@ -73,7 +74,7 @@ class DeviceOp:
         for made, name in zip(constants, names, strict=True):
             made.attribute.add(name="value_ints", ref_attr_name=name, type=AttributeProto.INTS)
         nodes = [*constants, *layout.body(), *self.tail(opset)]
-        limits = ["low", "high"] * (self.activation == "Clip")
+        others = ["low", "high"] * (self.activation == "Clip") + ["many_rows"] * (self.prefix == "NMTile")
         function: onnx.FunctionProto = helper.make_function(
             DOMAIN,
             self.name,
@@ -81,7 +82,7 @@ class DeviceOp:
             ["Y"],
             nodes,
             [helper.make_opsetid("", opset)],
-            [*names, "dtype", "trans", "block_rows", *limits],
+            [*names, "dtype", "trans", "block_rows", *others],
         )
         function.doc_string = (
             f"MatMul for CUDA, weight in layout {self.prefix}, version {VERSION}. By onnxprune."
@@ -124,11 +125,15 @@ def refusal(opset: int) -> str:
     return f"opset {opset}, wanted {MIN_OPSET}" if opset < MIN_OPSET else ""
 
 
-def attributes(layout: Layout, rows: int, cols: int, data_type: int, trans: bool) -> list[AttributeProto]:
-    """Return the attributes of a node whose weight is ``W (rows, cols)``."""
+def attributes(
+    layout: Layout, rows: int, cols: int, data_type: int, trans: bool, many_rows: int | None = None
+) -> list[AttributeProto]:
+    """Return the attributes of a node whose weight is ``W (rows, cols)``; ``many_rows`` only of NMTile."""
     ints = {"shape": [cols, rows], **layout.extra(rows, cols)}
     made = [helper.make_attribute(name, value) for name, value in ints.items()]
     numbers = {"dtype": data_type, "trans": int(trans), "block_rows": layout.block_rows}
+    if many_rows is not None:
+        numbers["many_rows"] = many_rows
     return made + [helper.make_attribute(name, value) for name, value in numbers.items()]
 
 

@@ -143,11 +143,21 @@ void run(dim3 blocks, dim3 threads, size_t bytes, const std::function<void()>& w
 namespace {
 std::map<void*, size_t> pages;  // beginning of a mapping -> bytes
 int shared_limit = 227 << 10;
+bool capturing = false;
+int allocations_left = -1;  // until one fails; negative: none does
+
+// What would break a graph that is being captured
+cudaError_t unless_capturing() {
+  if (!capturing) return cudaSuccess;
+  std::fprintf(stderr, "emulator: an allocation or a wait while a stream is captured\n"), std::abort();
+}
 }  // namespace
 
 extern "C" {
 
 cudaError_t cudaMalloc(void** to, size_t bytes) {
+  unless_capturing();
+  if (allocations_left >= 0 && allocations_left-- == 0) return cudaErrorMemoryAllocation;
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE)), room = (bytes + 15) / 16 * 16;
   const size_t whole = (room + page - 1) / page * page;
   auto* memory = static_cast<char*>(mmap(nullptr, whole + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
@@ -157,6 +167,7 @@ cudaError_t cudaMalloc(void** to, size_t bytes) {
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* memory) {
+  unless_capturing();
   const auto found = pages.find(memory);
   if (found == pages.end()) return cudaSuccess;
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
@@ -166,10 +177,16 @@ cudaError_t cudaFree(void* memory) {
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) { return std::memcpy(to, from, bytes), cudaSuccess; }
 cudaError_t cudaMemset(void* to, int value, size_t bytes) { return std::memset(to, value, bytes), cudaSuccess; }
-cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() { return unless_capturing(); }
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return unless_capturing(); }
+cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+  *status = capturing ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode*) { return cudaSuccess; }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
-const char* cudaGetErrorString(cudaError_t) { return "no error"; }
+const char* cudaGetErrorString(cudaError_t status) { return status ? "out of memory" : "no error"; }
 cudaError_t cudaGetDevice(int* id) { return *id = 0, cudaSuccess; }
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
@@ -197,6 +214,12 @@ cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return c
 
 // Shared memory of a block on the emulated device, so that kernels can be seen with fewer stages
 __attribute__((visibility("default"))) void onnxprune_emulator_shared(int bytes) { shared_limit = bytes; }
+
+// From now on streams are captured, or no longer; what must not happen then ends the process
+__attribute__((visibility("default"))) void onnxprune_emulator_capture(int on) { capturing = on; }
+// The allocation after so many more fails, once
+__attribute__((visibility("default"))) void onnxprune_emulator_fail_after(int count) { allocations_left = count; }
+__attribute__((visibility("default"))) int onnxprune_emulator_allocated() { return static_cast<int>(pages.size()); }
 
 // As in cuda/measure.cu
 __attribute__((visibility("default"))) const char* onnxprune_cuda_try(const OnnxpruneCudaOp* op,
@@ -229,6 +252,7 @@ __attribute__((visibility("default"))) const char* onnxprune_cuda_try(const Onnx
     run.y = upload(nullptr, bytes);
     error = op->run(plan, &run);
     std::memcpy(given->y, run.y, bytes);
+    if (!error && host->many_rows > 0 && run.m >= host->many_rows && op->many_problem) error = op->many_problem(plan);
     op->destroy(plan);
   }
   for (void* memory : held) cudaFree(memory);

@@ -7,8 +7,14 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune.kernels.device_select import best_layout, select_device, store_for_cuda, stored_density
-from onnxprune.kernels.devicetable import DeviceTable, Measured
+from onnxprune.kernels.device_select import (
+    Choice,
+    best_layout,
+    select_device,
+    store_for_cuda,
+    stored_density,
+)
+from onnxprune.kernels.devicetable import CUSPARSELT, DeviceTable, Measured
 from onnxprune.model import Model
 from onnxprune.recipe import Recipe
 from onnxprune.storage.device import LAYOUTS
@@ -40,9 +46,75 @@ def test_the_layout_with_the_highest_gain() -> None:
     weight = np.zeros((128, 128), np.float16)
     weight[:64, :64] = 1
     found = best_layout(weight, table(bitmap_tile=1.5, block_64=3.0, delta=2.0), 8)
-    assert found == (LAYOUTS["block-64"], 3.0)
+    assert found == Choice(LAYOUTS["block-64"], 3.0)
     assert best_layout(weight, table(bitmap_tile_int8=9.0, nm_tile=9.0), 8) is None  # not exact; not 2:4
     assert best_layout(weight, table(delta=2.0), 100) is None  # nothing measured with so many rows
+
+
+def two_four(own: dict[int, float], library: dict[int, float]) -> DeviceTable:
+    """Gains of 2:4 by rows of X: of our kernel and of cuSPARSELt."""
+    entries = [
+        Measured(name, 128, 128, 0.5, m, 1.0 / gain, 1.0, 1)
+        for name, gains in (("nm-tile", own), (CUSPARSELT, library))
+        for m, gain in gains.items()
+    ]
+    return DeviceTable("A GPU", "", 1.0, tuple(entries))
+
+
+@pytest.mark.parametrize(
+    ("batch", "gain", "many"),
+    [
+        (16, 1.5, 512),  # our kernel, and where cuSPARSELt takes over should X grow
+        (300, 0.4, 512),  # cuSPARSELt was measured with more rows alone
+        (600, 1.4, 512),
+        (512, 0.9, 512),
+        (4096, 1.4, 512),
+        (10000, None, None),
+    ],
+)
+def test_two_ways_of_two_four(batch: int, gain: float | None, many: int | None) -> None:
+    weight = np.zeros((128, 128), np.float16)
+    weight[:, ::2] = 1
+    table = two_four({32: 1.5, 64: 1.1, 512: 0.4, 4096: 0.3}, {512: 0.9, 4096: 1.4})
+    found = best_layout(weight, table, batch)
+    assert (found.gain, found.many_rows) == (pytest.approx(gain), many) if found else gain is None
+    odd = best_layout(weight[:120], table, batch)  # not for cuSPARSELt
+    assert odd is None or (
+        odd.many_rows is None and odd.gain in (1.5, pytest.approx(0.4), pytest.approx(0.3))
+    )
+
+
+def test_the_library_multiplies_where_it_was_chosen() -> None:
+    """With 600 rows the times of 4096 are the nearest that are not too good; those of 512 do not say so."""
+    weight = np.zeros((128, 128), np.float16)
+    weight[:, ::2] = 1
+    found = best_layout(weight, two_four({512: 1.0, 4096: 0.3}, {512: 0.9, 4096: 1.4}), 600)
+    assert found is not None and (found.gain, found.many_rows) == (pytest.approx(1.4), 600)
+
+
+def test_two_four_where_the_library_never_wins_or_was_not_measured() -> None:
+    weight = np.zeros((128, 128), np.float16)
+    weight[:, ::2] = 1
+    found = best_layout(weight, two_four({32: 1.5, 512: 1.4}, {512: 1.2}), 16)
+    assert found is not None and (found.gain, found.many_rows) == (1.5, 0)
+    found = best_layout(weight, two_four({32: 1.5}, {}), 16)
+    assert found is not None and (found.gain, found.many_rows) == (1.5, None)
+    found = best_layout(weight, two_four({32: 1.1}, {512: 1.3}), 16)  # measured with many more rows only
+    assert found is not None and found.gain == pytest.approx(1.1)
+
+
+def test_the_node_says_from_how_many_rows_on(model: Model) -> None:
+    """Dense stays what is slower than 1.05 of dense, such as cuSPARSELt with few rows."""
+    weight = np.zeros((128, 128), np.float32)
+    weight[::2] = 1
+    weight[1::4, ::2] = 1
+    model.index.tensors["p"].raw_data = np.where(np.arange(128)[:, None] % 2, 0, weight).tobytes()
+    table = two_four({32: 1.5, 512: 0.4, 4096: 0.3}, {512: 0.9, 4096: 1.4})
+    dense = select_device(model.copy(), ["p"], table, 512)
+    assert dense.decisions["p"].reason == "no CUDA kernel is faster"
+    assert select_device(model, ["p"], table, 4096).switched == 1
+    (node,) = (node for node in model.graph.node if node.op_type == "NMTileMatMul")
+    assert {a.name: a.i for a in node.attribute}["many_rows"] == 512
 
 
 def test_density_as_a_table_counts_it() -> None:

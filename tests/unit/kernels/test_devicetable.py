@@ -78,3 +78,22 @@ def test_which_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     TABLE.save(table_path("Other/GPU"))
     with pytest.raises(UsageError, match="One-GPU, Other-GPU"):
         find_table(None)
+
+
+def test_where_one_overtakes_another() -> None:
+    def table(**ms: dict[int, float]) -> DeviceTable:
+        entries = [
+            Measured(name, 1024, 1024, 0.5, m, each, 1.0, 1) for name in ms for m, each in ms[name].items()
+        ]
+        return DeviceTable("A GPU", "", 1.0, tuple(entries))
+
+    shape = (1024, 1024, 0.5)
+    found = table(own={64: 1, 512: 4, 2048: 20, 8192: 90}, library={512: 5, 2048: 15, 8192: 40})
+    assert found.overtaken("own", "library", *shape) == 2048
+    assert found.overtaken("library", "own", *shape) == 0
+    assert table(own={8: 1}, library={512: 1}).overtaken("own", "library", *shape) is None
+    assert found.overtaken("own", "library", 16, 16, 0.5) is None  # nothing like it was measured
+    assert (
+        table(own={8: 2, 64: 1, 512: 2}, library={8: 1, 64: 2, 512: 1}).overtaken("own", "library", *shape)
+        == 512
+    )

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from onnxprune import ops
-from onnxprune.errors import ResourceError, UsageError
+from onnxprune.errors import ModelError, ResourceError, UsageError
 from onnxprune.kernels import tune as module
 from onnxprune.kernels.cuda import DeviceWeight
+from onnxprune.kernels.devicetable import CUSPARSELT
 from onnxprune.kernels.tune import CASES, Case, default_cublas, open_kernels, parse_shape, random_weight, tune
 from onnxprune.storage.device import LAYOUTS
 
@@ -23,10 +24,11 @@ class Kernels:
         "driver": 1,
         "compiler": "nvcc",
     }
+    cusparselt: dict[str, str] = {"version": "0.8.1", "problem": ""}  # noqa: RUF012
 
     def time(self, weight: DeviceWeight, rows: Sequence[int], *, total_bytes: int) -> list[float]:
-        assert total_bytes == 8000
-        return [float(weight.nbytes + m) for m in rows]
+        assert total_bytes == 8000 and weight.many_rows in (0, 1)
+        return [float(weight.nbytes + m) / (1 + weight.many_rows) for m in rows]
 
     def time_dense(
         self, shape: tuple[int, int], rows: Sequence[int], *, transposed: bool, **_: Any
@@ -52,7 +54,38 @@ def test_every_case_is_measured() -> None:
     assert {e.m for e in few.entries} == {8}
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.layout)
+def test_cusparselt_is_measured_beside_our_own_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [case for case in CASES if case.layout == "nm-tile"]
+    assert [case.name for case in cases] == ["nm-tile", CUSPARSELT]
+    table = tune(Kernels(), shapes=[(256, 256)], cases=cases, rows=(8, 4096))  # type: ignore[arg-type]
+    times = {(e.layout, e.m): e.ms for e in table.entries}
+    assert list(times) == [("nm-tile", 8), ("nm-tile", 4096), (CUSPARSELT, 4096)]
+    assert times[CUSPARSELT, 4096] == times["nm-tile", 4096] / 2 and table.about.endswith("cuSPARSELt 0.8.1")
+    monkeypatch.setattr(Kernels, "cusparselt", {"version": "", "problem": "it is not there"})
+    table = tune(Kernels(), shapes=[(256, 256)], cases=cases)  # type: ignore[arg-type]
+    assert {e.layout for e in table.entries} == {"nm-tile"}
+    assert table.about.endswith("no cuSPARSELt: it is not there")
+
+
+def test_where_cusparselt_fails_the_rest_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Kernels.time
+
+    def time(kernels: Kernels, weight: DeviceWeight, rows: Sequence[int], **options: Any) -> list[float]:
+        if weight.many_rows == failing:
+            raise ModelError("out of memory")
+        return measured(kernels, weight, rows, **options)
+
+    monkeypatch.setattr(Kernels, "time", time)
+    cases, failing = [case for case in CASES if case.layout == "nm-tile"], 1
+    table = tune(Kernels(), shapes=[(256, 256)], cases=cases)  # type: ignore[arg-type]
+    assert {e.layout for e in table.entries} == {"nm-tile"}
+    assert table.about.endswith("cuSPARSELt not measured with 256x256: out of memory")
+    failing = 0
+    with pytest.raises(ModelError):
+        tune(Kernels(), shapes=[(256, 256)], cases=cases)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_random_weights_fit_their_layout(case: Case) -> None:
     layout = LAYOUTS[case.layout]
     for density in case.densities:
