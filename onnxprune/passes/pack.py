@@ -21,6 +21,7 @@ from onnxprune.errors import ModelError
 from onnxprune.model import Model
 from onnxprune.parallel import map_threads
 from onnxprune.storage import FORMS
+from onnxprune.storage.body import INTEGER_CONSTANT_OPSET
 from onnxprune.storage.choose import Candidate, choose
 from onnxprune.storage.domain import check_domain, write_functions
 from onnxprune.storage.edit import (
@@ -191,9 +192,11 @@ class _Packer:
         fill(old, tensors[-1])
         if home is None:
             old.name = values_name
-            self.model.graph.initializer.extend(tensors[:-1])
         else:
             self.model.graph.node[home].output[0] = values_name
+        if home is None or self.model.opset < INTEGER_CONSTANT_OPSET:
+            self.model.graph.initializer.extend(tensors[:-1])
+        else:
             self.added.append((home, [constant_node(t, t.name) for t in tensors[:-1]]))
         return names
 

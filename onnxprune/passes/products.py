@@ -16,8 +16,10 @@ from onnxprune.passes.shapes import Shapes
 from onnxprune.storage.device.functions import device_op
 from onnxprune.storage.domain import form_of, packed_inputs, sparse_op
 from onnxprune.storage.form import DOMAIN
-from onnxprune.storage.functions import consumer_with, operands
+from onnxprune.storage.functions import consumer_with, form_attributes, operands
 from onnxprune.storage.sparse_functions import SparseOp
+
+_PAD_INPUTS_OPSET = 11  # before, Pad has pads and value as attributes
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,8 @@ def _product(model: Model, shapes: Shapes, pads: _Pads, position: int, weight: s
     tensors = tuple(packed_inputs(node))
     bias = (list(node.input)[1 + len(tensors) :] or [""])[0]
     op = SparseOp(consumer.op, form.prefix)
-    stored = tuple(
-        a for a in node.attribute if a.name in ("shape", "dtype", "shape_tensor", *form.attributes)
-    )
+    names = form_attributes(form, model.opset)
+    stored = tuple(a for a in node.attribute if a.name in names)
     if consumer.op == "Conv":
         return _conv(model, pads, position, op, weight, tensors, shape, bias, stored)
     if len(shape) != 2:
@@ -248,8 +249,11 @@ class _Pads:
 
     def _pads(self, node: onnx.NodeProto, rank: int) -> Sequence[int] | None:
         """All pads of a node that pads with zeros on all axes, else None."""
+        if self.model.opset < _PAD_INPUTS_OPSET:
+            pads = _ints(node, "pads", [])
+            return pads if len(pads) == 2 * rank and not attribute(node, "value", 0.0) else None
         inputs = [*node.input, "", "", ""]
-        if inputs[3] or len(node.input) < 2 or inputs[1] not in self.values:  # before opset 11: attributes
+        if inputs[3] or len(node.input) < 2 or inputs[1] not in self.values:
             return None
         if inputs[2] and (inputs[2] not in self.values or self.values[inputs[2]].any()):
             return None

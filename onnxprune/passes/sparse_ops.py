@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from onnxprune.model import Model
 from onnxprune.passes.chains import Chain, chains
@@ -36,6 +36,7 @@ from onnxprune.storage.edit import (
     raise_ir_version,
 )
 from onnxprune.storage.form import DOMAIN, MIN_IR_VERSION
+from onnxprune.storage.sparse_functions import number_attributes
 
 
 def find_chains(model: Model, shapes: Shapes) -> tuple[list[tuple[Chain, ...]], dict[str, str]]:
@@ -95,7 +96,7 @@ class _Writer:
         node.input.extend([chain.residual] * bool(chain.residual) + list(chain.norm))
         node.output.append(chain.output)
         node.attribute.extend(product.attributes)
-        node.attribute.extend(helper.make_attribute(name, value) for name, value in chain.numbers.items())
+        node.attribute.extend(number_attributes(chain.numbers, self.model.opset))
         for position in chain.nodes:
             self.gone[position] = None
             self.stale.update(graph.node[position].output)

@@ -26,8 +26,8 @@ from onnxprune.storage import coo
 from onnxprune.storage.device import functions as device
 from onnxprune.storage.domain import check_domain, drop_functions, form_of, packed_inputs, sparse_op
 from onnxprune.storage.edit import Names, drop_initializers, fill
-from onnxprune.storage.form import DOMAIN, Array, Packed
-from onnxprune.storage.functions import consumer_with
+from onnxprune.storage.form import DOMAIN, Array, Form, Packed
+from onnxprune.storage.functions import consumer_with, same_value, set_attributes
 
 _OURS = ("shape", "dtype", "shape_tensor")  # and those of the form
 
@@ -124,10 +124,18 @@ class _Unpacker:
         if key not in arrays:
             packed = Packed(tuple(model.array(name) for name in names), key[1], key[2])
             arrays[key] = form.decode(packed, f"the weight of {_where(node)}")
-            for name, ints in form.extra(packed).items():
-                if name not in attributes or list(attributes[name].ints) != ints:
-                    raise ModelError(f"{model.name}: attribute {name!r} of {_where(node)} is not {ints}")
+            self._check_attributes(node, form, packed)
         return _Node(position, suffix, key, arrays[key])
+
+    def _check_attributes(self, node: onnx.NodeProto, form: Form, packed: Packed) -> None:
+        """Raise unless the node has the attributes from which the body decodes ``packed``."""
+        found, wanted = {attribute.name: attribute for attribute in node.attribute}, onnx.NodeProto()
+        set_attributes(wanted, form, packed, self.model.opset)
+        for attribute in wanted.attribute:
+            name = attribute.name
+            if name not in found or not same_value(found[name], attribute):
+                value = "what its tensors need" if attribute.HasField("t") else list(attribute.ints)
+                raise ModelError(f"{self.model.name}: attribute {name!r} of {_where(node)} is not {value}")
 
     def _read_device(self, position: int, arrays: dict[_Key, Array]) -> _Node:
         """The same for a node whose weight is in a layout for CUDA; its values come last in the key."""
@@ -179,7 +187,7 @@ class _Unpacker:
         node.ClearField("input")
         node.input.extend(others)
         for position in range(len(node.attribute) - 1, -1, -1):
-            if node.attribute[position].name in (*_OURS, *form.attributes):
+            if node.attribute[position].name in (*_OURS, *form.attributes, *form.attributes_before_11):
                 del node.attribute[position]
         return self.shared[item.key]
 

@@ -18,7 +18,8 @@ IMAGE = "g (float[N, 8, 9, 9] x) => (float y) "
 
 def find(build: Build, pruned: Any, text: str, weights: dict[str, Any], **options: Any) -> Any:
     arrays = {name: pruned(*w) if isinstance(w, tuple) else w for name, w in weights.items()}
-    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
+    opset = options.get("opset", 17)
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> {text}')
     proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in arrays.items())
     model = Model(proto)
     types = infer(model)
@@ -135,6 +136,23 @@ def test_other_padding_stays(build_model: Build, pruned: Any, body: str) -> None
         weights |= {"channels": np.array([0, 1, 1, 1, 0, 0, 1, 1]), "w": (16, 9, 3, 3)}
     product = only(find(build_model, pruned, IMAGE + f"{{ {body} }}", weights))
     assert product.x == "p" and not product.absorbed
+
+
+@pytest.mark.parametrize(
+    ("pad", "absorbed"),
+    [
+        ("pads = [0, 0, 1, 0, 0, 0, 2, 1]", 1),
+        ("pads = [0, 0, 1, 0, 0, 0, 2, 1], value = 0.0", 1),
+        ("pads = [0, 0, 1, 0, 0, 0, 2, 1], value = 1.0", 0),
+        ("pads = [0, 0, -1, 0, 0, 0, 0, 0]", 0),
+        ('pads = [0, 0, 1, 0, 0, 0, 2, 1], mode = "edge"', 0),
+    ],
+)
+def test_padding_before_opset_11(build_model: Build, pruned: Any, pad: str, absorbed: int) -> None:
+    text = IMAGE + f"{{ p = Pad <{pad}> (x) y = Conv <pads = [1, 1, 1, 1]> (p, w) }}"
+    product = only(find(build_model, pruned, text, {"w": (16, 8, 3, 3)}, opset=9))
+    assert len(product.absorbed) == absorbed
+    assert values(product)["pads"] == ([2, 1, 3, 2] if absorbed else [1, 1, 1, 1])
 
 
 TOKENS = "g (float[N, 24] x, float[32, N] t, int64[N] i, float[M] b) => (float y) "

@@ -275,6 +275,66 @@ def test_constant_nodes_and_old_models(pruned: Callable[..., Any]) -> None:
     assert close(wanted, outputs(model, feed, kernels=False))
 
 
+OLD = """g (float[N, S, 24] x, float[N, 8, 9, 9] image) => (float[N, S, 24] y, float[N, 64] z) {
+    a = MatMul(x, wa)  ab = Add(ba, a)  h = Relu(ab)
+    b = MatMul(h, wb)  bb = Add(b, bb0)  s = Add(bb, x)
+    mean = ReduceMean <axes = [-1], keepdims = 1> (s)  o = Sub(s, mean)  p = Pow(o, two)
+    v = ReduceMean <axes = [-1], keepdims = 1> (p)  e = Add(v, tiny)  d = Sqrt(e)  n = Div(o, d)
+    m = Mul(n, gamma)  y = Add(m, beta)
+    padded = Pad <pads = [0, 0, 1, 1, 0, 0, 1, 1]> (image)
+    c = Conv(padded, wc, bc)  r = Clip <min = 0.0, max = 6.0> (c)
+    dw = Conv <group = 16, pads = [1, 1, 1, 1]> (r, wd)  q = Relu(dw)
+    k = Conv(q, wk)  t = Add(r, k)  u = Relu(t)
+    pool = GlobalAveragePool(u)  flat = Flatten(pool)  z = Gemm <transB = 1> (flat, wg, bg) }"""
+
+
+@pytest.mark.parametrize("opset", [7, 8, 9, 10, 11])
+def test_old_opsets(
+    opset: int, dense: Model, feed: dict[str, Any], folded_ops: Callable[..., Counter[str]]
+) -> None:
+    """As exporters wrote them: initializers are inputs, limits and padding attributes before opset 11."""
+    text = OLD
+    if opset == 11:
+        text = text.replace("<min = 0.0, max = 6.0> (c)", "(c, zero, six)")
+        text = text.replace("<pads = [0, 0, 1, 1, 0, 0, 1, 1]> (image)", "(image, pads)")
+    old = Model(onnx.parser.parse_model(f'<ir_version: 3, opset_import: ["": {opset}]> {text}'))
+    read = {name for node in old.graph.node for name in node.input}
+    numbers = {"two": np.array(2, np.float32), "tiny": np.array(1e-5, np.float32)}
+    numbers["pads"] = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    tensors = [t for t in dense.graph.initializer if t.name in read]
+    tensors += [onnx.numpy_helper.from_array(a, n) for n, a in numbers.items() if n in read]
+    old.graph.initializer.extend(tensors)
+    old.graph.input.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in tensors
+    )
+    for node in old.graph.node:
+        node.ClearField("domain")
+    old.reindex()
+    onnx.checker.check_model(old.proto, full_check=True)
+
+    form = "gaps4" if opset >= 9 else "bitmap"
+    model, _ = switched(old, form)
+    name = {"gaps4": "SparseGap4", "bitmap": "SparseBitmap"}[form]
+    assert [n.op_type for n in model.graph.node if n.domain == DOMAIN] == [
+        f"{name}MatMulRelu", f"{name}MatMulAddNorm", f"{name}ConvClip", "DirectConvRelu",
+        f"{name}ConvAddRelu", f"{name}Gemm",
+    ]  # fmt: skip
+    assert [value.name for value in model.graph.input] == ["x", "image"] and model.opset == opset
+    onnx.checker.check_model(model.proto, full_check=True)
+    assert close(outputs(old, feed), outputs(model, feed, kernels=False))
+    if runtime.ops.library_path() is not None:
+        assert close(outputs(old, feed), outputs(model, feed, kernels=True))
+    folded = folded_ops(model.proto)
+    assert not any(op.startswith("onnxprune.") for op in folded)
+    assert folded == folded_ops(old.proto)
+
+    unpack(model)
+    assert not model.proto.functions
+    assert all(np.array_equal(model.array(name), old.array(name)) for name in PACKED)
+    onnx.checker.check_model(model.proto, full_check=True)
+    assert close(outputs(old, feed), outputs(model, feed))
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_bias_with_axes_becomes_a_vector(pruned: Callable[..., Any], shared: bool) -> None:
     text = "g (float[N, S, 24] x) => (float[N, S, 32] y, float[N, S, 32] z) { m = MatMul(x, w) y = Add(m, b)"
