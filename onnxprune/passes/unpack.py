@@ -95,9 +95,15 @@ class _Unpacker:
         """Decode the weights of all our nodes; return their names."""
         arrays: dict[_Key, Array] = {}
         nodes = [self._read(position, arrays) for position in self.positions]
+        # Weights that a node of their own decodes first: ops with a kernel may share their tensors
+        nodes.sort(key=lambda item: not self._only_decodes(item))
         weights = [self._restore(node) for node in nodes]
         self._clean({name for node in nodes for name in node.key[0]})
         return [name for name in dict.fromkeys(weights) if name]
+
+    def _only_decodes(self, item: _Node) -> bool:
+        form, suffix = form_of(self.model.graph.node[item.position])
+        return form is not None and suffix in form.decoders
 
     def _read(self, position: int, arrays: dict[_Key, Array]) -> _Node:
         """Check one node and decode its weight; nothing is changed yet."""
@@ -178,6 +184,7 @@ class _Unpacker:
         consumer = consumer_with(item.suffix)
         if consumer is None or form is None:
             self._store(item, node.output[0])
+            self.shared.setdefault(item.key, str(node.output[0]))
             return str(node.output[0])
         others = [node.input[0], *node.input[1 + len(item.key[0]) :]]
         self._weight(item)
