@@ -33,7 +33,13 @@ from onnxprune.storage.edit import (
     raise_ir_version,
 )
 from onnxprune.storage.form import DOMAIN, MIN_IR_VERSION, Form, Packed, np_dtype
-from onnxprune.storage.functions import Consumer, consumer_of, operands, set_attributes
+from onnxprune.storage.functions import (
+    Consumer,
+    consumer_of,
+    operands,
+    set_attributes,
+    stored_bytes,
+)
 from onnxprune.storage.report import PackReport, StoredWeight
 
 __all__ = ["PackReport", "StoredWeight", "pack"]
@@ -113,7 +119,7 @@ class _Packer:
             return refusals[self.forms[-1].name]
         array = self.model.array(name)
         sizes = {
-            form.name: form.encode(array, values=self.values).nbytes
+            form.name: stored_bytes(form, form.encode(array, values=self.values), self.model.opset)
             for form in self.forms
             if not refusals[form.name]
         }
@@ -135,7 +141,8 @@ class _Packer:
         array = self.model.array(name)
         packed = form.encode(array, values=self.values)
         self._apply(name, form, packed)
-        return StoredWeight(name, "packed", array.nbytes, packed.nbytes, self._note(packed))
+        size = stored_bytes(form, packed, self.model.opset)
+        return StoredWeight(name, "packed", array.nbytes, size, self._note(packed))
 
     def _note(self, packed: Packed) -> str:
         wide = np_dtype(packed.data_type).itemsize > 2

@@ -159,6 +159,13 @@ def set_attributes(node: onnx.NodeProto, form: Form, packed: Packed, opset: int)
             node.attribute.append(helper.make_attribute(name, value))
 
 
+def stored_bytes(form: Form, packed: Packed, opset: int) -> int:
+    """Return what a weight takes in the file: its tensors, and attributes that grow with it."""
+    extra = form.extra_before_11(packed, opset) if opset < CUMSUM_OPSET else {}
+    tensors = [value for value in extra.values() if isinstance(value, onnx.TensorProto)]
+    return packed.nbytes + sum(len(value.raw_data) for value in tensors)
+
+
 def same_value(a: AttributeProto, b: AttributeProto) -> bool:
     """Whether two attributes hold the same number, ints or tensor, however a tensor is written."""
     if a.type != b.type:

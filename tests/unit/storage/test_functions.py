@@ -22,6 +22,7 @@ from onnxprune.storage.functions import (
     parse_op,
     same_value,
     set_attributes,
+    stored_bytes,
 )
 
 BITMAP = FORMS["bitmap"]
@@ -175,6 +176,13 @@ def test_old_opsets_need_more_attributes(opset: int, extra: list[str]) -> None:
     assert form_attributes(GAPS, opset) == ["shape", "dtype", "span", *extra]
     if extra:
         assert numpy_helper.to_array(found["shape_tensor"]).tolist() == [2, 3]
+
+
+def test_stored_bytes_count_what_old_opsets_add() -> None:
+    packed = BITMAP.encode(np.ones((64, 64), np.float32), values="same")  # 512 bytes of mask: five rows
+    assert stored_bytes(BITMAP, packed, 11) == packed.nbytes == 512 + 4 + 4 * 64 * 64
+    assert stored_bytes(BITMAP, packed, 9) == packed.nbytes + 5 * 4 + 128
+    assert stored_bytes(BITMAP, packed, 7) == packed.nbytes + 5 * 8 + 256
 
 
 def test_same_value() -> None:
