@@ -101,6 +101,17 @@ class TestRefusals:
             prune(model, tmp_path / "out.onnx")
         assert caught.value.hint == "the model has no weight matrices"
 
+    def test_weights_in_branches_only(
+        self, build_model: Callable[..., onnx.ModelProto], tmp_path: Path
+    ) -> None:
+        text = """g (float[N, 96] x, bool c) => (float[N, 96] y) { y = If (c) <
+            then_branch = a () => (float[N, 96] p) { p = MatMul(x, w) },
+            else_branch = b () => (float[N, 96] q) { q = Relu(x) }> }"""
+        with pytest.raises(ModelError, match="nothing to prune") as caught:
+            prune(Model(build_model(text, {"w": noise(96, 96)})), tmp_path / "out.onnx")
+        assert "inside the subgraph of If(y)" in caught.value.hint
+        assert "onnxprune export --fix INPUT=VALUE" in caught.value.hint
+
     @pytest.mark.parametrize("name", ["net.pruned.onnx", "net.pruned.json"])
     def test_output_exists(self, path: Path, name: str) -> None:
         (path.parent / name).write_text("precious")
