@@ -39,7 +39,8 @@ same with Gather 18.9; form gaps4 7.5. Compress, NonZero and what else has a dat
 not folded, neither is any node whose output is over 1 GiB.
 
 Opsets 7 to 10 have neither CumSum nor GatherElements. There the sums are those of bytes, a table has the
-place of each bit in its byte's sum, and the rest is the same.
+place of each bit in its byte's sum, and the rest is the same. It takes 30 ns a weight where the body above
+takes 14 (``scripts/bench_storage.py --form bitmap --opset 10``), 21 of them in Gather on that machine.
 """
 
 from __future__ import annotations

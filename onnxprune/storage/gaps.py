@@ -27,6 +27,9 @@ Decoding in standard ONNX (``Gaps.body``) touches nothing but the entries until 
 elements at once. ONNX Runtime folds no op whose output shape depends on data, but that of MaxUnpool
 follows from its kernel. At 70 % zeros gaps4 leaves 14 bytes of intermediates a weight where bitmap
 leaves 22, and takes half of its load time. ONNX Runtime has MaxUnpool for float32 only.
+
+Opsets 9 and 10 have neither CumSum nor BitShift: 15 ns a weight instead of 6, and about twice the memory on
+top of the dense model's (``scripts/bench_storage.py --form gaps4 --opset 10``).
 """
 
 from __future__ import annotations
