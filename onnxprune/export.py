@@ -2,7 +2,8 @@
 
 The values stay as they are (``values="fp16"`` rounds packed ones). Use it to hand a packed model to a
 runtime without local functions, or to pack what another tool pruned and, with ``target_runtime="cpu"``,
-to give its nodes the kernels that are faster on this machine.
+to give its nodes the kernels that are faster on this machine. With ``fix``, a model that holds a network for
+each value of an input becomes one network before.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from onnxprune.kernels.select import Selection, select
 from onnxprune.layers import Layer, find_layers
 from onnxprune.model import Model
 from onnxprune.opening import recipe_with, separated
+from onnxprune.passes.fix_input import fix_inputs
 from onnxprune.passes.pack import pack
 from onnxprune.passes.sparse_initializer import to_sparse_initializers
 from onnxprune.passes.unpack import unpack
@@ -49,7 +51,7 @@ class ExportResult:
         kept_dense: weights with zeros that this form does not make smaller or cannot hold, and why.
         switched: how many weights' nodes are ops with a kernel now.
         speed: threads -> how many times faster the whole model is with them; empty unless measured.
-        note: one sentence about the kernels, empty when there is nothing to say.
+        note: about the kernels and the inputs that were fixed, empty when there is nothing to say.
     """
 
     model: str
@@ -71,6 +73,7 @@ def export(
     format: str = "dense",
     values: str = "same",
     target_runtime: str = "stock",
+    fix: Mapping[str, Any] | None = None,
     recipe: Recipe | None = None,
     data: Any = None,
     force: bool = False,
@@ -85,6 +88,8 @@ def export(
         format: ``packed`` (only where it is smaller), ``dense`` or ``sparse-initializer``.
         values: type of packed values, ``same`` or ``fp16``.
         target_runtime: ``cpu`` switches packed nodes to kernels where they are faster, as ``prune`` does.
+        fix: input -> the value that it will always have: branches that it chooses take the place of ``If``
+            nodes, so that their weights can be pruned. The input stays, and is not read any more.
         recipe: for ``cpu``: the fields about data, ``seed``, ``threads`` and ``cache``.
         data: for ``cpu``: inputs of the sizes that count, as :func:`onnxprune.prune`; made up if None.
         force: overwrite an existing output.
@@ -102,6 +107,7 @@ def export(
     dense = model.copy() if isinstance(model, Model) else load(model, allow_external=allow_external)
     before = total_bytes(dense.path, allow_external=True) if dense.path else dense.proto.ByteSize()
     were_stored = unpack(dense)
+    decided = fix_inputs(dense, fix) if fix else []
     kernels = target_runtime == "cpu"
     if kernels:
         dense = separated(dense, dataclasses.replace(recipe, target_runtime="cpu"))
@@ -141,8 +147,15 @@ def export(
         kept_dense,
         selection.switched,
         selection.speed,
-        _note(selection, samples),
+        "; ".join(filter(None, (_note(selection, samples), _fixed(fix or {}, decided)))),
     )
+
+
+def _fixed(fix: Mapping[str, Any], decided: list[str]) -> str:
+    if not fix:
+        return ""
+    values = " and ".join(f"{name} is always {np.asarray(value).tolist()}" for name, value in fix.items())
+    return f"{values}: it decides {', '.join(decided) or 'no If node'}"
 
 
 def _check_options(form: str, values: str, target: str) -> None:

@@ -103,6 +103,8 @@ def _why_nothing(model: Model, skips: tuple[Skip, ...]) -> str:
     if model.graph.sparse_initializer:
         return "its weights are sparse initializers: onnxprune export --format dense undoes it"
     reasons = why_skipped(skips)
+    if any(node.op_type == "If" for node in model.graph.node) and "subgraph" in reasons:
+        reasons += "; onnxprune export --fix INPUT=VALUE keeps what an If runs for that value"
     return f"left alone: {reasons}" if reasons else "the model has no weight matrices"
 
 

@@ -252,4 +252,5 @@ def _layer_report(layer: Layer, item: Solved, outcome: Outcome) -> LayerReport:
         kernel=decision.op,
         gain=decision.gain,
         kernel_note=decision.reason,
+        dense_readers=decision.dense_readers,
     )

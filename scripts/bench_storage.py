@@ -1,6 +1,7 @@
 """Size, load time and latency of packed models against the same weights stored dense.
 
     python scripts/bench_storage.py [MODEL.onnx ...] [--sparsity 0.7] [--rounds 9] [--values fp16]
+        [--form bitmap] [--opset 9]
 
 Each model (default: one like MiniLM, 36 MatMul of 10.6 M weights) is pruned by magnitude, each weight by
 the same share, and saved twice. Loading: a fresh process each time, dense and packed in turns, processor
@@ -28,6 +29,7 @@ from onnxprune import bench, load
 from onnxprune.model import Model
 from onnxprune.passes.pack import pack
 from onnxprune.runtime import session
+from onnxprune.storage import FORMS
 
 FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 LOAD = """
@@ -46,7 +48,7 @@ print(time.process_time() - start, memory("VmHWM") - before)
 """
 
 
-def minilm_like() -> Model:
+def minilm_like(opset: int) -> Model:
     """Return a chain of the 36 MatMul of a 6-layer encoder with 384 channels."""
     rng = np.random.default_rng(0)
     shapes = [(384, 384)] * 4 + [(384, 1536), (1536, 384)]
@@ -59,7 +61,7 @@ def minilm_like() -> Model:
     make = helper.make_tensor_value_info
     inputs, outputs = [make("x", TensorProto.FLOAT, [128, 384])], [make(value, TensorProto.FLOAT, [128, 384])]
     graph = helper.make_graph(nodes, "minilm_like", inputs, outputs, weights)
-    return Model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    return Model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8))
 
 
 def prune(model: Model, sparsity: float) -> list[str]:
@@ -98,7 +100,7 @@ def measure(label: str, model: Model, arguments: argparse.Namespace) -> str:
     """Return one line of the table."""
     names = prune(model, arguments.sparsity)
     packed = model.copy()
-    report = pack(packed, names, values=arguments.values)
+    report = pack(packed, names, values=arguments.values, form=arguments.form)
     count = sum(int(np.prod(model.index.tensors[entry.name].dims)) for entry in report.changed)
     ratio = sum(w.stored_bytes for w in report.weights) / sum(w.dense_bytes for w in report.weights)
     with tempfile.TemporaryDirectory() as name:
@@ -133,6 +135,8 @@ def main() -> None:
     parser.add_argument("--sparsity", type=float, default=0.7)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--values", choices=("same", "fp16"), default="same")
+    parser.add_argument("--form", choices=tuple(FORMS), help="of all weights; default: chosen for each")
+    parser.add_argument("--opset", type=int, default=17, help="of the model like MiniLM")
     arguments = parser.parse_args()
     print(
         f"{arguments.sparsity:.0%} zeros, {arguments.rounds} rounds in turns, 1 thread.\n"
@@ -144,7 +148,7 @@ def main() -> None:
         f"{'best':>6s}   {'peak':>6s} {'packed':>6s}   {'lat.':>6s} ops"
     )
     models = [(path.parent.name or path.name, load(path)) for path in arguments.models]
-    for label, model in models or [("36 MatMul like MiniLM", minilm_like())]:
+    for label, model in models or [("36 MatMul like MiniLM", minilm_like(arguments.opset))]:
         print(measure(label, model, arguments), flush=True)
 
 

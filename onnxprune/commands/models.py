@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from onnxprune.commands.common import PATH, output_options
+from onnxprune.errors import UsageError
 from onnxprune.options import (
     DATA_FIELDS,
     PLANNING_FIELDS,
@@ -138,6 +140,20 @@ def sensitivity(
     emit(result.to_dict, render, as_json)
 
 
+def _fixed(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """Read ``INPUT=VALUE``; a value is a number, true, false, or a list of these in JSON."""
+    found = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            equals = ""
+        if not name or not equals:
+            raise UsageError(f"--fix is {pair!r}, wanted INPUT=VALUE", "such as sr=16000, or size=[1,2]")
+    return found
+
+
 @click.command(cls=SectionedCommand, short_help="Store the pruned weights in another form.")
 @click.argument("model", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="Where to write the model.")
@@ -152,6 +168,12 @@ def sensitivity(
     show_default=True,
     help="cpu: switch packed nodes to our kernels where they are faster on this machine.",
 )
+@click.option(
+    "--fix",
+    multiple=True,
+    metavar="INPUT=VALUE",
+    help="Keep only the branches for this value of an input, such as sr=16000 (repeatable).",
+)
 @click.option("--force", is_flag=True, help="Overwrite an existing output.")
 @recipe_options((*DATA_FIELDS, "seed", "threads", "cache", "allow_external"))
 @output_options
@@ -164,6 +186,7 @@ def export(
     form: str,
     values: str,
     target_runtime: str,
+    fix: tuple[str, ...],
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -173,8 +196,8 @@ def export(
 
     Data say which sizes of inputs count when kernels are measured (--target-runtime cpu); nothing else.
     """
-    settings = {name: value for name, value in given(ctx).items() if name not in ("values", "target_runtime")}
-    recipe = Recipe.from_dict(settings)
+    ours = ("values", "target_runtime", "fix")
+    recipe = Recipe.from_dict({name: value for name, value in given(ctx).items() if name not in ours})
     from onnxprune.export import export as run
 
     with working(quiet) as progress:
@@ -185,6 +208,7 @@ def export(
             format=form,
             values=values,
             target_runtime=target_runtime,
+            fix=_fixed(fix),
             recipe=recipe,
             allow_external=recipe.allow_external,
             force=force,

@@ -28,11 +28,12 @@ from onnxprune.kernels.weights import Profile, profile
 from onnxprune.kernels.whole import ENOUGH, Whole
 from onnxprune.model import Model
 from onnxprune.passes.chains import Chain
+from onnxprune.passes.products import shared_weights
 from onnxprune.passes.shapes import Shapes, infer, observe
 from onnxprune.passes.sparse_ops import find_chains, rewrite
 from onnxprune.progress import NullProgress, Progress
 from onnxprune.storage.domain import form_of, write_functions
-from onnxprune.storage.form import DOMAIN, Packed
+from onnxprune.storage.form import DOMAIN
 
 LARGEST = 2**30  # bytes of a model that is still measured: several sessions of it are held at once
 _SAMPLED = 16  # samples that are looked at for the sizes of the inputs
@@ -44,16 +45,19 @@ class Decision:
 
     Attributes:
         weight: its name.
-        op: name of the op with a kernel, empty when its node stays as it was.
+        op: name of the op with a kernel, empty when its node stays as it was; several, with spaces between,
+            when nodes that share the weight became unlike ones.
         gain: how many times faster an op is (or would be) than the nodes it replaces, as measured or
             expected; None when it is not known.
         reason: why the node stays, or what the gain rests on.
+        dense_readers: how many nodes read the weight dense besides those with an op.
     """
 
     weight: str
     op: str = ""
     gain: float | None = None
     reason: str = ""
+    dense_readers: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,12 +108,13 @@ def select(
         shapes = Shapes(types)
         options, refusals = find_chains(packed, shapes)
         why = "no library" if identity is None else "too large to be measured"
-        return _by_table(packed, options, refusals, shapes, why)
+        return _by_table(packed, dense, options, refusals, shapes, why)
     feeds = typical_feeds(data)
     try:
         shapes = Shapes(types, observe(dense, _activations(dense, types), feeds))
     except ModelError:  # ONNX Runtime cannot show some value in between
-        return _by_table(packed, *find_chains(packed, Shapes(types)), Shapes(types), "cannot be measured")
+        found = find_chains(packed, Shapes(types))
+        return _by_table(packed, dense, *found, Shapes(types), "cannot be measured")
     lean = without_decoders(packed, dense)
     options, refusals = find_chains(lean, shapes)
     if not any(chains[-1].product.sparse for chains in options):
@@ -124,7 +129,7 @@ def select(
     finally:
         known.save()
     refusals |= _rewrite_same(packed, chosen, shapes)
-    decisions = _refused(refusals) | _decisions(gains, chosen)
+    decisions = _refused(refusals) | _decisions(gains, chosen, dense)
     notes = [
         "" if chosen else "no choice of kernels makes this model faster here: it runs dense",
         f"some choice of kernels cannot run: {whole.failure}" if whole.failure else "",
@@ -137,13 +142,13 @@ def select(
 def without_decoders(packed: Model, dense: Model) -> Model:
     """Return a copy in which weights that a ``Decode`` node makes are plain: quicker to load.
 
-    Such weights (embedding tables, tied ones) have no kernel, so they do not matter here.
+    Such weights (embedding tables) have no kernel, so they do not matter here, unless a product reads them.
     """
-    lean = packed.copy()
+    lean, kept = packed.copy(), shared_weights(packed)
     for position in range(len(lean.graph.node) - 1, -1, -1):
         node = lean.graph.node[position]
         form, suffix = form_of(node) if node.domain == DOMAIN else (None, "")
-        if form is not None and suffix in form.decoders:
+        if form is not None and suffix in form.decoders and node.output[0] not in kept:
             name = node.output[0]
             del lean.graph.node[position]
             lean.graph.initializer.append(numpy_helper.from_array(dense.array(name), name))
@@ -244,55 +249,67 @@ def _refused(refusals: Mapping[str, str]) -> dict[str, Decision]:
     return {name: Decision(name, reason=reason) for name, reason in refusals.items()}
 
 
-def _decisions(gains: Sequence[Gain], chosen: Sequence[Chain]) -> dict[str, Decision]:
+def _decisions(gains: Sequence[Gain], chosen: Sequence[Chain], dense: Model) -> dict[str, Decision]:
     switched = {chain.output for chain in chosen}
-    found = {}
-    for gain in gains:
-        name = gain.chain.product.weight
-        if gain.chain.output in switched:
-            found[name] = Decision(name, gain.chain.op_type, gain.ratio, "measured alone")
-        elif gain.ratio <= 0:
-            found[name] = Decision(
-                name, reason="the library has no kernel for it, or one that fails or is off"
-            )
-        elif gain.ratio <= ENOUGH:
-            found[name] = Decision(name, gain=gain.ratio, reason="a kernel is no faster")
-        else:
-            reason = "a kernel is faster alone, but not in this model"
-            found[name] = Decision(name, gain=gain.ratio, reason=reason)
-    return found
+    return _of_weights([_decision(gain, gain.chain.output in switched) for gain in gains], dense)
+
+
+def _decision(gain: Gain, switched: bool) -> Decision:
+    """What became of one node."""
+    name = gain.chain.product.weight
+    if switched:
+        return Decision(name, gain.chain.op_type, gain.ratio, "measured alone")
+    if gain.ratio <= 0:
+        return Decision(name, reason="the library has no kernel for it, or one that fails or is off")
+    if gain.ratio <= ENOUGH:
+        return Decision(name, gain=gain.ratio, reason="a kernel is no faster")
+    return Decision(name, gain=gain.ratio, reason="a kernel is faster alone, but not in this model")
+
+
+def _of_weights(nodes: Sequence[Decision], dense: Model) -> dict[str, Decision]:
+    """Put together what became of the nodes that read each weight."""
+    found: dict[str, list[Decision]] = {}
+    for decision in nodes:
+        found.setdefault(decision.weight, []).append(decision)
+    return {weight: _of_weight(decisions, dense) for weight, decisions in found.items()}
+
+
+def _of_weight(decisions: Sequence[Decision], dense: Model) -> Decision:
+    weight = decisions[0].weight
+    readers = len({use.index for use in dense.index.uses[weight]}) + (weight in dense.index.outputs)
+    switched = [decision for decision in decisions if decision.op]
+    if not switched:
+        return max(decisions, key=lambda decision: decision.gain or 0.0)
+    if readers == 1:
+        return switched[0]
+    ops = " ".join(dict.fromkeys(decision.op for decision in switched))
+    gain, rest = min(decision.gain or 0.0 for decision in switched), readers - len(switched)
+    reason = f"{switched[0].reason}, {len(switched)} of the {readers} nodes that read the weight"
+    twice = "; for the others it is in memory once more, dense" if rest else ""
+    return Decision(weight, ops, gain, reason + twice, rest)
 
 
 def _by_table(
     packed: Model,
+    dense: Model,
     options: Sequence[tuple[Chain, ...]],
     refusals: Mapping[str, str],
     shapes: Shapes,
     why: str,
 ) -> Selection:
-    decisions, chosen = _refused(refusals), []
+    nodes, chosen = list[Decision](), list[Chain]()
     for chains in options:
         chain = chains[-1]
         product = chain.product
         if not product.sparse:
             continue
-        weight = _stored_profile(packed, chain)
+        weight = _profile(dense, chain)
         gain = expected_gain(kind_of(product.op.consumer, product.shape), weight.group, weight.density)
         if gain >= MARGIN:
-            decisions[product.weight] = Decision(product.weight, chain.op_type, gain, "from the table")
+            nodes.append(Decision(product.weight, chain.op_type, gain, "from the table"))
             chosen.append(chain)
         else:
-            reason = "too dense to be faster"
-            decisions[product.weight] = Decision(product.weight, gain=gain or None, reason=reason)
+            nodes.append(Decision(product.weight, gain=gain or None, reason="too dense to be faster"))
     rewrite(packed, chosen, shapes)
+    decisions = _refused(refusals) | _of_weights(nodes, dense)
     return Selection(decisions, {}, "table", f"{why}: kernels were chosen by a table, not measured")
-
-
-def _stored_profile(packed: Model, chain: Chain) -> Profile:
-    node = packed.graph.node[chain.product.position]
-    form, _ = form_of(node)
-    assert form is not None
-    data_type, product = next(a.i for a in node.attribute if a.name == "dtype"), chain.product
-    stored = Packed(tuple(packed.array(name) for name in product.tensors), product.shape, data_type)
-    trans_b = any(a.name == "transB" and a.i for a in product.attributes)
-    return profile(form.decode(stored, product.weight), product.op.consumer, trans_b)

@@ -21,7 +21,9 @@ def cut_out(model: Model, chain: Chain, shapes: Mapping[str, tuple[int, ...]]) -
         chain: its input and residual become inputs, its output the output; what else it reads is constant.
         shapes: of the input and the residual.
     """
-    nodes = [model.graph.node[position] for position in chain.nodes]
+    decoder = model.index.producer.get(chain.product.weight)  # of a weight that other nodes read too
+    before = [] if decoder is None or chain.product.weight in model.index.tensors else [decoder]
+    nodes = [model.graph.node[position] for position in (*before, *chain.nodes)]
     made = {output for node in nodes for output in node.output}
     read = list(dict.fromkeys(name for node in nodes for name in node.input if name and name not in made))
     inputs = [name for name in dict.fromkeys((chain.product.x, chain.residual)) if name]

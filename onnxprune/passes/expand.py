@@ -77,7 +77,9 @@ def _fill(inner: onnx.NodeProto, given: dict[str, onnx.AttributeProto], rename: 
             value = given.get(attribute.ref_attr_name)
             if value is None:  # the standard op's default
                 del inner.attribute[position]
-            elif inner.op_type == "Constant":  # in the form that every reader of a model knows
+            elif (
+                value.type == onnx.AttributeProto.FLOAT and inner.op_type == "Constant"
+            ):  # in the form that every reader of a model knows
                 tensor = numpy_helper.from_array(np.array(value.f, np.float32))
                 attribute.CopyFrom(helper.make_attribute("value", tensor))
             else:

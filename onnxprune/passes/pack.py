@@ -21,6 +21,7 @@ from onnxprune.errors import ModelError
 from onnxprune.model import Model
 from onnxprune.parallel import map_threads
 from onnxprune.storage import FORMS
+from onnxprune.storage.body import INTEGER_CONSTANT_OPSET
 from onnxprune.storage.choose import Candidate, choose
 from onnxprune.storage.domain import check_domain, write_functions
 from onnxprune.storage.edit import (
@@ -32,7 +33,13 @@ from onnxprune.storage.edit import (
     raise_ir_version,
 )
 from onnxprune.storage.form import DOMAIN, MIN_IR_VERSION, Form, Packed, np_dtype
-from onnxprune.storage.functions import Consumer, consumer_of, operands, set_attributes
+from onnxprune.storage.functions import (
+    Consumer,
+    consumer_of,
+    operands,
+    set_attributes,
+    stored_bytes,
+)
 from onnxprune.storage.report import PackReport, StoredWeight
 
 __all__ = ["PackReport", "StoredWeight", "pack"]
@@ -112,7 +119,7 @@ class _Packer:
             return refusals[self.forms[-1].name]
         array = self.model.array(name)
         sizes = {
-            form.name: form.encode(array, values=self.values).nbytes
+            form.name: stored_bytes(form, form.encode(array, values=self.values), self.model.opset)
             for form in self.forms
             if not refusals[form.name]
         }
@@ -134,7 +141,8 @@ class _Packer:
         array = self.model.array(name)
         packed = form.encode(array, values=self.values)
         self._apply(name, form, packed)
-        return StoredWeight(name, "packed", array.nbytes, packed.nbytes, self._note(packed))
+        size = stored_bytes(form, packed, self.model.opset)
+        return StoredWeight(name, "packed", array.nbytes, size, self._note(packed))
 
     def _note(self, packed: Packed) -> str:
         wide = np_dtype(packed.data_type).itemsize > 2
@@ -191,9 +199,11 @@ class _Packer:
         fill(old, tensors[-1])
         if home is None:
             old.name = values_name
-            self.model.graph.initializer.extend(tensors[:-1])
         else:
             self.model.graph.node[home].output[0] = values_name
+        if home is None or self.model.opset < INTEGER_CONSTANT_OPSET:
+            self.model.graph.initializer.extend(tensors[:-1])
+        else:
             self.added.append((home, [constant_node(t, t.name) for t in tensors[:-1]]))
         return names
 

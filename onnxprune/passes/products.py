@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx
@@ -16,8 +16,10 @@ from onnxprune.passes.shapes import Shapes
 from onnxprune.storage.device.functions import device_op
 from onnxprune.storage.domain import form_of, packed_inputs, sparse_op
 from onnxprune.storage.form import DOMAIN
-from onnxprune.storage.functions import consumer_with, operands
+from onnxprune.storage.functions import Consumer, consumer_of, consumer_with, form_attributes, operands
 from onnxprune.storage.sparse_functions import SparseOp
+
+_PAD_INPUTS_OPSET = 11  # before, Pad has pads and value as attributes
 
 
 @dataclass(frozen=True)
@@ -69,58 +71,89 @@ class Found:
 
 
 def find_products(model: Model, shapes: Shapes) -> Found:
-    """Return what can be replaced in ``model``, whose weights are packed."""
-    found, pads = Found(), _Pads(model)
+    """Return what can be replaced in ``model``, whose weights are packed.
+
+    A weight that several nodes read is made by one ``Decode`` node; each of them is a product of its own.
+    """
+    found, pads, decoders = Found(), _Pads(model), _decoders(model)
     for position, node in enumerate(model.graph.node):
-        weight = _weight(model, node)
+        weight = _weight(model, node, decoders)
         if not weight:
             continue
+        source = model.graph.node[decoders[weight]] if weight in decoders else node
         try:
-            found.products.append(_product(model, shapes, pads, position, weight))
+            found.products.append(_product(model, shapes, pads, position, weight, source))
         except _RefusalError as refusal:
             found.refusals[weight] = str(refusal)
+    switchable = {product.weight for product in found.products}
+    for weight in decoders.keys() - found.refusals.keys():
+        found.refusals[weight] = _why_decoded(model, weight)
+    found.refusals = {name: why for name, why in found.refusals.items() if name not in switchable}
     return found
 
 
-def _weight(model: Model, node: onnx.NodeProto) -> str:
-    """Name of the weight of a packed node that has no kernel yet, or of a convolution."""
+def shared_weights(model: Model) -> set[str]:
+    """Return the weights made by a ``Decode`` node that some product reads."""
+    decoders = _decoders(model)
+    weights = (_weight(model, node, decoders) for node in model.graph.node)
+    return {weight for weight in weights if weight in decoders}
+
+
+def _decoders(model: Model) -> dict[str, int]:
+    """Return weight -> position of the node that only decodes it."""
+    found = {}
+    for position, node in enumerate(model.graph.node):
+        if node.domain == DOMAIN and sparse_op(node) is None and device_op(node) is None:
+            form, suffix = form_of(node)
+            if form is not None and suffix in form.decoders:
+                found[str(node.output[0])] = position
+    return found
+
+
+def _why_decoded(model: Model, weight: str) -> str:
+    readers = {model.graph.node[use.index].op_type for use in model.index.uses.get(weight, [])}
+    if readers == {"Gather"}:
+        return "it is a table, of which only rows are read"
+    return "more than one node reads the weight, or not as a product"
+
+
+def _weight(model: Model, node: onnx.NodeProto, decoders: Mapping[str, int]) -> str:
+    """Name of the weight of a packed node without a kernel, of a convolution, of a product with a decoder."""
     if node.domain == DOMAIN and sparse_op(node) is None and device_op(node) is None:
-        form, suffix = form_of(node)
-        assert form is not None  # DirectConv has a kernel
-        return str(node.output[0]) if suffix in form.decoders else packed_inputs(node)[-1]
-    if node.domain in ("", "ai.onnx") and node.op_type == "Conv" and node.input[1] in model.index.tensors:
-        return str(node.input[1])
-    return ""
+        return "" if node.output[0] in decoders else packed_inputs(node)[-1]
+    if node.domain not in ("", "ai.onnx") or len(node.input) < 2:
+        return ""
+    if node.input[1] in decoders and list(node.input).count(node.input[1]) == 1:
+        return str(node.input[1]) if consumer_of(node, 1) is not None else ""
+    return str(node.input[1]) if node.op_type == "Conv" and node.input[1] in model.index.tensors else ""
 
 
-def _product(model: Model, shapes: Shapes, pads: _Pads, position: int, weight: str) -> Product:
+def _product(
+    model: Model, shapes: Shapes, pads: _Pads, position: int, weight: str, source: onnx.NodeProto
+) -> Product:
+    """Return the product at ``position``; ``source`` is the node that has its packed weight."""
     node = model.graph.node[position]
-    if node.domain != DOMAIN:
+    if source.domain != DOMAIN:
         tensor = model.index.tensors[weight]
         if tensor.data_type != TensorProto.FLOAT:
             raise _RefusalError("its weight is not float32")
         bias = (operands(node)[2:] or [""])[0]
         return _conv(model, pads, position, SparseOp("Conv"), weight, (weight,), tuple(tensor.dims), bias)
-    form, suffix = form_of(node)
-    consumer = consumer_with(suffix)
-    if consumer is None or form is None:
-        readers = {model.graph.node[use.index].op_type for use in model.index.uses.get(weight, [])}
-        raise _RefusalError(
-            "it is a table, of which only rows are read"
-            if readers == {"Gather"}
-            else "more than one node reads the weight, or not as a product"
-        )
-    shape = tuple(int(i) for i in next(a.ints for a in node.attribute if a.name == "shape"))
-    if next(a.i for a in node.attribute if a.name == "dtype") != TensorProto.FLOAT:
+    form, suffix = form_of(source)
+    consumer = consumer_of(node, 1) if source is not node else consumer_with(suffix)
+    assert form is not None and consumer is not None
+    shape = tuple(int(i) for i in next(a.ints for a in source.attribute if a.name == "shape"))
+    if next(a.i for a in source.attribute if a.name == "dtype") != TensorProto.FLOAT:
         raise _RefusalError("its weight is not float32")
     if consumer.slot != 1:
         raise _RefusalError("its weight is the left operand")
-    tensors = tuple(packed_inputs(node))
-    bias = (list(node.input)[1 + len(tensors) :] or [""])[0]
+    if not form.fits_fused(shape):
+        raise _RefusalError(f"its {math.prod(shape)} elements fill no whole number of bytes")
+    tensors = tuple(packed_inputs(source))
+    bias = (_others(node, consumer, tensors)[1:] or [""])[0]
     op = SparseOp(consumer.op, form.prefix)
-    stored = tuple(
-        a for a in node.attribute if a.name in ("shape", "dtype", "shape_tensor", *form.attributes)
-    )
+    names = form_attributes(form, model.opset)
+    stored = tuple(a for a in source.attribute if a.name in names)
     if consumer.op == "Conv":
         return _conv(model, pads, position, op, weight, tensors, shape, bias, stored)
     if len(shape) != 2:
@@ -131,6 +164,12 @@ def _product(model: Model, shapes: Shapes, pads: _Pads, position: int, weight: s
     if rank is None or rank < 2:
         raise _RefusalError("its input is a vector" if rank else "the shape of its input is unknown")
     return Product(position, op, node.input[0], weight, tensors, "", shape[1], -1, shape, stored)
+
+
+def _others(node: onnx.NodeProto, consumer: Consumer, tensors: tuple[str, ...]) -> list[str]:
+    """Return the inputs of a product without its weight."""
+    packed = len(tensors) if node.domain == DOMAIN else 1
+    return [*operands(node)[: consumer.slot], *operands(node)[consumer.slot + packed :]]
 
 
 def _gemm(
@@ -248,8 +287,11 @@ class _Pads:
 
     def _pads(self, node: onnx.NodeProto, rank: int) -> Sequence[int] | None:
         """All pads of a node that pads with zeros on all axes, else None."""
+        if self.model.opset < _PAD_INPUTS_OPSET:
+            pads = _ints(node, "pads", [])
+            return pads if len(pads) == 2 * rank and not attribute(node, "value", 0.0) else None
         inputs = [*node.input, "", "", ""]
-        if inputs[3] or len(node.input) < 2 or inputs[1] not in self.values:  # before opset 11: attributes
+        if inputs[3] or len(node.input) < 2 or inputs[1] not in self.values:
             return None
         if inputs[2] and (inputs[2] not in self.values or self.values[inputs[2]].any()):
             return None

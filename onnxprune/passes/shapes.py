@@ -43,7 +43,8 @@ def skeleton(model: Model) -> onnx.ModelProto:
         for name, value in evaluate(model, [n for n in wanted if n not in model.index.tensors]).items()
         if value.size <= _SMALL
     }
-    proto = onnx.ModelProto(ir_version=source.ir_version)
+    # Before IR version 4 every initializer must be an input too, or inference leaves it out
+    proto = onnx.ModelProto(ir_version=max(source.ir_version, 4))
     proto.opset_import.extend(source.opset_import)
     proto.functions.extend(source.functions)
     graph = proto.graph

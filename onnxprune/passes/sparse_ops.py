@@ -1,13 +1,16 @@
 """Put ops that have a kernel in the place of products and what follows them.
 
-Matches: MatMul, Gemm and Conv whose weight :mod:`onnxprune.passes.pack` packed, and convolutions with a
-dense float32 weight; with the bias, residual Add, activation and LayerNormalization behind them, and a
-constant zero padding before a convolution (:mod:`onnxprune.passes.products`, ``chains``, ``regions``).
-Only where nothing else reads the values in between, and none of them is a graph output.
+Matches: MatMul, Gemm and Conv whose weight :mod:`onnxprune.passes.pack` packed, also one that several nodes
+read, and convolutions with a dense float32 weight; with the bias, residual Add, activation and
+LayerNormalization behind them, and a constant zero padding before a convolution
+(:mod:`onnxprune.passes.products`, ``chains``, ``regions``). Only where nothing else reads the values in
+between, and none of them is a graph output.
 Changes: the nodes of each chosen chain become one node of domain ``onnxprune``; it has the name of the
 product and the output of the chain. A bias that is not a vector becomes one; where the model has none, the
-op gets zeros. Constants that nobody reads any more go. Writes the type and shape of each output, without
-which ONNX Runtime does not fuse what follows. Writes the functions; IR version 8 or newer.
+op gets zeros. Nodes that share a weight share its packed tensors; the ``Decode`` node that makes it dense
+stays only while another node reads it. Constants that nobody reads any more go. Writes the type and shape of
+each output, without which ONNX Runtime does not fuse what follows. Writes the functions; IR version 8 or
+newer.
 Guarantees: stock ONNX Runtime computes the same, from the same weights; ``unpack`` makes standard nodes
 again. What is not chosen stays as it is.
 """
@@ -19,7 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from onnxprune.model import Model
 from onnxprune.passes.chains import Chain, chains
@@ -36,6 +39,7 @@ from onnxprune.storage.edit import (
     raise_ir_version,
 )
 from onnxprune.storage.form import DOMAIN, MIN_IR_VERSION
+from onnxprune.storage.sparse_functions import number_attributes
 
 
 def find_chains(model: Model, shapes: Shapes) -> tuple[list[tuple[Chain, ...]], dict[str, str]]:
@@ -84,10 +88,13 @@ class _Writer:
         self.gone: dict[int, onnx.NodeProto | None] = {}  # None: without a successor
         self.stale: set[str] = set()
         self.types: list[onnx.ValueInfoProto] = []
+        self.zeros: dict[tuple[str, int], str] = {}  # weight and size -> bias of nodes that have none
+        self.values: dict[str, str] = {}  # weight -> name of its packed values
 
     def replace(self, chain: Chain) -> None:
         """Make the node of one chain."""
         product, graph = chain.product, self.model.graph
+        self.values[product.weight] = product.tensors[-1]
         old = graph.node[product.position]
         node = onnx.NodeProto(op_type=chain.op_type, domain=DOMAIN, name=old.name, doc_string=old.doc_string)
         node.metadata_props.extend(old.metadata_props)
@@ -95,7 +102,7 @@ class _Writer:
         node.input.extend([chain.residual] * bool(chain.residual) + list(chain.norm))
         node.output.append(chain.output)
         node.attribute.extend(product.attributes)
-        node.attribute.extend(helper.make_attribute(name, value) for name, value in chain.numbers.items())
+        node.attribute.extend(number_attributes(chain.numbers, self.model.opset))
         for position in chain.nodes:
             self.gone[position] = None
             self.stale.update(graph.node[position].output)
@@ -108,8 +115,11 @@ class _Writer:
         """Name of the bias as a vector; made when there is none."""
         features = chain.product.features
         if not chain.bias:
-            name = self.names.fresh(f"{chain.product.weight}{NO_BIAS}")
-            return self._constant(name, np.zeros(features, np.float32))
+            key = chain.product.weight, features
+            if key not in self.zeros:
+                name = self.names.fresh(f"{chain.product.weight}{NO_BIAS}")
+                self.zeros[key] = self._constant(name, np.zeros(features, np.float32))
+            return self.zeros[key]
         tensor = self.model.index.tensors.get(chain.bias)
         if tensor is None or list(tensor.dims) == [features]:
             return chain.bias
@@ -138,10 +148,27 @@ class _Writer:
         drop_value_info(graph, self.stale)
         self.model.reindex()
         drop_unread(self.model, read)
+        self._rename_values()
         graph.value_info.extend(self.types)
         raise_ir_version(self.model, MIN_IR_VERSION, set())
         self.model.reindex()
         write_functions(self.model)
+
+    def _rename_values(self) -> None:
+        """Give the packed values the names of weights that no node decodes any more, as ``pack`` does."""
+        index, graph = self.model.index, self.model.graph
+        renamed = {
+            values: weight
+            for weight, values in self.values.items()
+            if weight != values and weight not in index.producer and weight not in index.tensors
+        }
+        for values, weight in renamed.items():
+            index.tensors[values].name = weight
+            if values in index.constants:
+                graph.node[index.constants[values]].output[0] = weight
+        for node in graph.node:
+            for slot, name in enumerate(node.input):
+                node.input[slot] = renamed.get(name, name)
 
 
 def longest(options: Sequence[tuple[Chain, ...]]) -> list[Chain]:

@@ -26,8 +26,8 @@ from onnxprune.storage import coo
 from onnxprune.storage.device import functions as device
 from onnxprune.storage.domain import check_domain, drop_functions, form_of, packed_inputs, sparse_op
 from onnxprune.storage.edit import Names, drop_initializers, fill
-from onnxprune.storage.form import DOMAIN, Array, Packed
-from onnxprune.storage.functions import consumer_with
+from onnxprune.storage.form import DOMAIN, Array, Form, Packed
+from onnxprune.storage.functions import consumer_with, same_value, set_attributes
 
 _OURS = ("shape", "dtype", "shape_tensor")  # and those of the form
 
@@ -95,9 +95,15 @@ class _Unpacker:
         """Decode the weights of all our nodes; return their names."""
         arrays: dict[_Key, Array] = {}
         nodes = [self._read(position, arrays) for position in self.positions]
+        # Weights that a node of their own decodes first: ops with a kernel may share their tensors
+        nodes.sort(key=lambda item: not self._only_decodes(item))
         weights = [self._restore(node) for node in nodes]
         self._clean({name for node in nodes for name in node.key[0]})
         return [name for name in dict.fromkeys(weights) if name]
+
+    def _only_decodes(self, item: _Node) -> bool:
+        form, suffix = form_of(self.model.graph.node[item.position])
+        return form is not None and suffix in form.decoders
 
     def _read(self, position: int, arrays: dict[_Key, Array]) -> _Node:
         """Check one node and decode its weight; nothing is changed yet."""
@@ -124,10 +130,18 @@ class _Unpacker:
         if key not in arrays:
             packed = Packed(tuple(model.array(name) for name in names), key[1], key[2])
             arrays[key] = form.decode(packed, f"the weight of {_where(node)}")
-            for name, ints in form.extra(packed).items():
-                if name not in attributes or list(attributes[name].ints) != ints:
-                    raise ModelError(f"{model.name}: attribute {name!r} of {_where(node)} is not {ints}")
+            self._check_attributes(node, form, packed)
         return _Node(position, suffix, key, arrays[key])
+
+    def _check_attributes(self, node: onnx.NodeProto, form: Form, packed: Packed) -> None:
+        """Raise unless the node has the attributes from which the body decodes ``packed``."""
+        found, wanted = {attribute.name: attribute for attribute in node.attribute}, onnx.NodeProto()
+        set_attributes(wanted, form, packed, self.model.opset)
+        for attribute in wanted.attribute:
+            name = attribute.name
+            if name not in found or not same_value(found[name], attribute):
+                value = "what its tensors need" if attribute.HasField("t") else list(attribute.ints)
+                raise ModelError(f"{self.model.name}: attribute {name!r} of {_where(node)} is not {value}")
 
     def _read_device(self, position: int, arrays: dict[_Key, Array]) -> _Node:
         """The same for a node whose weight is in a layout for CUDA; its values come last in the key."""
@@ -170,6 +184,7 @@ class _Unpacker:
         consumer = consumer_with(item.suffix)
         if consumer is None or form is None:
             self._store(item, node.output[0])
+            self.shared.setdefault(item.key, str(node.output[0]))
             return str(node.output[0])
         others = [node.input[0], *node.input[1 + len(item.key[0]) :]]
         self._weight(item)
@@ -179,7 +194,7 @@ class _Unpacker:
         node.ClearField("input")
         node.input.extend(others)
         for position in range(len(node.attribute) - 1, -1, -1):
-            if node.attribute[position].name in (*_OURS, *form.attributes):
+            if node.attribute[position].name in (*_OURS, *form.attributes, *form.attributes_before_11):
                 del node.attribute[position]
         return self.shared[item.key]
 

@@ -43,6 +43,8 @@ class LayerReport:
         gain: how many times faster an op with a kernel is (or would be) than the nodes it replaces, None
             when it is not known.
         kernel_note: why the node runs dense, or what the gain rests on.
+        dense_readers: how many nodes read the weight dense besides those with a kernel: then it is in memory
+            twice.
     """
 
     name: str
@@ -63,6 +65,7 @@ class LayerReport:
     kernel: str = ""
     gain: float | None = None
     kernel_note: str = ""
+    dense_readers: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "nodes", tuple(self.nodes))

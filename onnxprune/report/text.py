@@ -236,6 +236,8 @@ def _why_dense(layer: LayerReport) -> str:
 
 def _layer_row(layer: LayerReport) -> tuple[str, ...]:
     speed = f"{layer.gain:.1f}x" if layer.kernel and layer.gain is not None else ""
+    if layer.dense_readers:  # it is in memory twice
+        speed += f" + {layer.dense_readers} dense"
     if not layer.kernel and layer.kernel_note:
         speed = "dense"
     return (

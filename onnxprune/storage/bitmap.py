@@ -15,7 +15,12 @@ attribute ``shape`` (ints)
 attribute ``dtype`` (int)
     ``onnx.TensorProto.DataType`` of the dense weight.
 attribute ``shape_tensor`` (tensor, int64)
-    ``shape`` once more, only in models of opset 11, whose ``Constant`` has no ``value_ints``.
+    ``shape`` once more, only in models of opsets 7 to 11, whose ``Constant`` has no ``value_ints``.
+attributes ``starts``, ``filler``, ``pieces``
+    only in models of opsets 7 to 10: the sums of the set bits of bytes, see
+    :mod:`onnxprune.storage.prefix_sum`.
+attribute ``cut`` (ints)
+    only there: ``[n, p]``, elements and bits of padding.
 
 -0.0 counts as zero and comes back as 0.0. NaN and infinities are values like any other.
 Size at 70 % zeros: 0.331 of dense float32, 0.181 with ``values="fp16"``, however the zeros lie.
@@ -32,6 +37,10 @@ Tried on ONNX Runtime 1.31.1, 36 MatMul like MiniLM's at 70 %, processor ns a we
 with int32 bits 18.3; start of each byte, table of positions, GatherElements 16.5 but more nodes; the
 same with Gather 18.9; form gaps4 7.5. Compress, NonZero and what else has a data-dependent shape are
 not folded, neither is any node whose output is over 1 GiB.
+
+Opsets 7 to 10 have neither CumSum nor GatherElements. There the sums are those of bytes, a table has the
+place of each bit in its byte's sum, and the rest is the same. It takes 30 ns a weight where the body above
+takes 14 (``scripts/bench_storage.py --form bitmap --opset 10``), 21 of them in Gather on that machine.
 """
 
 from __future__ import annotations
@@ -41,14 +50,18 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import AttributeProto, TensorProto, helper
 
 from onnxprune.errors import ModelError
 from onnxprune.files.tensors import type_name
+from onnxprune.storage import prefix_sum
+from onnxprune.storage.body import constant, given, given_tensor
 from onnxprune.storage.form import MAX_FOLDED_BYTES, Array, Packed, np_dtype, onnx_type, round_to_fp16
 
 RAGGED = "DecodeRagged"
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)  # (256, 8): of each byte
+_COUNTS = _BITS.sum(axis=1, dtype=np.uint8)
 _FP16_FROM = (TensorProto.FLOAT, TensorProto.DOUBLE)  # 16-bit types gain nothing
 
 
@@ -59,8 +72,9 @@ class Bitmap:
     prefix = "Bitmap"
     inputs: tuple[str, ...] = ("mask", "values")
     attributes: tuple[str, ...] = ()
+    attributes_before_11: tuple[str, ...] = (*prefix_sum.ATTRIBUTES, "cut")
     decoders: tuple[str, ...] = ("Decode", RAGGED)
-    min_opset = 11  # CumSum, GatherElements
+    min_opset = prefix_sum.MIN_OPSET
     load_ns = 20
 
     def refusal(self, shape: Sequence[int], data_type: int) -> str:
@@ -93,6 +107,11 @@ class Bitmap:
     def extra(self, packed: Packed) -> dict[str, list[int]]:
         """Return no attributes."""
         return {}
+
+    def extra_before_11(self, packed: Packed, opset: int) -> dict[str, list[int] | onnx.TensorProto]:
+        """Return the sums of bytes, and how many of the bits are elements."""
+        mask, count = packed.tensors[0], math.prod(packed.shape)
+        return {**prefix_sum.values(_COUNTS[mask][None], opset), "cut": [count, 8 * mask.size - count]}
 
     def decode(self, packed: Packed, where: str = "the weight") -> Array:
         """Return the dense array of shape ``packed.shape``.
@@ -144,35 +163,71 @@ class Bitmap:
     def body(self, suffix: str, opset: int, cast: bool, output: str) -> list[onnx.NodeProto]:
         """Return the decoding nodes; ``cast`` widens the values to the attribute ``dtype`` first."""
         node = helper.make_node
-        nodes = [
-            _constant("table", np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)),
-            _constant("flat", np.array([-1], np.int64)),
-            _constant("axis", np.array(0, np.int32)),
-            node("Cast", ["mask"], ["byte"], to=TensorProto.INT32),
-            node("Gather", ["table", "byte"], ["bits_of_byte"], axis=0),  # (bytes, 8)
-            node("Reshape", ["bits_of_byte", "flat"], ["padded" if suffix == RAGGED else "bits"]),
-        ]
-        if suffix == RAGGED:
-            nodes += [
-                _constant("zero", np.array([0], np.int64)),
-                node("ReduceProd", ["shape"], ["size"], keepdims=1),
-                node("Slice", ["padded", "zero", "size"], ["bits"]),
-            ]
-        nodes += [
-            node("Cast", ["bits"], ["bit"], to=TensorProto.INT32),
-            node("CumSum", ["bit", "axis"], ["count"]),
-            node("Mul", ["count", "bit"], ["slot"]),
-        ]
+        old = opset < prefix_sum.CUMSUM_OPSET
+        nodes = _slots_of_bytes(suffix == RAGGED, opset) if old else _slots_of_bits(suffix == RAGGED, opset)
         if cast:
-            widen = node("Cast", ["values"], ["wide"])
-            widen.attribute.add(name="to", ref_attr_name="dtype", type=onnx.AttributeProto.INT)
-            nodes.append(widen)
+            nodes.append(given("Cast", ["values"], "wide", to=("dtype", AttributeProto.INT)))
         return [
             *nodes,
-            node("GatherElements", ["wide" if cast else "values", "slot"], ["weights"], axis=0),
+            node(
+                "Gather" if old else "GatherElements",
+                ["wide" if cast else "values", "slot"],
+                ["weights"],
+                axis=0,
+            ),
             node("Reshape", ["weights", "shape"], [output]),
         ]
 
 
-def _constant(name: str, array: Array) -> onnx.NodeProto:
-    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array))
+def _slots_of_bits(ragged: bool, opset: int) -> list[onnx.NodeProto]:
+    """Return nodes from ``mask`` to ``slot`` (int32, (n,)): where in ``values`` each weight is."""
+    node = helper.make_node
+    nodes = [
+        *constant("table", _BITS, opset),
+        *constant("flat", np.array([-1], np.int64), opset),
+        *constant("axis", np.array(0, np.int32), opset),
+        node("Cast", ["mask"], ["byte"], to=TensorProto.INT32),
+        node("Gather", ["table", "byte"], ["bits_of_byte"], axis=0),  # (bytes, 8)
+        node("Reshape", ["bits_of_byte", "flat"], ["padded" if ragged else "bits"]),
+    ]
+    if ragged:
+        nodes += [
+            *constant("zero", np.array([0], np.int64), opset),
+            node("ReduceProd", ["shape"], ["size"], keepdims=1),
+            node("Slice", ["padded", "zero", "size"], ["bits"]),
+        ]
+    return [
+        *nodes,
+        node("Cast", ["bits"], ["bit"], to=TensorProto.INT32),
+        node("CumSum", ["bit", "axis"], ["count"]),
+        node("Mul", ["count", "bit"], ["slot"]),
+    ]
+
+
+def _slots_of_bytes(ragged: bool, opset: int) -> list[onnx.NodeProto]:
+    """Return the same without the ops of opset 11, ``slot`` has shape (bytes, 8), or (n,) when it is cut."""
+    node = helper.make_node
+    to_end = _BITS.cumsum(axis=1, dtype=np.int8) - _COUNTS[:, None].astype(np.int8)  # -7 to 0
+    nodes = [
+        *constant("bits_of", _BITS, opset, np.int32),
+        *constant("to_end_of", to_end, opset, np.int32),
+        *constant("count_of", _COUNTS.astype(np.float32), opset),
+        *constant("column", np.array([-1, 1], np.int64), opset),
+        *given_tensor("starts", "row_start", np.int32, opset),
+        *prefix_sum.rows("mask", "rows", opset),
+        node("Cast", ["rows"], ["byte_in_row"], to=TensorProto.INT32),
+        node("Gather", ["count_of", "byte_in_row"], ["count"], axis=0),
+        *prefix_sum.sums("count", "row_start", "end", "column", axis=0),
+        node("Cast", ["mask"], ["byte"], to=TensorProto.INT32),
+        node("Gather", ["to_end_of", "byte"], ["to_end"], axis=0),  # (bytes, 8)
+        node("Add", ["to_end", "end"], ["count_to_bit"]),
+        node("Gather", ["bits_of", "byte"], ["bit"], axis=0),
+        node("Mul", ["count_to_bit", "bit"], ["slots" if ragged else "slot"]),
+    ]
+    if ragged:
+        nodes += [
+            *constant("flat", np.array([-1], np.int64), opset),
+            node("Reshape", ["slots", "flat"], ["padded"]),
+            given("Split", ["padded"], "slot", "behind", axis=0, split=("cut", AttributeProto.INTS)),
+        ]
+    return nodes

@@ -58,6 +58,7 @@ class Form(Protocol):
         prefix: op names are ``prefix + "MatMul"``, ``prefix + "Conv"``, ``prefix + "Decode"``, ...
         inputs: names of the stored tensors; the values, which may be cast, come last.
         attributes: names of attributes (ints) that its ops have besides ``shape`` and ``dtype``.
+        attributes_before_11: names of those that they have in models of older opsets only, for the bodies.
         decoders: suffixes of its ops that only decode.
         min_opset: oldest default opset whose ops can decode it.
         load_ns: what decoding costs at load, processor ns a weight, roughly; only for comparing forms.
@@ -67,6 +68,7 @@ class Form(Protocol):
     prefix: str
     inputs: tuple[str, ...]
     attributes: tuple[str, ...]
+    attributes_before_11: tuple[str, ...]
     decoders: tuple[str, ...]
     min_opset: int
     load_ns: int
@@ -81,6 +83,10 @@ class Form(Protocol):
 
     def extra(self, packed: Packed) -> dict[str, list[int]]:
         """Return the values of ``attributes``."""
+        ...
+
+    def extra_before_11(self, packed: Packed, opset: int) -> dict[str, list[int] | onnx.TensorProto]:
+        """Return the values of ``attributes_before_11``."""
         ...
 
     def decode(self, packed: Packed, where: str) -> Array:

@@ -12,10 +12,10 @@ For a form with prefix ``Bitmap`` and inputs ``mask, values`` (others likewise: 
 
 With an optional bias as one op, ONNX Runtime would inline ``Conv(X, W, "")``, whose empty name keeps
 it from fusing BatchNormalization. Each has the attributes ``shape`` (ints) and ``dtype`` (int) of the
-dense weight, and those of the form, besides those of the standard op, which keep their defaults when a
-node does not set them. A runtime that has a kernel for the op uses it and never builds W; ONNX Runtime
-without one inlines the function and folds the decoding. The nodes of the body are of the model's own
-opset, for they end up in its graph.
+dense weight, and those of the form (some only in models of old opsets), besides those of the standard op,
+which keep their defaults when a node does not set them. A runtime that has a kernel for the op uses it and
+never builds W; ONNX Runtime without one inlines the function and folds the decoding. The nodes of the body
+are of the model's own opset, for they end up in its graph.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
-from onnx import AttributeProto, helper
+from onnx import AttributeProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
+from onnxprune.storage.body import given, given_tensor, tensor
 from onnxprune.storage.form import DOMAIN, VERSION, Form, Packed
+from onnxprune.storage.prefix_sum import CUMSUM_OPSET
 
 _DIRECT_SHAPE_OPSET = 12  # Constant.value_ints
 
@@ -122,7 +125,7 @@ def make_function(form: Form, suffix: str, opset: int, *, cast: bool) -> onnx.Fu
         cast: whether the values of some node have another type than its weight.
     """
     consumer = consumer_with(suffix)
-    nodes = [shape_constant(opset), *form.body(suffix, opset, cast, "W")]
+    nodes = [*shape_constant(opset), *form.body(suffix, opset, cast, "W")]
     inputs, output, attributes = list(form.inputs), "W", form_attributes(form, opset)
     if consumer is not None:
         final_inputs = list(consumer.others)
@@ -149,21 +152,39 @@ def set_attributes(node: onnx.NodeProto, form: Form, packed: Packed, opset: int)
         node.attribute.append(helper.make_attribute(name, ints, attr_type=AttributeProto.INTS))
     node.attribute.append(helper.make_attribute("dtype", packed.data_type))
     if opset < _DIRECT_SHAPE_OPSET:
-        tensor = helper.make_tensor("", onnx.TensorProto.INT64, [len(shape)], shape)
-        node.attribute.append(helper.make_attribute("shape_tensor", tensor))
+        dims = tensor(np.array(shape, np.int64), opset)
+        node.attribute.append(helper.make_attribute("shape_tensor", dims))
+    if opset < CUMSUM_OPSET:
+        for name, value in form.extra_before_11(packed, opset).items():
+            node.attribute.append(helper.make_attribute(name, value))
+
+
+def stored_bytes(form: Form, packed: Packed, opset: int) -> int:
+    """Return what a weight takes in the file: its tensors, and attributes that grow with it."""
+    extra = form.extra_before_11(packed, opset) if opset < CUMSUM_OPSET else {}
+    tensors = [value for value in extra.values() if isinstance(value, onnx.TensorProto)]
+    return packed.nbytes + sum(len(value.raw_data) for value in tensors)
+
+
+def same_value(a: AttributeProto, b: AttributeProto) -> bool:
+    """Whether two attributes hold the same number, ints or tensor, however a tensor is written."""
+    if a.type != b.type:
+        return False
+    if a.type == AttributeProto.TENSOR:
+        return np.array_equal(numpy_helper.to_array(a.t), numpy_helper.to_array(b.t))
+    return bool(helper.get_attribute_value(a) == helper.get_attribute_value(b))
 
 
 def form_attributes(form: Form, opset: int) -> list[str]:
     """Return the names of the attributes that tell a function which dense weight its inputs stand for."""
     names = ["shape", "dtype", *form.attributes]
-    return names if opset >= _DIRECT_SHAPE_OPSET else [*names, "shape_tensor"]
-
-
-def shape_constant(opset: int) -> onnx.NodeProto:
-    """Return the node that makes the value ``shape``, which the forms' bodies read, from the attribute."""
-    node: onnx.NodeProto = helper.make_node("Constant", [], ["shape"])
     if opset < _DIRECT_SHAPE_OPSET:
-        node.attribute.add(name="value", ref_attr_name="shape_tensor", type=AttributeProto.TENSOR)
-    else:
-        node.attribute.add(name="value_ints", ref_attr_name="shape", type=AttributeProto.INTS)
-    return node
+        names.append("shape_tensor")
+    return names if opset >= CUMSUM_OPSET else [*names, *form.attributes_before_11]
+
+
+def shape_constant(opset: int) -> list[onnx.NodeProto]:
+    """Return nodes that make the value ``shape``, which the forms' bodies read, from the attribute."""
+    if opset < _DIRECT_SHAPE_OPSET:
+        return given_tensor("shape_tensor", "shape", np.int64, opset)
+    return [given("Constant", [], "shape", value_ints=("shape", AttributeProto.INTS))]

@@ -9,10 +9,12 @@ stand for its nonzeros in order; an entry is a step and a value:
     Entry ``j`` is at position ``step[0] + ... + step[j]``.
 ``values``
     float32, or float16 when packed with ``values="fp16"``; shape ``(1, 1, m)``, as MaxUnpool wants it.
-attribute ``shape`` (ints), ``dtype`` (int), ``shape_tensor`` (tensor, opset 11 only)
+attribute ``shape`` (ints), ``dtype`` (int), ``shape_tensor`` (tensor, opsets 9 to 11 only)
     as in :mod:`onnxprune.storage.bitmap`. Never to be trusted over the sizes of the tensors.
 attribute ``span`` (ints)
     ``[n - m + 1]``: the kernel with which MaxUnpool makes n elements of m.
+attributes ``starts``, ``filler``, ``pieces``
+    only in models of opsets 9 and 10: the sums of steps, see :mod:`onnxprune.storage.prefix_sum`.
 
 Positions ascend. A way too long for one step is covered by entries with the longest step, 15 or 255,
 and value 0. The last entry may be repeated with step 0; gaps4 does so where m would be odd. All zeros:
@@ -25,6 +27,9 @@ Decoding in standard ONNX (``Gaps.body``) touches nothing but the entries until 
 elements at once. ONNX Runtime folds no op whose output shape depends on data, but that of MaxUnpool
 follows from its kernel. At 70 % zeros gaps4 leaves 14 bytes of intermediates a weight where bitmap
 leaves 22, and takes half of its load time. ONNX Runtime has MaxUnpool for float32 only.
+
+Opsets 9 and 10 have neither CumSum nor BitShift: 15 ns a weight instead of 6, and about twice the memory on
+top of the dense model's (``scripts/bench_storage.py --form gaps4 --opset 10``).
 """
 
 from __future__ import annotations
@@ -35,10 +40,12 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import AttributeProto, TensorProto, helper
 
 from onnxprune.errors import ModelError
 from onnxprune.files.tensors import type_name
+from onnxprune.storage import prefix_sum
+from onnxprune.storage.body import constant, given, given_tensor
 from onnxprune.storage.form import MAX_FOLDED_BYTES, Array, Packed, onnx_type, round_to_fp16
 
 
@@ -47,8 +54,9 @@ class Gaps:
 
     inputs: tuple[str, ...] = ("steps", "values")
     attributes: tuple[str, ...] = ("span",)
+    attributes_before_11: tuple[str, ...] = prefix_sum.ATTRIBUTES
     decoders: tuple[str, ...] = ("Decode",)
-    min_opset = 11  # CumSum, BitShift
+    min_opset = 9  # MaxUnpool
 
     def __init__(self, bits: int) -> None:
         self.bits = bits
@@ -103,6 +111,10 @@ class Gaps:
     def extra(self, packed: Packed) -> dict[str, list[int]]:
         """Return the attribute ``span``."""
         return {"span": [math.prod(packed.shape) - packed.tensors[1].size + 1]}
+
+    def extra_before_11(self, packed: Packed, opset: int) -> dict[str, list[int] | onnx.TensorProto]:
+        """Return the sums of the steps."""
+        return prefix_sum.values(self._split(packed.tensors[0]).reshape(8 // self.bits, -1), opset)
 
     def decode(self, packed: Packed, where: str = "the weight") -> Array:
         """Return the dense array of shape ``packed.shape``.
@@ -170,28 +182,65 @@ class Gaps:
     def body(self, suffix: str, opset: int, cast: bool, output: str) -> list[onnx.NodeProto]:
         """Return the decoding nodes; ``cast`` widens the values to the attribute ``dtype`` first."""
         node = helper.make_node
-        nodes = [_constant("axis", np.array(2, np.int32))]
+        old = opset < prefix_sum.CUMSUM_OPSET
+        nodes = self._positions_before_11(opset) if old else self._positions(opset)
+        if cast:
+            nodes.append(given("Cast", ["values"], "wide", to=("dtype", AttributeProto.INT)))
+        entries, span = ["wide" if cast else "values", "position"], ("span", AttributeProto.INTS)
+        return [
+            *nodes,
+            given("MaxUnpool", entries, "weights", strides=[1], kernel_shape=span),
+            node("Reshape", ["weights", "shape"], [output]),
+        ]
+
+    def _positions(self, opset: int) -> list[onnx.NodeProto]:
+        """Return nodes from ``steps`` to ``position`` (int64, (1, 1, m)); from opset 11 on."""
+        node = helper.make_node
+        nodes = constant("axis", np.array(2, np.int32), opset)
         if self.bits == 4:
             nodes += [
-                _constant("away", np.array([[0], [4]], np.uint8)),
-                _constant("half", np.array(4, np.uint8)),
-                _constant("row", np.array([1, 1, -1], np.int64)),
+                *constant("away", np.array([[0], [4]], np.uint8), opset),
+                *constant("half", np.array(4, np.uint8), opset),
+                *constant("row", np.array([1, 1, -1], np.int64), opset),
                 node("BitShift", ["steps", "away"], ["shifted"], direction="LEFT"),  # (2, m / 2)
                 node("BitShift", ["shifted", "half"], ["halves"], direction="RIGHT"),
                 node("Reshape", ["halves", "row"], ["step"]),  # (1, 1, m)
             ]
-        nodes += [
+        return [
+            *nodes,
             node("Cast", ["steps" if self.bits == 8 else "step"], ["wide_step"], to=TensorProto.INT64),
             node("CumSum", ["wide_step", "axis"], ["position"]),
         ]
-        if cast:
-            widen = node("Cast", ["values"], ["wide"])
-            widen.attribute.add(name="to", ref_attr_name="dtype", type=onnx.AttributeProto.INT)
-            nodes.append(widen)
-        unpool = node("MaxUnpool", ["wide" if cast else "values", "position"], ["weights"], strides=[1])
-        unpool.attribute.add(name="kernel_shape", ref_attr_name="span", type=onnx.AttributeProto.INTS)
-        return [*nodes, unpool, node("Reshape", ["weights", "shape"], [output])]
 
-
-def _constant(name: str, array: Array) -> onnx.NodeProto:
-    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array))
+    def _positions_before_11(self, opset: int) -> list[onnx.NodeProto]:
+        """Return the same for opsets 9 and 10."""
+        node = helper.make_node
+        nodes = [
+            *constant("row", np.array([1, 1, -1], np.int64), opset),
+            *given_tensor("starts", "starts_of_parts", np.int32, opset),
+        ]
+        if self.bits == 8:
+            return [
+                *nodes,
+                *constant("flat", np.array([-1], np.int64), opset),
+                node("Reshape", ["steps", "flat"], ["bytes"]),
+                *prefix_sum.rows("bytes", "rows", opset),
+                node("Cast", ["rows"], ["step"], to=TensorProto.FLOAT),
+                *prefix_sum.sums("step", "starts_of_parts", "end", "row", axis=2),
+                node("Cast", ["end"], ["position"], to=TensorProto.INT64),
+            ]
+        return [
+            *nodes,
+            *constant("shift", np.array(16, np.float32), opset),
+            *prefix_sum.rows("steps", "rows", opset),
+            node("Cast", ["rows"], ["byte"], to=TensorProto.FLOAT),
+            node("Div", ["byte", "shift"], ["shifted"]),
+            node("Floor", ["shifted"], ["high"]),
+            node("Mul", ["high", "shift"], ["high_bits"]),
+            node("Sub", ["byte", "high_bits"], ["low"]),
+            node("Split", ["starts_of_parts"], ["starts_of_high", "starts_of_low"], axis=1, split=[1, 1]),
+            *prefix_sum.sums("high", "starts_of_high", "end_of_high", "row", axis=2),
+            *prefix_sum.sums("low", "starts_of_low", "end_of_low", "row", axis=2),
+            node("Concat", ["end_of_high", "end_of_low"], ["end"], axis=2),
+            node("Cast", ["end"], ["position"], to=TensorProto.INT64),
+        ]

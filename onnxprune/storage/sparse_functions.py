@@ -17,9 +17,10 @@ MatMul ``(K, N)``, Gemm ``(K, N)`` or with ``transB`` ``(N, K)``, Conv ``(N, C /
 
 Attributes: those of the form (see :mod:`onnxprune.storage.functions`); ``transB`` of Gemm; all of Conv,
 always written out, ``auto_pad`` always ``NOTSET``; ``low`` and ``high`` (float) of ``Clip``; ``epsilon``
-(float) of ``Norm``. ONNX Runtime with the library of ``ort_ops/`` runs its kernel; without it the body,
-which it folds and fuses to what it runs for the dense model: so the body spells each epilogue the way
-that the fusions of ONNX Runtime know.
+(float) of ``Norm``; these three once more as tensors (``low_tensor``, ...) in models of opset 11 and older,
+whose ``Constant`` has no ``value_float``. ONNX Runtime with the library of ``ort_ops/`` runs its kernel;
+without it the body, which it folds and fuses to what it runs for the dense model: so the body spells each
+epilogue the way that the fusions of ONNX Runtime know.
 """
 
 from __future__ import annotations
@@ -34,14 +35,17 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, helper, numpy_helper
 
+from onnxprune.storage import FORMS
 from onnxprune.storage.form import DOMAIN, VERSION, Form
 from onnxprune.storage.functions import CONV_ATTRIBUTES, form_attributes, shape_constant
 
 ACTIVATIONS = ("Relu", "Clip", "GeluTanh", "Gelu", "Silu", "HardSwish")
-MIN_OPSET = 11  # of the forms; Clip has its limits as inputs
-# Constant.value_float, with which a body reads the attributes low, high and epsilon.
-_FLOAT_CONSTANT_OPSET = 12
+MIN_OPSET = 7  # broadcasting as it is now
+_ERF_OPSET = 9
+_CLIP_INPUTS_OPSET = 11  # before, Clip has its limits as attributes
+_FLOAT_CONSTANT_OPSET = 12  # Constant.value_float, with which a body reads float attributes
 _NORM_OPSET, _GELU_OPSET = 17, 20
+_TENSOR = "_tensor"  # ending of a float attribute that is a tensor, for older opsets
 _NAME = re.compile(
     r"(?:Sparse(?P<prefix>[A-Z][a-z]+[0-9]*)(?P<consumer>MatMul|Gemm|Conv)|DirectConv)"
     rf"(?P<add>Add)?(?P<activation>{'|'.join(ACTIVATIONS)})?(?P<norm>Norm)?"
@@ -94,23 +98,25 @@ class SparseOp:
         end = self.epilogue
         return ["B", *["R"] * end.residual, *["gamma", "beta"] * end.norm]
 
-    def attributes(self) -> dict[str, AttributeProto.AttributeType]:
-        """Its attributes besides those of the storage form."""
-        end = self.epilogue
-        found = dict(CONV_ATTRIBUTES) if self.consumer == "Conv" else {}
+    def product_attributes(self) -> dict[str, AttributeProto.AttributeType]:
+        """The attributes of MatMul, Gemm or Conv that it has."""
         if self.consumer == "Gemm":
-            found["transB"] = AttributeProto.INT
-        if end.activation == "Clip":
-            found |= {"low": AttributeProto.FLOAT, "high": AttributeProto.FLOAT}
-        if end.norm:
-            found["epsilon"] = AttributeProto.FLOAT
-        return found
+            return {"transB": AttributeProto.INT}
+        return dict(CONV_ATTRIBUTES) if self.consumer == "Conv" else {}
+
+    def numbers(self) -> list[str]:
+        """Names of the float attributes of its epilogue."""
+        return ["low", "high"] * (self.epilogue.activation == "Clip") + ["epsilon"] * self.epilogue.norm
+
+    def attributes(self, opset: int) -> list[str]:
+        """Names of its attributes besides those of the storage form, in models of this opset."""
+        names = [*self.product_attributes(), *self.numbers()]
+        return names + [f"{name}{_TENSOR}" for name in self.numbers() if opset < _FLOAT_CONSTANT_OPSET]
 
     def refusal(self, opset: int) -> str:
         """Return why a model of this opset cannot hold the op, or an empty string."""
-        wanted = MIN_OPSET
-        if self.epilogue.activation == "Clip" or self.epilogue.norm:
-            wanted = _FLOAT_CONSTANT_OPSET
+        form = next((form.min_opset for form in FORMS.values() if form.prefix == self.prefix), MIN_OPSET)
+        wanted = max(form, _ERF_OPSET if self.epilogue.activation == "Gelu" else MIN_OPSET)
         return f"opset {opset}, wanted {wanted}" if opset < wanted else ""
 
 
@@ -143,7 +149,7 @@ def make_sparse_function(op: SparseOp, form: Form | None, opset: int, *, cast: b
     """
     nodes, inputs, attributes = [], ["W"], []
     if form is not None:
-        nodes = [shape_constant(opset), *form.body("", opset, cast, "W")]
+        nodes = [*shape_constant(opset), *form.body("", opset, cast, "W")]
         inputs, attributes = list(form.inputs), form_attributes(form, opset)
     nodes += tail(op, opset)
     function: onnx.FunctionProto = helper.make_function(
@@ -153,11 +159,27 @@ def make_sparse_function(op: SparseOp, form: Form | None, opset: int, *, cast: b
         ["Y"],
         nodes,
         [helper.make_opsetid("", opset)],
-        [*attributes, *op.attributes()],
+        [*attributes, *op.attributes(opset)],
     )
     stored = f"stored as {form.name}" if form else "that is dense"
     function.doc_string = f"{op.consumer} with a weight {stored}, version {VERSION}. Written by onnxprune."
     return function
+
+
+def number_attributes(numbers: Mapping[str, float], opset: int) -> list[AttributeProto]:
+    """Return the float attributes of an epilogue for a node in a model of this opset.
+
+    Args:
+        numbers: values of :meth:`SparseOp.numbers`.
+        opset: version of the default domain.
+    """
+    found = [helper.make_attribute(name, value) for name, value in numbers.items()]
+    if opset < _FLOAT_CONSTANT_OPSET:
+        tensors = {
+            name: numpy_helper.from_array(np.array(value, np.float32)) for name, value in numbers.items()
+        }
+        found += [helper.make_attribute(f"{name}{_TENSOR}", tensor) for name, tensor in tensors.items()]
+    return found
 
 
 def tail(op: SparseOp, opset: int, *, bias: bool = True) -> list[onnx.NodeProto]:
@@ -204,22 +226,33 @@ class _Tail:
     def given(self, attribute: str) -> str:
         """A float attribute of the function as a value."""
         output = self.add("Constant")
-        self.nodes[-1].attribute.add(name="value_float", ref_attr_name=attribute, type=AttributeProto.FLOAT)
+        if self.opset < _FLOAT_CONSTANT_OPSET:
+            self.refer("value", f"{attribute}{_TENSOR}", AttributeProto.TENSOR)
+        else:
+            self.refer("value_float", attribute, AttributeProto.FLOAT)
         return output
+
+    def refer(self, name: str, given: str, kind: AttributeProto.AttributeType) -> None:
+        """Let attribute ``name`` of the last node be the attribute ``given`` of the function."""
+        self.nodes[-1].attribute.add(name=name, ref_attr_name=given, type=kind)
 
     def product(self, op: SparseOp, bias: bool) -> str:
         wide = ["B"] * (bias and op.consumer != "MatMul")
         output = self.add(op.consumer, "X", "W", *wide)
-        plain = SparseOp(op.consumer, op.prefix).attributes()
-        for name, kind in plain.items():
-            self.nodes[-1].attribute.add(name=name, ref_attr_name=name, type=kind)
+        for name, kind in op.product_attributes().items():
+            self.refer(name, name, kind)
         return self.add("Add", output, "B") if bias and op.consumer == "MatMul" else output
 
     def relu(self, x: str) -> str:
         return self.add("Relu", x)
 
     def clip(self, x: str) -> str:
-        return self.add("Clip", x, self.given("low"), self.given("high"))
+        if self.opset >= _CLIP_INPUTS_OPSET:
+            return self.add("Clip", x, self.given("low"), self.given("high"))
+        output = self.add("Clip", x)
+        self.refer("min", "low", AttributeProto.FLOAT)
+        self.refer("max", "high", AttributeProto.FLOAT)
+        return output
 
     def gelu(self, x: str) -> str:
         if self.opset >= _GELU_OPSET:
@@ -245,7 +278,7 @@ class _Tail:
     def norm(self, x: str) -> str:
         if self.opset >= _NORM_OPSET:
             output = self.add("LayerNormalization", x, "gamma", "beta", axis=-1)
-            self.nodes[-1].attribute.add(name="epsilon", ref_attr_name="epsilon", type=AttributeProto.FLOAT)
+            self.refer("epsilon", "epsilon", AttributeProto.FLOAT)
             return output
         centred = self.add("Sub", x, self.add("ReduceMean", x, axes=[-1], keepdims=1))
         square = self.add("Pow", centred, self.constant(2))

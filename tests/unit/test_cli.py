@@ -407,6 +407,7 @@ class TestOtherCommands:
             "format": "dense",
             "values": "same",
             "target_runtime": "stock",
+            "fix": {},
             "allow_external": False,
             "force": True,
         }
@@ -418,6 +419,14 @@ class TestOtherCommands:
         assert main(["export", "a.onnx", *words, "-o", "o.onnx"]) == 0
         assert calls.options["target_runtime"] == "cpu"
         assert calls.options["recipe"] == Recipe(data="x.npz", threads=2)
+        fixed = ("--fix", "sr=16000", "--fix", "loud=true", "--fix", "size=[1, 2]")
+        assert main(["export", "a.onnx", "--format", "dense", "-o", "o.onnx", *fixed]) == 0
+        assert calls.options["fix"] == {"sr": 16000, "loud": True, "size": [1, 2]}
+
+    @pytest.mark.parametrize("pair", ["sr", "sr=", "=1", "sr=16k"])
+    def test_export_needs_values_of_fixed_inputs(self, pair: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["export", "a.onnx", "--format", "dense", "-o", "o.onnx", "--fix", pair]) == 2
+        assert f"--fix is '{pair}', wanted INPUT=VALUE" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         "words", [["-o", "o.onnx"], ["--format", "dense"], ["-o", "o", "--format", "zip"]]

@@ -45,6 +45,49 @@ def storage(path: Path) -> dict[str, str]:
     return {layer.name: layer.storage for layer in inspect(path).layers}
 
 
+class TestFixedInputs:
+    TEXT = """g (float[N, 96] x, int64 rate) => (float[N, 64] y) { c = Equal(rate, high)
+        y = If (c) <then_branch = a () => (float[N, 64] p) { h = MatMul(x, pruned) p = MatMul(h, full) },
+                    else_branch = b () => (float[N, 64] q) { q = MatMul(x, other) }> }"""
+
+    @pytest.fixture
+    def both(
+        self, tmp_path: Path, build_model: Callable[..., onnx.ModelProto], weights: dict[str, Any]
+    ) -> Path:
+        more = {"high": np.array(16000), "other": np.ones((96, 64), np.float32)}
+        path = tmp_path / "both.onnx"
+        path.write_bytes(build_model(self.TEXT, weights | more).SerializeToString())
+        return path
+
+    @pytest.mark.parametrize(("form", "rate"), [("dense", 16000), ("packed", 16000), ("dense", 8000)])
+    def test_the_branch_becomes_the_model(
+        self, both: Path, form: str, rate: int, run_model: Callable[..., Any]
+    ) -> None:
+        out = both.with_name("one.onnx")
+        result = export(both, out, format=form, fix={"rate": rate})
+        assert result.note == f"rate is always {rate}: it decides If(y)"
+        assert result.file_bytes_after < result.file_bytes_before - 20_000
+        feed = {"x": np.random.default_rng(1).normal(size=(3, 96)).astype(np.float32), "rate": np.array(rate)}
+        wanted = run_model(both, feed)[0]
+        assert np.array_equal(run_model(out, feed | {"rate": np.array(1)})[0], wanted)
+        assert storage(out) == ({"pruned": form, "full": "dense"} if rate == 16000 else {"other": "dense"})
+
+    def test_an_input_that_decides_nothing(self, both: Path) -> None:
+        model = load(both)
+        model.graph.node[0].input[1] = "rate"
+        model.graph.node[1].input[0] = "flag"
+        model.graph.input.add(name="flag").type.tensor_type.elem_type = 9
+        model.reindex()
+        result = export(model, both.with_name("one.onnx"), fix={"rate": 1})
+        assert result.note == "rate is always 1: it decides no If node"
+
+    def test_a_wrong_input_leaves_nothing_behind(self, both: Path) -> None:
+        with pytest.raises(ModelError, match="no input named 'sr'") as caught:
+            export(both, both.with_name("one.onnx"), fix={"sr": 16000})
+        assert "its inputs are x, rate" in str(caught.value.hint)
+        assert not both.with_name("one.onnx").exists()
+
+
 @pytest.mark.parametrize("form", ["packed", "sparse-initializer"])
 def test_there_and_back(
     dense: Path,

@@ -59,7 +59,7 @@ def test_without_kernels(outcome: Outcome) -> None:
 
 def test_kernels_and_storage(outcome: Outcome) -> None:
     decisions = {
-        "w1": Decision("w1", "SparseGap4MatMul", 2.5, "measured alone"),
+        "w1": Decision("w1", "SparseGap4MatMul", 2.5, "measured alone", 1),
         "w2": Decision("w2", reason="a kernel is no faster", gain=0.9),
     }
     outcome.selection = Selection(decisions, {1: 1.5, 2: 1.4}, "measured", "a note")
@@ -69,6 +69,7 @@ def test_kernels_and_storage(outcome: Outcome) -> None:
     assert report.speed == (Speed(1, 1.5), Speed(2, 1.4))
     first, second = report.layers
     assert (first.kernel, first.gain, first.kernel_note) == ("SparseGap4MatMul", 2.5, "measured alone")
+    assert (first.dense_readers, second.dense_readers) == (1, 0)
     assert (second.kernel, second.gain, second.kernel_note) == ("", 0.9, "a kernel is no faster")
     assert (first.stored, first.stored_bytes, first.note) == ("packed", 700, "why")
     assert Report.from_dict(report.to_dict()) == report

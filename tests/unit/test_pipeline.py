@@ -101,6 +101,17 @@ class TestRefusals:
             prune(model, tmp_path / "out.onnx")
         assert caught.value.hint == "the model has no weight matrices"
 
+    def test_weights_in_branches_only(
+        self, build_model: Callable[..., onnx.ModelProto], tmp_path: Path
+    ) -> None:
+        text = """g (float[N, 96] x, bool c) => (float[N, 96] y) { y = If (c) <
+            then_branch = a () => (float[N, 96] p) { p = MatMul(x, w) },
+            else_branch = b () => (float[N, 96] q) { q = Relu(x) }> }"""
+        with pytest.raises(ModelError, match="nothing to prune") as caught:
+            prune(Model(build_model(text, {"w": noise(96, 96)})), tmp_path / "out.onnx")
+        assert "inside the subgraph of If(y)" in caught.value.hint
+        assert "onnxprune export --fix INPUT=VALUE" in caught.value.hint
+
     @pytest.mark.parametrize("name", ["net.pruned.onnx", "net.pruned.json"])
     def test_output_exists(self, path: Path, name: str) -> None:
         (path.parent / name).write_text("precious")
@@ -487,12 +498,14 @@ class TestOldAndOddModels:
         assert made.data_files == (str(tmp_path / "out.onnx.data"),)
         assert prune(Model(inline), tmp_path / "b.onnx", data=noise(160, 16), **QUICK).data_files == ()
 
-    def test_weights_that_several_nodes_read_run_dense_and_the_report_says_why(
+    def test_weights_that_several_nodes_read_are_offered_a_kernel(
         self, build_model: Callable[..., onnx.ModelProto], tmp_path: Path
     ) -> None:
         text = "g (float[N, 48] x) => (float[N, 48] y) { a = MatMul(x, w) b = Relu(a) y = MatMul(b, w) }"
         report = self.run(build_model(text, {"w": noise(48, 48)}), noise(80, 48), tmp_path)
-        assert "more than one node reads the weight" in report.layers[0].kernel_note
+        (layer,) = report.layers
+        assert layer.stored == "packed" and layer.kernel_note
+        assert "more than one node" not in layer.kernel_note
 
     def test_weights_behind_identity(
         self, build_model: Callable[..., onnx.ModelProto], tmp_path: Path

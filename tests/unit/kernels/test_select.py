@@ -205,6 +205,71 @@ def test_a_refusal_is_reported(with_bench: Any) -> None:
     assert [n.op_type for n in packed.graph.node] == ["Gap4Decode", "Gather", "SparseGap4MatMul"]
 
 
+def siamese(reader: str) -> tuple[Model, Model]:
+    """Two products and ``reader`` share a weight; return it dense and packed."""
+    text = f"""<ir_version: 8, opset_import: ["": 17]> 
+        g (float[N, 24] x) => (float[N, 24] y, float[K, M] z) {{
+        a = MatMul(x, w)  b = Relu(a)  y = MatMul(b, w)  z = {reader} }}"""
+    proto = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    array = rng.standard_normal((24, 24)) * (rng.random((24, 24)) < 0.3)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(array.astype(np.float32), "w"))
+    dense = Model(proto)
+    packed = dense.copy()
+    pack(packed, ["w"], form="gaps4")
+    return dense, packed
+
+
+ONE = CalibrationData(({"x": np.ones((4, 24), np.float32)},), 4, False, "data", frozenset({"x"}))
+
+
+def test_nodes_that_share_a_weight_are_chosen_each(with_bench: Any) -> None:
+    dense, packed = siamese("Neg(y)")
+    with_bench.speed = {"SparseGap4MatMulRelu": 4.0, "SparseGap4MatMul": 3.0}
+    found = select(packed, dense, ONE, threads=1)
+    assert ops_of(packed) == ["SparseGap4MatMulRelu", "SparseGap4MatMul"]
+    decision = found.decisions["w"]
+    assert decision.op == "SparseGap4MatMulRelu SparseGap4MatMul" and decision.dense_readers == 0
+    assert decision.gain == pytest.approx(3.0)  # the lowest
+    assert decision.reason == "measured alone, 2 of the 2 nodes that read the weight"
+    assert found.switched == 1
+
+
+def test_a_dense_reader_beside_kernels_is_reported(with_bench: Any) -> None:
+    dense, packed = siamese("Neg(w)")
+    with_bench.speed = {"SparseGap4MatMulRelu": 4.0, "SparseGap4MatMul": 3.0}
+    found = select(packed, dense, ONE, threads=1)
+    assert ops_of(packed) == ["Gap4Decode", "SparseGap4MatMulRelu", "SparseGap4MatMul"]
+    decision = found.decisions["w"]
+    assert decision.op == "SparseGap4MatMulRelu SparseGap4MatMul" and decision.dense_readers == 1
+    assert decision.gain == pytest.approx(3.0) and "once more, dense" in decision.reason
+
+
+def test_one_of_the_nodes_wins(with_bench: Any) -> None:
+    dense, packed = siamese("Neg(y)")
+    with_bench.speed = {"SparseGap4MatMulRelu": 4.0, "SparseGap4MatMul": 0.5}
+    found = select(packed, dense, ONE, threads=1)
+    assert ops_of(packed) == ["Gap4Decode", "SparseGap4MatMulRelu"]
+    assert found.decisions["w"].dense_readers == 1
+    assert "1 of the 2 nodes" in found.decisions["w"].reason
+
+
+def test_none_of_the_nodes_wins(with_bench: Any) -> None:
+    dense, packed = siamese("Neg(y)")
+    before = packed.proto.SerializeToString(deterministic=True)
+    found = select(packed, dense, ONE, threads=1)
+    assert found.decisions["w"].reason == "a kernel is no faster" and found.switched == 0
+    assert packed.proto.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.usefixtures("without_library")
+def test_the_table_switches_nodes_that_share_a_weight() -> None:
+    dense, packed = siamese("Neg(y)")
+    found = select(packed, dense, ONE)
+    assert ops_of(packed) == ["SparseGap4MatMulRelu", "SparseGap4MatMul"]
+    assert found.decisions["w"].reason == "from the table, 2 of the 2 nodes that read the weight"
+
+
 def tokens(*lengths: int) -> CalibrationData:
     batches = tuple({"x": np.ones((2, n)), "mask": np.ones((2, n))} for n in lengths)
     return CalibrationData(batches, 2 * len(lengths), False, "", frozenset({"x", "mask"}))

@@ -15,6 +15,27 @@ from onnxprune.passes.shapes import Shapes, infer, observe
 from onnxprune.passes.sparse_ops import find_chains, rewrite
 
 
+def test_the_decoder_of_a_weight_that_others_read_comes_along(pruned: Callable[..., Any]) -> None:
+    text = """<ir_version: 8, opset_import: ["": 17]>
+        g (float[N, 24] x) => (float[N, 24] y) {
+        a = MatMul(x, w)  b = Relu(a)  c = MatMul(b, w)  y = Neg(c) }"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(pruned(24, 24), "w"))
+    model, feed = Model(proto), {"b": np.random.default_rng(0).standard_normal((2, 24), np.float32)}
+    shapes = Shapes(infer(model))
+    weight = model.array("w")
+    pack(model, ["w"])
+    options, _ = find_chains(model, shapes)
+    small = cut_out(model, options[1][-1], {"b": (2, 24)})
+    assert [n.op_type for n in small.graph.node] == ["Gap4Decode", "MatMul"]
+    (found,) = runtime.session(small.proto, kernels=False).run(None, feed)
+    assert np.allclose(found, feed["b"] @ weight, atol=1e-5)
+    (again,), _ = find_chains(small, shapes)
+    assert [c.op_type for c in again] == [c.op_type for c in options[1]]
+    rewrite(small, [again[-1]], shapes)
+    assert [n.op_type for n in small.graph.node] == ["SparseGap4MatMul"]
+
+
 def test_a_chain_alone_computes_what_it_does_in_the_model(pruned: Callable[..., Any]) -> None:
     text = """<ir_version: 8, opset_import: ["": 17]>
         g (float[N, 8, 9, 9] x) => (float[N, 8, 9, 9] y) {

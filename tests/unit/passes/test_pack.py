@@ -9,6 +9,7 @@ import onnx
 import onnx.inliner
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from onnxprune import runtime
 from onnxprune.errors import ModelError
@@ -195,10 +196,10 @@ def test_default_domain_by_its_long_name(build_model: Any, pruned: Any, folded_o
     assert folded_ops(model.proto) == {".MatMul": 1}
 
 
-@pytest.mark.parametrize("opset", [11, 12, 13, 15, 18, 21, 23])
+@pytest.mark.parametrize("opset", [7, 8, 9, 10, 11, 12, 13, 15, 18, 21, 23])
 @pytest.mark.parametrize("values", ["same", "fp16"])
 @pytest.mark.parametrize("form", FORMS)
-def test_every_opset_from_11(
+def test_every_opset_from_7(
     opset: int, values: str, form: str, build_model: Any, pruned: Any, folded_ops: Any, run_model: Any
 ) -> None:
     text = """g (float[N, 24] x, int64[N] i) => (float[N, 32] y, float[N, 31] z) {
@@ -206,7 +207,12 @@ def test_every_opset_from_11(
     weights = {"w": pruned(24, 32), "t": pruned(64, 32), "r": pruned(24, 31)}
     dense = Model(build_model(text, weights, opset=opset))
     packed = dense.copy()
-    pack(packed, ["w", "t", "r"], values=values, form=form)
+    report = pack(packed, ["w", "t", "r"], values=values, form=form)
+    if opset < FORMS[form].min_opset:
+        assert {entry.form for entry in report.weights} == {"dense"}
+        assert packed.to_bytes() == dense.to_bytes()
+        return
+    assert {entry.form for entry in report.weights} == {"packed"}
     check(packed.proto)
     assert packed.opset == opset
     assert folded_ops(packed.proto) == folded_ops(dense.proto)
@@ -215,11 +221,49 @@ def test_every_opset_from_11(
         assert np.array_equal(a, b) if values == "same" else np.allclose(a, b, atol=0.02)
 
 
-def test_opset_10_stays_dense(build_model: Any, pruned: Any) -> None:
-    model = Model(build_model(GRAPHS["matmul"][0], {"w": pruned(24, 32)}, opset=10))
+@pytest.mark.parametrize("opset", [7, 8, 9, 10])
+def test_old_opsets_have_a_form_by_default(
+    opset: int, build_model: Any, pruned: Any, folded_ops: Any, run_model: Any
+) -> None:
+    """Rows of 128 bytes, exactly full, one byte more and several of them; special values too."""
+    shapes = {"w0": (32, 32), "w1": (32, 33), "w2": (33, 300), "w3": (300, 1024)}
+    text = """g (float[N, 32] x) => (float[N, 1024] y, float[N, 32] z) {
+        a = MatMul(x, w0) b = MatMul(a, w1) c = MatMul(b, w2) y = MatMul(c, w3) z = Add(x, w4) }"""
+    weights = {name: pruned(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    weights["w4"] = pruned(1, 32 * 32).reshape(-1)[: 32 * 20].reshape(20, 32)
+    weights["w4"][0, :4] = [np.nan, -np.inf, 1e-42, -0.0]
+    dense = Model(build_model(text.replace("float[N, 32] x", "float[20, 32] x"), weights, opset=opset))
+    packed = dense.copy()
+    report = pack(packed, list(weights))
+    assert [entry.form for entry in report.weights] == ["packed"] * 5
+    check(packed.proto)
+    assert len(packed.to_bytes()) < 0.4 * len(dense.to_bytes())
+    assert folded_ops(packed.proto) == folded_ops(dense.proto)
+    feed = {"x": np.random.default_rng(0).standard_normal((20, 32)).astype(np.float32)}
+    for a, b in zip(run_model(dense.proto, feed), run_model(packed.proto, feed), strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("opset", [7, 8, 9, 10])
+def test_old_opsets_decode_in_another_runtime(opset: int, build_model: Any, pruned: Any) -> None:
+    """onnx's reference evaluator knows nothing of ONNX Runtime; of tensors as attributes neither."""
+    text = "g (float[N, 24] x) => (float[N, 64] y, float[N, 31] z) { y = MatMul(x, w) z = MatMul(x, r) }"
+    dense = Model(build_model(text, {"w": pruned(24, 64), "r": pruned(24, 31)}, opset=opset))
+    packed = dense.copy()
+    pack(packed, ["w", "r"], form="bitmap")
+    inlined = onnx.inliner.inline_local_functions(packed.proto)
+    assert not inlined.functions
+    feed = feeds(dense.proto)
+    wanted, found = (ReferenceEvaluator(proto).run(None, feed) for proto in (dense.proto, inlined))
+    assert all(np.array_equal(a, b) for a, b in zip(wanted, found, strict=True))
+
+
+def test_opset_6_stays_dense(build_model: Any, pruned: Any) -> None:
+    model = Model(build_model(GRAPHS["matmul"][0], {"w": pruned(24, 32)}, opset=6))
     before = model.to_bytes()
-    report = pack(model, ["w"], form="bitmap")
-    assert report.weights[0].form == "dense" and "opset 10" in report.weights[0].reason
+    report = pack(model, ["w"])
+    assert report.weights[0].form == "dense"
+    assert report.weights[0].reason == "opset 6 has no op to decode it, opset 7 is the first"
     assert model.to_bytes() == before
 
 
@@ -279,6 +323,20 @@ class TestConstantNodes:
         check(packed.proto)
         assert ours(packed) == [op] and not packed.graph.initializer
         assert [n.name for n in packed.graph.node if n.op_type == "Constant"] == ["w_mask", "the weight"]
+        assert folded_ops(packed.proto) == folded_ops(dense.proto)
+        feed = feeds(dense.proto)
+        assert np.array_equal(run_model(dense.proto, feed)[0], run_model(packed.proto, feed)[0])
+
+    def test_before_opset_9_the_mask_is_an_initializer(
+        self, build_model: Any, pruned: Any, folded_ops: Any, run_model: Any
+    ) -> None:
+        """Constant held floating point only."""
+        dense = self.model(build_model, pruned(24, 32), "y = MatMul(a, w)")
+        dense.proto.opset_import[0].version = 8
+        packed = dense.copy()
+        pack(packed, ["w"])
+        check(packed.proto)
+        assert [t.name for t in packed.graph.initializer] == ["w_mask"]
         assert folded_ops(packed.proto) == folded_ops(dense.proto)
         feed = feeds(dense.proto)
         assert np.array_equal(run_model(dense.proto, feed)[0], run_model(packed.proto, feed)[0])
@@ -387,15 +445,16 @@ class TestVersions:
         assert model.proto.ir_version == 8
         assert [(o.domain, o.version) for o in model.proto.opset_import] == [("", 17), (DOMAIN, 1)]
 
+    @pytest.mark.parametrize("opset", [7, 11])
     @pytest.mark.parametrize("tied", [False, True])
     def test_ir_version_3_lists_no_initializers_as_inputs_any_more(
-        self, tied: bool, build_model: Any, pruned: Any, folded_ops: Any
+        self, tied: bool, opset: int, build_model: Any, pruned: Any, folded_ops: Any
     ) -> None:
         text = "y = Add(h, b)" if not tied else "i = MatMul(x, w) j = Add(h, i) y = Add(j, b)"
         proto = build_model(
             f"g (float[N, 24] x) => (float[N, 32] y) {{ h = MatMul(x, w) {text} }}",
             {"w": pruned(24, 32), "b": pruned(32)},
-            opset=11,
+            opset=opset,
         )
         for tensor in proto.graph.initializer:
             proto.graph.input.append(

@@ -9,7 +9,7 @@ import pytest
 
 from onnxprune.model import Model
 from onnxprune.passes.pack import pack
-from onnxprune.passes.products import Product, find_products
+from onnxprune.passes.products import Product, find_products, shared_weights
 from onnxprune.passes.shapes import Shapes, infer
 
 Build = Callable[..., onnx.ModelProto]
@@ -18,7 +18,8 @@ IMAGE = "g (float[N, 8, 9, 9] x) => (float y) "
 
 def find(build: Build, pruned: Any, text: str, weights: dict[str, Any], **options: Any) -> Any:
     arrays = {name: pruned(*w) if isinstance(w, tuple) else w for name, w in weights.items()}
-    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
+    opset = options.get("opset", 17)
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> {text}')
     proto.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in arrays.items())
     model = Model(proto)
     types = infer(model)
@@ -137,6 +138,23 @@ def test_other_padding_stays(build_model: Build, pruned: Any, body: str) -> None
     assert product.x == "p" and not product.absorbed
 
 
+@pytest.mark.parametrize(
+    ("pad", "absorbed"),
+    [
+        ("pads = [0, 0, 1, 0, 0, 0, 2, 1]", 1),
+        ("pads = [0, 0, 1, 0, 0, 0, 2, 1], value = 0.0", 1),
+        ("pads = [0, 0, 1, 0, 0, 0, 2, 1], value = 1.0", 0),
+        ("pads = [0, 0, -1, 0, 0, 0, 0, 0]", 0),
+        ('pads = [0, 0, 1, 0, 0, 0, 2, 1], mode = "edge"', 0),
+    ],
+)
+def test_padding_before_opset_11(build_model: Build, pruned: Any, pad: str, absorbed: int) -> None:
+    text = IMAGE + f"{{ p = Pad <{pad}> (x) y = Conv <pads = [1, 1, 1, 1]> (p, w) }}"
+    product = only(find(build_model, pruned, text, {"w": (16, 8, 3, 3)}, opset=9))
+    assert len(product.absorbed) == absorbed
+    assert values(product)["pads"] == ([2, 1, 3, 2] if absorbed else [1, 1, 1, 1])
+
+
 TOKENS = "g (float[N, 24] x, float[32, N] t, int64[N] i, float[M] b) => (float y) "
 REFUSED = {
     "left operand": ("{ y = MatMul(w, t) }", {"w": (24, 32)}, "left operand"),
@@ -147,7 +165,10 @@ REFUSED = {
     "beta": ("{ y = Gemm <beta = 0.5> (x, w, c) }", {"w": (24, 32)}, "beta"),
     "computed C": ("{ y = Gemm(x, w, b) }", {"w": (24, 32)}, "one number for each output"),
     "table": ("{ y = Gather(w, i) }", {"w": (64, 32)}, "a table"),
-    "tied": ("{ p = MatMul(x, w) q = MatMul(x, w) y = Add(p, q) }", {"w": (24, 32)}, "more than one"),
+    "not as a product": ("{ p = Add(x, w) q = Mul(x, w) y = Add(p, q) }", {"w": (24, 24)}, "more than one"),
+    "both operands": ("{ y = MatMul(w, w) }", {"w": (24, 24)}, "not as a product"),
+    "shared, left": ("{ p = MatMul(w, t) y = Concat<axis=0>(p, w) }", {"w": (24, 32)}, "not as a product"),
+    "shared, transA": ("{ p = Gemm<transA=1>(t, w) y = Concat<axis=0>(p, w) }", {"w": (32, 40)}, "transA"),
     "half": ("{ h = Cast <to = 10> (x) y = MatMul(h, w) }", {"w": (24, 32)}, "not float32"),
 }
 
@@ -167,6 +188,43 @@ def test_refusals(build_model: Build, pruned: Any, body: str, weights: Any, reas
     else:
         found = find(build_model, pruned, TOKENS + body, weights)
     assert not found.products and reason in next(iter(found.refusals.values()))
+
+
+def test_nodes_that_share_a_weight_are_products_of_their_own(build_model: Build, pruned: Any) -> None:
+    text = """g (float[N, 24] x, float[M, 24] z, int64[K] i) => (float y) {
+        a = MatMul(x, w) b = Gemm(z, w, c) e = Gather(w, i) y = Concat<axis=0>(a, b, e) }"""
+    found = find(build_model, pruned, text, {"w": (24, 32), "c": np.ones(32, np.float32)})
+    assert found.refusals == {}
+    assert [(p.op.name, p.x, p.weight, p.bias) for p in found.products] == [
+        ("SparseGap8MatMul", "x", "w", ""), ("SparseGap8Gemm", "z", "w", "c"),
+    ]  # fmt: skip
+    assert {p.tensors for p in found.products} == {("w_steps", "w_values")}
+    assert values(found.products[0]) | {"transB": 0} == values(found.products[1])
+
+
+@pytest.mark.parametrize(
+    ("body", "wanted"),
+    [("a = MatMul(x, w) y = MatMul(a, w)", {"w"}), ("e = Gather(w, i) y = Relu(e)", set()),
+     ("y = MatMul(x, w)", set())],
+)  # fmt: skip
+def test_shared_weights(pruned: Any, body: str, wanted: set[str]) -> None:
+    text = f'<ir_version: 8, opset_import: ["": 17]> g (float[N, 24] x, int64[K] i) => (float y) {{ {body} }}'
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(pruned(24, 24), "w"))
+    model = Model(proto)
+    pack(model, ["w"])
+    assert shared_weights(model) == wanted
+
+
+def test_a_ragged_bitmap_says_why_it_has_no_kernel(pruned: Any) -> None:
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[N, 25] x) => (float y) { y = MatMul(x, w) }'
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(pruned(25, 31), "w"))
+    model = Model(proto)
+    types = infer(model)
+    pack(model, ["w"], form="bitmap")
+    found = find_products(model, Shapes(types))
+    assert found.refusals == {"w": "its 775 elements fill no whole number of bytes"}
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,16 @@ def test_large_constants_are_not_copied(build_model: Build) -> None:
     assert Shapes(infer(model)).dims("y") == ("N", 64)
 
 
+def test_before_ir_version_4_initializers_are_inputs_too(build_model: Build) -> None:
+    """A constant that is small enough to be copied gives the shape of what is computed from it."""
+    proto = build_model("g (float[N, 8] x) => (float[N, 8] y) { h = Add(x, b) y = Relu(h) }",
+                        {"b": np.ones(8, np.float32)}, opset=7)  # fmt: skip
+    proto.ir_version = 3
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("b", onnx.TensorProto.FLOAT, [8]))
+    onnx.checker.check_model(proto, full_check=True)
+    assert Shapes(infer(Model(proto))).dims("h") == ("N", 8)
+
+
 def test_a_model_that_cannot_be_inferred(build_model: Build) -> None:
     model = Model(build_model("g (float[N, 4] x) => (float[N, 4] y) { y = MatMul(x, w) }",
                               {"w": np.ones((4, 4), np.float32)}))  # fmt: skip

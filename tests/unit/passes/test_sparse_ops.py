@@ -275,6 +275,160 @@ def test_constant_nodes_and_old_models(pruned: Callable[..., Any]) -> None:
     assert close(wanted, outputs(model, feed, kernels=False))
 
 
+SHARED = """g (float[N, 24] x, float[N, 24] z, int64[K] i) => (float[N, 24] y, float[K, 24] e) {
+    a = MatMul(x, w)  ab = Add(a, b)  ar = Relu(ab)
+    c = MatMul(z, w)  cr = Relu(c)
+    d = Gemm(ar, w, b)  s = Add(d, cr)
+    f = MatMul(s, w)  y = Tanh(f)
+    ETEXT }"""
+
+
+def siamese(pruned: Callable[..., Any], table: bool, constant: bool = False) -> Model:
+    """Four products read one weight; with ``table`` a Gather too."""
+    text = SHARED.replace("ETEXT", "e = Gather(w, i)" if table else "e = Gather(v, i)")
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text}')
+    for node in proto.graph.node:
+        node.ClearField("domain")
+    arrays = {"w": pruned(24, 24), "b": np.arange(24, dtype=np.float32)}
+    arrays |= {} if table else {"v": np.ones((5, 24), np.float32)}
+    for name, array in arrays.items():
+        tensor = onnx.numpy_helper.from_array(array, name)
+        if constant and name == "w":
+            node = onnx.helper.make_node("Constant", [], ["w"], "the weight", value=tensor)
+            proto.graph.node.insert(0, node)
+        else:
+            proto.graph.initializer.append(tensor)
+    return Model(proto)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("table", [False, True])
+@pytest.mark.parametrize("form", ["bitmap", "gaps4"])
+def test_nodes_that_share_a_weight(
+    pruned: Callable[..., Any],
+    folded_ops: Callable[..., Counter[str]],
+    form: str,
+    table: bool,
+    constant: bool,
+) -> None:
+    dense = siamese(pruned, table, constant)
+    model, shapes = dense.copy(), Shapes(infer(dense))
+    pack(model, ["w"], form=form)
+    found, refusals = find_chains(model, shapes)
+    assert not refusals
+    rewrite(model, longest(found), shapes)
+    prefix = {"bitmap": "Bitmap", "gaps4": "Gap4"}[form]
+    ours = [n for n in model.graph.node if n.domain == DOMAIN]
+    assert [n.op_type for n in ours] == [f"{prefix}Decode"] * table + [
+        f"Sparse{prefix}MatMulRelu", f"Sparse{prefix}MatMulRelu", f"Sparse{prefix}Gemm",
+        f"Sparse{prefix}MatMul",
+    ]  # fmt: skip
+    # One copy in the file; it has the weight's name again once nothing decodes it
+    code, values = {"bitmap": "w_mask", "gaps4": "w_steps"}[form], "w_values" if table else "w"
+    assert {tuple(n.input[1:3]) for n in ours[table:]} == {(code, values)}
+    assert {n for n in model.index.tensors if n.startswith("w")} == {code, values, "w_no_bias"}
+    onnx.checker.check_model(model.proto, full_check=True)
+    rng = np.random.default_rng(1)
+    feed = {name: rng.standard_normal((3, 24)).astype(np.float32) for name in ("x", "z")}
+    feed["i"] = np.array([4, 0])
+    assert close(outputs(dense, feed), outputs(model, feed, kernels=False))
+    if runtime.ops.library_path() is not None:
+        assert close(outputs(dense, feed), outputs(model, feed, kernels=True))
+    left = {op.split(".")[-1] for op in folded_ops(model.proto)}
+    assert left <= {"MatMul", "Gemm", "FusedGemm", "Add", "Relu", "Tanh", "Gather"}
+
+    assert unpack(model) == {"w": "packed"}
+    assert np.array_equal(model.array("w"), dense.array("w"))
+    assert {n for n in model.index.tensors if n in model.index.uses} == set(dense.index.tensors)
+    assert [n.name for n in model.graph.node if n.op_type == "Constant"] == ["the weight"] * constant
+    assert close(outputs(dense, feed), outputs(model, feed))
+
+
+def test_some_of_the_nodes_that_share_a_weight(pruned: Callable[..., Any]) -> None:
+    dense = siamese(pruned, table=False)
+    model, shapes = dense.copy(), Shapes(infer(dense))
+    pack(model, ["w"], form="gaps8")
+    before = model.copy()
+    found, _ = find_chains(model, shapes)
+    rewrite(model, [found[1][-1]], shapes)
+    kinds = [n.op_type for n in model.graph.node if n.domain == DOMAIN]
+    assert kinds == ["Gap8Decode", "SparseGap8MatMulRelu"]
+    again = model.copy()
+    pack(again, ["v"])  # a model that is partly packed can be packed further
+    rng = np.random.default_rng(1)
+    feed = {name: rng.standard_normal((3, 24)).astype(np.float32) for name in ("x", "z")}
+    feed["i"] = np.array([4, 0])
+    assert close(outputs(dense, feed), outputs(model, feed, kernels=False))
+    rest, _ = find_chains(model, shapes)
+    rewrite(model, longest(rest), shapes)
+    assert not any(n.op_type == "Gap8Decode" for n in model.graph.node)
+    assert "w" in model.index.tensors and "w_values" not in model.index.tensors
+    assert close(outputs(dense, feed), outputs(model, feed, kernels=False))
+    for packed in (before, model, again):
+        unpack(packed)
+        assert np.array_equal(packed.array("w"), dense.array("w"))
+
+
+OLD = """g (float[N, S, 24] x, float[N, 8, 9, 9] image) => (float[N, S, 24] y, float[N, 64] z) {
+    a = MatMul(x, wa)  ab = Add(ba, a)  h = Relu(ab)
+    b = MatMul(h, wb)  bb = Add(b, bb0)  s = Add(bb, x)
+    mean = ReduceMean <axes = [-1], keepdims = 1> (s)  o = Sub(s, mean)  p = Pow(o, two)
+    v = ReduceMean <axes = [-1], keepdims = 1> (p)  e = Add(v, tiny)  d = Sqrt(e)  n = Div(o, d)
+    m = Mul(n, gamma)  y = Add(m, beta)
+    padded = Pad <pads = [0, 0, 1, 1, 0, 0, 1, 1]> (image)
+    c = Conv(padded, wc, bc)  r = Clip <min = 0.0, max = 6.0> (c)
+    dw = Conv <group = 16, pads = [1, 1, 1, 1]> (r, wd)  q = Relu(dw)
+    k = Conv(q, wk)  t = Add(r, k)  u = Relu(t)
+    pool = GlobalAveragePool(u)  flat = Flatten(pool)  z = Gemm <transB = 1> (flat, wg, bg) }"""
+
+
+@pytest.mark.parametrize("opset", [7, 8, 9, 10, 11])
+def test_old_opsets(
+    opset: int, dense: Model, feed: dict[str, Any], folded_ops: Callable[..., Counter[str]]
+) -> None:
+    """As exporters wrote them: initializers are inputs, limits and padding attributes before opset 11."""
+    text = OLD
+    if opset == 11:
+        text = text.replace("<min = 0.0, max = 6.0> (c)", "(c, zero, six)")
+        text = text.replace("<pads = [0, 0, 1, 1, 0, 0, 1, 1]> (image)", "(image, pads)")
+    old = Model(onnx.parser.parse_model(f'<ir_version: 3, opset_import: ["": {opset}]> {text}'))
+    read = {name for node in old.graph.node for name in node.input}
+    numbers = {"two": np.array(2, np.float32), "tiny": np.array(1e-5, np.float32)}
+    numbers["pads"] = np.array([0, 0, 1, 1, 0, 0, 1, 1])
+    tensors = [t for t in dense.graph.initializer if t.name in read]
+    tensors += [onnx.numpy_helper.from_array(a, n) for n, a in numbers.items() if n in read]
+    old.graph.initializer.extend(tensors)
+    old.graph.input.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in tensors
+    )
+    for node in old.graph.node:
+        node.ClearField("domain")
+    old.reindex()
+    onnx.checker.check_model(old.proto, full_check=True)
+
+    form = "gaps4" if opset >= 9 else "bitmap"
+    model, _ = switched(old, form)
+    name = {"gaps4": "SparseGap4", "bitmap": "SparseBitmap"}[form]
+    assert [n.op_type for n in model.graph.node if n.domain == DOMAIN] == [
+        f"{name}MatMulRelu", f"{name}MatMulAddNorm", f"{name}ConvClip", "DirectConvRelu",
+        f"{name}ConvAddRelu", f"{name}Gemm",
+    ]  # fmt: skip
+    assert [value.name for value in model.graph.input] == ["x", "image"] and model.opset == opset
+    onnx.checker.check_model(model.proto, full_check=True)
+    assert close(outputs(old, feed), outputs(model, feed, kernels=False))
+    if runtime.ops.library_path() is not None:
+        assert close(outputs(old, feed), outputs(model, feed, kernels=True))
+    folded = folded_ops(model.proto)
+    assert not any(op.startswith("onnxprune.") for op in folded)
+    assert folded == folded_ops(old.proto)
+
+    unpack(model)
+    assert not model.proto.functions
+    assert all(np.array_equal(model.array(name), old.array(name)) for name in PACKED)
+    onnx.checker.check_model(model.proto, full_check=True)
+    assert close(outputs(old, feed), outputs(model, feed))
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_bias_with_axes_becomes_a_vector(pruned: Callable[..., Any], shared: bool) -> None:
     text = "g (float[N, S, 24] x) => (float[N, S, 32] y, float[N, S, 32] z) { m = MatMul(x, w) y = Add(m, b)"

@@ -301,14 +301,16 @@ class TestKernels:
             layer(0, kernel="SparseGap4MatMul", gain=2.13, kernel_note="measured alone"),
             layer(1, gain=0.97, kernel_note="a kernel is no faster"),
             layer(2, gain=0.93, kernel_note="a kernel is no faster"),
+            layer(3, kernel="SparseGap4Gemm", gain=3, kernel_note="measured alone", dense_readers=1),
         )
         shown = self.rendered(layers=layers, kernels="measured", speed=((1, 1.84), (2, 1.62)))
         assert "1.6x faster" in shown.splitlines()[0]  # the worst number of threads
         assert "speed, 1 thread " in shown and "1.84x faster with the kernels" in shown
         assert "speed, 2 threads" in shown
         assert [line.split()[-1] for line in shown.splitlines() if " packed " in line] == [
-            "2.1x", "dense", "dense",
+            "2.1x", "dense", "dense", "dense",
         ]  # fmt: skip
+        assert "3.0x + 1 dense" in shown
         (reason,) = [line for line in shown.splitlines() if line.startswith("runs dense, a kernel")]
         assert "layer.1." in reason and "layer.2." in reason and "layer.0." not in reason
 

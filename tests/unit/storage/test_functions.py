@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -14,10 +16,13 @@ from onnxprune.storage.functions import (
     CONSUMERS,
     consumer_of,
     consumer_with,
+    form_attributes,
     make_function,
     operands,
     parse_op,
+    same_value,
     set_attributes,
+    stored_bytes,
 )
 
 BITMAP = FORMS["bitmap"]
@@ -32,9 +37,10 @@ def node(text: str) -> onnx.NodeProto:
 
 
 @pytest.mark.parametrize(("form", "suffix"), OPS, ids=[form.prefix + suffix for form, suffix in OPS])
-@pytest.mark.parametrize("opset", [11, 12, 17, 23])
+@pytest.mark.parametrize("opset", [7, 9, 11, 12, 17, 23])
 @pytest.mark.parametrize("cast", [False, True])
 def test_functions_are_valid(form: Form, suffix: str, opset: int, cast: bool) -> None:
+    opset = max(opset, form.min_opset, 11 if suffix == "Gemm" else 0)  # before, Gemm has a C
     function = make_function(form, suffix, opset, cast=cast)
     context = onnx.checker.C.CheckerContext()
     context.ir_version, context.opset_imports = 8, {"": opset}
@@ -42,7 +48,8 @@ def test_functions_are_valid(form: Form, suffix: str, opset: int, cast: bool) ->
     assert (function.domain, function.name) == (DOMAIN, form.prefix + suffix)
     assert function.opset_import[0].version == opset
     assert list(function.attribute)[:2] == ["shape", "dtype"]
-    assert function.ByteSize() < 3500  # the bitmap's table takes 2048
+    # The bitmap's table takes 2048, older opsets have two, below 9 each number takes two bytes
+    assert function.ByteSize() < (3500 if opset >= 11 else 8000 if opset >= 9 else 12500)
 
 
 def test_signatures() -> None:
@@ -71,7 +78,8 @@ def test_signatures() -> None:
     assert found == wanted
 
 
-@pytest.mark.parametrize("opset", [12, 17, 22])  # not 11: the evaluator cannot bind a tensor to an attribute
+# Not 11 and older: the evaluator cannot bind a tensor to an attribute. test_pack inlines those first.
+@pytest.mark.parametrize("opset", [12, 17, 22])
 @pytest.mark.parametrize("values", ["same", "fp16"])
 @pytest.mark.parametrize("shape", [(4, 8), (3, 5), (17,), (2, 1, 3, 4)])
 @pytest.mark.parametrize(
@@ -153,8 +161,11 @@ def test_decode_ops_have_no_consumer() -> None:
     assert consumer_with("Decode") is None
 
 
-@pytest.mark.parametrize(("opset", "extra"), [(11, ["shape_tensor"]), (12, [])])
-def test_opset_11_needs_the_shape_as_a_tensor(opset: int, extra: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("opset", "extra"),
+    [(9, ["shape_tensor", "starts", "filler", "pieces"]), (11, ["shape_tensor"]), (12, [])],
+)
+def test_old_opsets_need_more_attributes(opset: int, extra: list[str]) -> None:
     call = helper.make_node("Gap4Decode", [], [])
     set_attributes(
         call, GAPS, GAPS.encode(np.array([[0, 1, 0], [0, 0, 0]], np.float32), values="same"), opset
@@ -162,5 +173,24 @@ def test_opset_11_needs_the_shape_as_a_tensor(opset: int, extra: list[str]) -> N
     found = {a.name: helper.get_attribute_value(a) for a in call.attribute}
     assert list(found) == ["shape", "span", "dtype", *extra]
     assert (found["shape"], found["span"], found["dtype"]) == ([2, 3], [5], TensorProto.FLOAT)
+    assert form_attributes(GAPS, opset) == ["shape", "dtype", "span", *extra]
     if extra:
         assert numpy_helper.to_array(found["shape_tensor"]).tolist() == [2, 3]
+
+
+def test_stored_bytes_count_what_old_opsets_add() -> None:
+    packed = BITMAP.encode(np.ones((64, 64), np.float32), values="same")  # 512 bytes of mask: five rows
+    assert stored_bytes(BITMAP, packed, 11) == packed.nbytes == 512 + 4 + 4 * 64 * 64
+    assert stored_bytes(BITMAP, packed, 9) == packed.nbytes + 5 * 4 + 128
+    assert stored_bytes(BITMAP, packed, 7) == packed.nbytes + 5 * 8 + 256
+
+
+def test_same_value() -> None:
+    def a(value: Any) -> onnx.AttributeProto:
+        return helper.make_attribute("a", value)
+
+    raw = numpy_helper.from_array(np.array([1, 2], np.int32))
+    typed = helper.make_tensor("t", TensorProto.INT32, [2], [1, 2])
+    assert same_value(a([1, 2]), a([1, 2])) and not same_value(a([1, 2]), a([1, 3]))
+    assert same_value(a(raw), a(typed)) and not same_value(a(raw), a([1, 2]))
+    assert not same_value(a(raw), a(numpy_helper.from_array(np.array([1, 3], np.int32))))

@@ -22,6 +22,7 @@ from onnxprune.storage.sparse_functions import (
     Epilogue,
     SparseOp,
     make_sparse_function,
+    number_attributes,
     parse,
     tail,
 )
@@ -45,7 +46,7 @@ COVER = [
     )
     for op in [list(ops)[number % 3]]
 ] + [SparseOp("Conv", "", end) for end in PLAIN]  # fmt: skip
-OPSETS = (11, 12, 17, 20)
+OPSETS = (7, 9, 11, 12, 17, 20)
 
 
 def possible(ops: Sequence[SparseOp], opsets: Sequence[int]) -> list[Any]:
@@ -54,10 +55,10 @@ def possible(ops: Sequence[SparseOp], opsets: Sequence[int]) -> list[Any]:
 
 
 def test_refusals() -> None:
-    refused = {op.name for op in OPS if op.refusal(11)}
-    assert refused == {op.name for op in OPS if op.epilogue.activation == "Clip" or op.epilogue.norm}
+    refused = {op.name for op in OPS if op.refusal(8)}
+    assert refused == {op.name for op in OPS if op.epilogue.activation == "Gelu" or "Gap" in op.prefix}
     assert not any(op.refusal(n) for op in OPS for n in OPSETS[1:])
-    assert next(op.refusal(11) for op in OPS if op.name in refused) == "opset 11, wanted 12"
+    assert next(op.refusal(8) for op in OPS if op.name in refused) == "opset 8, wanted 9"
 
 
 def test_the_number_of_ops() -> None:
@@ -124,11 +125,13 @@ def test_signatures() -> None:
 @pytest.mark.parametrize(
     ("op", "opset", "fits"),
     [
-        (SparseOp("MatMul", "Gap4"), 10, False),
-        (SparseOp("MatMul", "Gap4"), 11, True),
-        (SparseOp("Conv", "", Epilogue(activation="Clip")), 11, False),
-        (SparseOp("Conv", "", Epilogue(activation="Clip")), 12, True),
-        (SparseOp("MatMul", "Gap4", Epilogue(norm=True)), 11, False),
+        (SparseOp("MatMul", "Bitmap"), 6, False),
+        (SparseOp("MatMul", "Bitmap"), 7, True),
+        (SparseOp("MatMul", "Gap4"), 8, False),
+        (SparseOp("MatMul", "Gap4"), 9, True),
+        (SparseOp("Conv", "", Epilogue(activation="Clip")), 7, True),
+        (SparseOp("MatMul", "Bitmap", Epilogue(norm=True)), 7, True),
+        (SparseOp("MatMul", "Bitmap", Epilogue(activation="Gelu")), 8, False),
     ],
 )
 def test_opsets_that_cannot_hold_it(op: SparseOp, opset: int, fits: bool) -> None:
@@ -156,10 +159,8 @@ def case(op: SparseOp, opset: int, values: str = "same") -> tuple[onnx.ModelProt
     if op.consumer == "Gemm":
         weight = sparse(24, 16)
         node.attribute.append(helper.make_attribute("transB", 1))
-    for name in ("low", "high") if op.epilogue.activation == "Clip" else ():
-        node.attribute.append(helper.make_attribute(name, {"low": -0.5, "high": 6.0}[name]))
-    if op.epilogue.norm:
-        node.attribute.append(helper.make_attribute("epsilon", 1e-3))
+    numbers = {"low": -0.5, "high": 6.0, "epsilon": 1e-3}
+    node.attribute.extend(number_attributes({name: numbers[name] for name in op.numbers()}, opset))
     constants: dict[str, Any] = {"W": weight}
     packed: Packed | None = None
     if form is not None:
