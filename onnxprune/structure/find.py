@@ -169,11 +169,12 @@ class _Reader:
         index[index == len(members)] = 0
         index[members[index] != units] = -1
         own = labels[index >= 0]
-        makes, reads = (
-            what in self.marks and bool(self.marks[what][own].any()) for what in ("producer", "consumer")
+        makes, reads, zero = (
+            what in self.marks and bool(self.marks[what][own].any())
+            for what in ("producer", "consumer", "zero")
         )
         role: Role = "producer" if makes else "consumer" if reads else "other"
-        return Part(name, axis, index, role, reads)
+        return Part(name, axis, index, role, reads, zero)
 
     def _marked(self, what: str, members: NDArray[np.int64]) -> bool:
         if what not in self.marks:

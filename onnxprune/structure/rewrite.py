@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from onnx import helper
 from onnxprune.attributes import attribute, ints, number
 from onnxprune.errors import ModelError
 from onnxprune.model import Model, label
+from onnxprune.structure.means import Scaled, made_up_for, scaled
 from onnxprune.structure.parameters import Parameters
 from onnxprune.structure.shrunk import Shrunk
 
@@ -229,6 +231,44 @@ def _microsoft_attention(scene: Scene, node: onnx.NodeProto, position: int) -> N
     _scale(scene, node, "num_heads", node.input[1], 1)
 
 
+# Operator -> slot of the scale, and epsilon where the node does not say.
+_MEAN_SQUARES = {
+    "RMSNormalization": (1, 1e-5),
+    "SimplifiedLayerNormalization": (1, 1e-5),
+    "SkipSimplifiedLayerNormalization": (2, 1e-12),
+}
+
+
+def _mean_square(scene: Scene, node: onnx.NodeProto, position: int) -> None:
+    """Scale and epsilon of RMS normalisations: the mean square is over fewer features."""
+    slot, default = _MEAN_SQUARES[node.op_type]
+    shape = scene.old(node.input[0])
+    first = int(number(node, "axis", -1)) % len(shape)
+    larger = math.prod(shape[first:]) / math.prod(scene.new(node.input[0])[first:])
+    if larger > 1:
+        set_attribute(node, "epsilon", number(node, "epsilon", default) * larger)
+        _multiply(scene, node, scaled(scene.model, position, slot, 0.5), larger)
+
+
+def _mean(scene: Scene, node: onnx.NodeProto, position: int) -> None:
+    """What makes up for a mean over fewer units."""
+    source, target = node.input[0], node.output[0]
+    each = math.prod(scene.old(source)) // math.prod(scene.old(target))
+    larger = each * math.prod(scene.new(target)) / math.prod(scene.new(source))
+    for item in made_up_for(scene.model, target) if larger > 1 else ():
+        _multiply(scene, scene.model.graph.node[item.node], item, larger)
+
+
+def _multiply(scene: Scene, node: onnx.NodeProto, item: Scaled, larger: float) -> None:
+    """Scale a stored tensor, or let the node read one of its own."""
+    array = scene.model.array(item.tensor)
+    wanted = np.asarray(array.astype(np.float64) * larger**item.power).astype(array.dtype)
+    if item.own:
+        scene.model.set_array(item.tensor, wanted)
+    else:
+        scene.parameters.replace(node, item.slot, wanted)
+
+
 Rewrite = Callable[[Scene, onnx.NodeProto, int], None]
 REWRITES: dict[tuple[str, str], Rewrite] = {
     ("", "Conv"): _group,
@@ -236,6 +276,10 @@ REWRITES: dict[tuple[str, str], Rewrite] = {
     ("com.microsoft", "FusedConv"): _group,
     **{("", op): _hidden_size for op in ("LSTM", "GRU", "RNN")},
     ("", "GroupNormalization"): _norm_groups,
+    ("", "RMSNormalization"): _mean_square,
+    ("", "SimplifiedLayerNormalization"): _mean_square,
+    ("com.microsoft", "SkipSimplifiedLayerNormalization"): _mean_square,
+    ("", "ReduceMean"): _mean,
     ("", "Split"): _split,
     ("", "Slice"): _slice,
     ("", "Pad"): _pad,

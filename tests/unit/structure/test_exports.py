@@ -34,7 +34,7 @@ FOUND = {
     "conv3d": "channel 1",
     "vit": "head 1, neuron 1",
     "bert": "head 1, neuron 1",
-    "llama": "head 1, neuron 1",
+    "llama": "head 1, neuron 1, width 1",
     "encoder": "head 1, neuron 1",  # torch copies the first layer, the exporters keep one of equal weights
     "lstm": "hidden 2",
     "gru": "hidden 1",
@@ -51,7 +51,7 @@ FOUND = {
     "mixer": "neuron 2",
     "convnext": "neuron 2",
     "swin": "head 1",
-    "decoder": "head 2, neuron 2",
+    "decoder": "head 2, neuron 2, width 1",
     "cross_attention": "head 3, neuron 2",
     "crnn": "channel 1, hidden 2",
     "gru_stack": "channel 1, hidden 2",
