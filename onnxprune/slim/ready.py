@@ -69,9 +69,18 @@ class Ready:
         return Owners(groups, self.structure.layout, [branch for branch, _ in self.branches])
 
     def without(self, failed: Mapping[str, str]) -> Ready:
-        """Return the same without groups whose removal fails."""
+        """Return the same without groups whose removal fails: they are known to stay from now on.
+
+        Args:
+            failed: group name -> why.
+        """
+        if not failed:
+            return self
+        out = [item.group for item in self.narrowings if item.group.name in failed]
         left = tuple(item for item in self.narrowings if item.group.name not in failed)
-        return replace(self, narrowings=left, failed={**self.failed, **failed})
+        stay = (Stays(g.name, g.kind, g.units, _fails(failed[g.name])) for g in out)
+        skipped = (*self.skipped, *stay)
+        return replace(self, narrowings=left, skipped=skipped, failed={**self.failed, **failed})
 
 
 def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progress) -> Ready:
