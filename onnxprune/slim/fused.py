@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 from onnxprune.attributes import number
 from onnxprune.model import Model
 from onnxprune.storage.edit import Names
-from onnxprune.structure.rewrite import set_attribute
+from onnxprune.structure.scene import set_attribute
 
 # Operator -> slot of the bias; epsilon is 1e-12 where a node does not say.
 _BIAS = {"SkipLayerNormalization": 4, "SkipSimplifiedLayerNormalization": 3}
