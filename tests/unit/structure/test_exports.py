@@ -20,7 +20,13 @@ from tests.unit.structure.networks import ALL, NETWORKS
 
 pytest.importorskip("onnxscript")  # both exporters need it
 
-TOKENS = ("bert", "llama", "decoder", "encoder")  # the second axis of the inputs is a length
+TOKENS = (
+    "bert",
+    "llama",
+    "decoder",
+    "decoder_normed_heads",
+    "encoder",
+)  # the second axis of the inputs is a length
 # The kinds of groups, and how many there are, from both exporters.
 FOUND = {
     "resnet": "channel 4",
@@ -58,6 +64,11 @@ FOUND = {
     "mlp": "neuron 2",
     "conv_to_flat": "channel 1, neuron 1",
     "conv3d_residual": "channel 2",
+    "decoder_normed_heads": "head 2, neuron 2, width 1",
+    "convnext_v2": "width 1",
+    "res_mlp": "neuron 2, width 1",
+    "generator": "channel 1, neuron 1",
+    "cosine_classifier": "channel 1, neuron 1",
 }
 
 
@@ -133,6 +144,7 @@ def test_export_with_images_of_any_size(name: str) -> None:
 SLOWER = (
     "efficientnet", "densenet_transition", "se_resnet", "inception", "group_norm_resnet", "unet_levels",
     "cross_attention", "mixer", "wide_groups", "conv_to_flat", "decoder", "crnn",
+    "decoder_normed_heads", "convnext_v2", "res_mlp", "generator", "cosine_classifier",
 )  # fmt: skip
 QUICK = [n for n in FOUND if (n in NETWORKS and n not in SLOWER) or n in ("vit", "bert", "lstm")]
 FORMS = [

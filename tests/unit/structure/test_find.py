@@ -81,7 +81,7 @@ STEPS = {
     "conv": "{out} = Conv({x}, {w})",
     "depthwise": "{out} = Conv<group = 6>({x}, {w})",
     "groups": "{out} = Conv<group = 2>({x}, {w})",
-    "relu": "{out} = Relu({x})",
+    "relu": "{out} = LeakyRelu({x})",
     "residual": "{out} = Add({x}, {y})",
     "gate": "{out} = Mul({x}, {y})",
     "halves": "{out}a, {out}b = Split<axis = 1>({x}, halves) {out} = Concat<axis = 1>({out}b, {out}a)",
