@@ -70,11 +70,24 @@ def made_up_for(model: Model, mean: str) -> list[Scaled]:
             divides = node.op_type == "Div"
             if constant:
                 return [*found, scaled(model, use.index, other, power if divides else -power)]
+            before = None if divides else _factor(model, node.input[other])
+            if before is not None:
+                return [*found, scaled(model, *before, -power)]
             power = -power if divides and use.slot else power
         elif node.op_type not in _PASS or use.slot:
             raise MeanError(f"{label(node)} reads it")
         value = node.output[0]
     raise MeanError("no weight follows it")
+
+
+def _factor(model: Model, name: str) -> tuple[int, int] | None:
+    """Return the node and the slot of the stored factor of a product that one node reads."""
+    at = model.index.producer.get(name)
+    node = None if at is None else model.graph.node[at]
+    if at is None or node is None or node.op_type != "Mul" or only_reader(model, name) is None:
+        return None
+    slots = [slot for slot in (0, 1) if is_stored(model, node.input[slot])]
+    return (at, slots[0]) if len(slots) == 1 else None
 
 
 def is_stored(model: Model, name: str) -> bool:

@@ -23,6 +23,7 @@ FORMS = {
     " d = Div(a, f) n = Mul(d, s)",
     "scale over root": "e = Add(m, eps) r = Sqrt(e) d = Div(s, r) n = Mul(a, d)",
     "root over scale": "e = Add(m, eps) r = Sqrt(e) d = Div(r, s) n = Mul(a, d)",
+    "scale before the root": "e = Add(m, eps) r = Sqrt(e) i = Reciprocal(r) d = Mul(s, a) n = Mul(d, i)",
     "scale of another shape": "e = Add(m, eps) r = Sqrt(e) d = Div(a, r) u = Unsqueeze(s, at) n = Mul(d, u)",
 }
 
