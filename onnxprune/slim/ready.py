@@ -22,7 +22,8 @@ from onnxprune.progress import Progress
 from onnxprune.recipe import Recipe
 from onnxprune.slim.branches import Branch, Shapes, find_branches, gated
 from onnxprune.slim.gates import branch_effects
-from onnxprune.slim.measure import Narrowing, measure
+from onnxprune.slim.measure import measure
+from onnxprune.slim.narrowing import Narrowing
 from onnxprune.slim.proxy import narrowings_by_size
 from onnxprune.slim.readers import Reader, find_readers, judged
 from onnxprune.slim.selected import Stays, selected_branches, selected_groups
