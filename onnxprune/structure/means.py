@@ -17,6 +17,9 @@ from onnxprune.model import Model, label, only_reader
 from onnxprune.storage.edit import is_overridable
 
 _PASS = frozenset(("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Expand", "Transpose", "Dropout"))
+# A positive factor goes through them
+_HOMOGENEOUS = _PASS | {"Resize", "Upsample", "AveragePool", "MaxPool", "Relu", "LeakyRelu"}
+_LINEAR = frozenset(("MatMul", "Gemm", "Conv", "ConvTranspose"))
 _MOST = 20  # nodes between a mean and what makes up for it
 
 
@@ -46,6 +49,8 @@ class Scaled:
 def made_up_for(model: Model, mean: str) -> list[Scaled]:
     """Return the constants that make up for a larger ``mean``: what is added on the way, then a factor.
 
+    Where there is no factor, it is the matrices behind it.
+
     Raises:
         MeanError: when there is no such way.
     """
@@ -53,8 +58,8 @@ def made_up_for(model: Model, mean: str) -> list[Scaled]:
     value, power = mean, 1.0
     for _ in range(_MOST):
         node = only_reader(model, value)
-        if node is None:
-            raise MeanError(f"not one node alone reads {value!r}")
+        if node is None or node.op_type in _LINEAR:
+            return [*found, *_matrices(model, value, -power)]
         use = model.index.uses[value][0]
         other = 1 - use.slot
         constant = len(node.input) == 2 and is_stored(model, node.input[other])
@@ -74,10 +79,27 @@ def made_up_for(model: Model, mean: str) -> list[Scaled]:
             if before is not None:
                 return [*found, scaled(model, *before, -power)]
             power = -power if divides and use.slot else power
-        elif node.op_type not in _PASS or use.slot:
+        elif node.op_type not in _HOMOGENEOUS or use.slot:
             raise MeanError(f"{label(node)} reads it")
         value = node.output[0]
     raise MeanError("no weight follows it")
+
+
+def _matrices(model: Model, value: str, power: float) -> list[Scaled]:
+    """Return the matrices that a value without a scale of its own is multiplied by.
+
+    Raises:
+        MeanError: when something else reads it.
+    """
+    found = []
+    for use in model.index.uses.get(value, []):
+        node = model.graph.node[use.index]
+        if use.slot or node.op_type not in _LINEAR or not is_stored(model, node.input[1]):
+            raise MeanError(f"{label(node)} reads it")
+        found.append(scaled(model, use.index, 1, power))
+    if not found or value in model.index.outputs:
+        raise MeanError("no weight follows it")
+    return found
 
 
 def _factor(model: Model, name: str) -> tuple[int, int] | None:

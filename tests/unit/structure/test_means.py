@@ -8,7 +8,7 @@ import pytest
 from onnxprune.structure.find import find_structure
 from onnxprune.structure.means import MeanError, made_up_for, scaled
 from onnxprune.structure.removal import remove_units
-from tests.unit.structure.graphs import TOKENS, Case, check, graph, pinned
+from tests.unit.structure.graphs import TOKENS, Case, check, graph, pinned, reasons
 
 A = f"{TOKENS} {{ a = MatMul(x, w0)"
 SQUARE = f"{A} q = Mul(a, a) m = ReduceMean<axes = [-1]>(q)"
@@ -23,6 +23,8 @@ FORMS = {
     " d = Div(a, f) n = Mul(d, s)",
     "scale over root": "e = Add(m, eps) r = Sqrt(e) d = Div(s, r) n = Mul(a, d)",
     "root over scale": "e = Add(m, eps) r = Sqrt(e) d = Div(r, s) n = Mul(a, d)",
+    "no scale": "e = Add(m, eps) r = Sqrt(e) n = Div(a, r)",
+    "through what is homogeneous": "e = Add(m, eps) r = Sqrt(e) d = Div(a, r) n = LeakyRelu(d)",
     "scale before the root": "e = Add(m, eps) r = Sqrt(e) i = Reciprocal(r) d = Mul(s, a) n = Mul(d, i)",
     "scale of another shape": "e = Add(m, eps) r = Sqrt(e) d = Div(a, r) u = Unsqueeze(s, at) n = Mul(d, u)",
 }
@@ -60,9 +62,9 @@ def test_an_epsilon_that_others_read_stays_for_them() -> None:
 
 REFUSED = {
     "Sub(d) reads it": "d = Sub(a, m) n = Mul(d, s)",
-    "not one node alone reads 'm'": "r = Sqrt(m) v = Mul(r, m) d = Div(a, v) n = Mul(d, s)",
+    "Sqrt(r) reads it": "r = Sqrt(m) v = Mul(r, m) d = Div(a, v) n = Mul(d, s)",
     "its weight 's' has other readers": "r = Sqrt(m) d = Div(a, r) e = Mul(d, s) n = Add(e, s)",
-    "MatMul(y) reads it": "r = Sqrt(m) n = Div(a, r)",
+    "Tanh(n) reads it": "r = Sqrt(m) d = Div(a, r) n = Tanh(d)",
     "the exponent 's' is not one number": "r = Pow(m, s) n = Mul(a, r)",
 }
 
@@ -70,6 +72,20 @@ REFUSED = {
 @pytest.mark.parametrize(("why", "form"), REFUSED.items(), ids=REFUSED)
 def test_refusals_say_why(why: str, form: str) -> None:
     assert why in pinned(f"{SQUARE} {form} y = MatMul(n, w1) }}", W)
+
+
+def test_all_matrices_behind_a_norm_without_scale() -> None:
+    text = (
+        f"{SQUARE} e = Add(m, eps) r = Sqrt(e) n = Div(a, r) b = MatMul(n, w2) c = MatMul(n, w1) d = Relu(b)"
+        " f = MatMul(d, w3) y = Add(c, f) }"
+    )
+    weights = {**W, "w2": (8, 6), "w3": (6, 4)}
+    structure = check(Case(text, weights, [("neuron", 6), ("neuron", 8)]))
+    model, feeds = graph(
+        text.replace("y = Add(c, f)", "g = Add(c, f) z = ReduceMax(n) y = Add(g, z)"), weights
+    )
+    assert "ReduceMax(z) reads it" in reasons(find_structure(model, feeds))
+    assert len(structure.groups) == 2
 
 
 def test_a_long_way_is_given_up() -> None:
