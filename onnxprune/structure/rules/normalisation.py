@@ -80,7 +80,9 @@ def mean_square(graph: Labels, node: onnx.NodeProto) -> None:
 
 def _not_scaled(graph: Labels, node: onnx.NodeProto, slot: int) -> str:
     """Return why the scale of a node cannot make up for a larger mean square; empty if it can."""
-    at = graph.model.index.producer[node.output[0]]
+    at, index = graph.model.index.producer[node.output[0]], graph.model.index
+    if any(name in index.uses or name in index.outputs for name in node.output[1:3] if name):
+        return "its statistics are read"
     try:
         if not is_stored(graph.model, node.input[slot]):
             return f"its scale {node.input[slot]!r} is computed"

@@ -43,8 +43,10 @@ def reduce(graph: Labels, node: onnx.NodeProto) -> None:
     x = graph.read(node.input[0])
     taken = reduced_axes(graph, node, len(x))
     for axis in taken:
-        if not isinstance(x[axis], str) and (why := _needs_all(graph, node, axis)):
-            graph.pin(x[axis], f"summed up by {label(node)}{why}")
+        if not isinstance(x[axis], str):
+            why = _needs_all(graph, node, axis)
+            if why is not None:
+                graph.pin(x[axis], f"summed up by {label(node)}{why}")
     if number(node, "keepdims", 1):
         axes: list[Axis] = ["" if place in taken else axis for place, axis in enumerate(x)]
     else:
@@ -52,17 +54,17 @@ def reduce(graph: Labels, node: onnx.NodeProto) -> None:
     graph.write(node.output[0], axes)
 
 
-def _needs_all(graph: Labels, node: onnx.NodeProto, axis: int) -> str:
-    """Return why a reduction over the units needs all of them; empty if it does not."""
+def _needs_all(graph: Labels, node: onnx.NodeProto, axis: int) -> str | None:
+    """Return why a reduction over the units needs all of them, empty if it always does; None if it does not."""
     if node.op_type not in _SUMS:
-        return " "
+        return ""
     if node.op_type == "ReduceMean":
         try:
             made_up_for(graph.model, node.output[0])
         except MeanError as error:
             return f", and {error}"
     why = silence(graph, node.input[0], axis)
-    return f", and {why}" if why else ""
+    return f", and {why}" if why else None
 
 
 def reduced_axes(graph: Labels, node: onnx.NodeProto, rank: int) -> set[int]:

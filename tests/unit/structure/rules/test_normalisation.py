@@ -87,6 +87,8 @@ NORMALISED = {
     "SimplifiedLayerNormalization of a shared scale": "c = SimplifiedLayerNormalization<axis = -1>(a, s)"
     " b = Add(c, s)",
     "SimplifiedLayerNormalization of a computed scale": "t = Exp(s) b = SimplifiedLayerNormalization(a, t)",
+    "SimplifiedLayerNormalization whose statistics are read": "c, d ="
+    " SimplifiedLayerNormalization<axis = -1>(a, s) b = Mul(c, d)",
     "SkipSimplifiedLayerNormalization": "q = Sigmoid(a)"
     " b = com.microsoft.SkipSimplifiedLayerNormalization(a, q, s)",
     "SkipLayerNormalization": "b = com.microsoft.SkipLayerNormalization(a, r, s)",
