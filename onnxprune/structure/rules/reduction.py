@@ -55,7 +55,7 @@ def reduce(graph: Labels, node: onnx.NodeProto) -> None:
 
 
 def _needs_all(graph: Labels, node: onnx.NodeProto, axis: int) -> str | None:
-    """Return why a reduction over the units needs all of them, empty if it always does; None if it does not."""
+    """Return why a reduction needs all units, empty if it always does; None if it does not."""
     if node.op_type not in _SUMS:
         return ""
     if node.op_type == "ReduceMean":
