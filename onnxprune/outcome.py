@@ -19,6 +19,7 @@ from onnxprune.layers import Layer, Skip
 from onnxprune.machine import environment
 from onnxprune.model import Model
 from onnxprune.plan import Plan
+from onnxprune.pruned import Pruned
 from onnxprune.recipe import Recipe
 from onnxprune.report import units
 from onnxprune.report.report import LayerReport, Report, SkippedWeight, Speed, Timing
@@ -75,6 +76,11 @@ class Outcome:
     structured: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
+
+    def take(self, pruned: Pruned) -> None:
+        """Note what was done to the layers of the model that is to be written."""
+        self.layers, self.skips = pruned.layers, pruned.skips
+        self.plan, self.solved = pruned.plan, pruned.solved
 
     @property
     def solved_by_layer(self) -> list[Solved]:

@@ -38,6 +38,7 @@ from onnxprune.passes.pack import PackReport, pack
 from onnxprune.passes.sparse_initializer import to_sparse_initializers
 from onnxprune.plan import Plan, make_plan, method_of
 from onnxprune.progress import NullProgress, Progress
+from onnxprune.pruned import Pruned, as_it_is
 from onnxprune.recipe import Recipe
 from onnxprune.recipe.mixture import Mixture
 from onnxprune.report.report import Report, to_json
@@ -222,12 +223,11 @@ def _found(outcome: Outcome, judges: tuple[Judge, Judge], progress: Progress) ->
 
     if recipe.structured is None:
         return Automatic(outcome, judges, Weights(outcome, solved, progress), progress).run().model
-    units = Units(outcome, lambda smaller: _pruned_further(smaller, outcome, None, progress), progress)
-    made = Automatic(outcome, judges, units, progress).run()
-    assert units.ready is not None and made.slimmed is not None
+    made = Automatic(outcome, judges, Units(outcome, progress), progress).run()
+    assert made.removal is not None
     with outcome.clock.stage("time"):
         progress.stage("timing the smaller model")
-        outcome.structured = summary([(units.ready, made.slimmed)], made.model, recipe)
+        outcome.structured = summary([made.removal], made.model, recipe)
     return made.model
 
 
@@ -245,7 +245,10 @@ def _slimmed(outcome: Outcome, held_out: CalibrationData, progress: Progress) ->
             rounds.append((ready, slim(ready, data, step, part, progress)))
         if note := rounds[-1][1].note:
             outcome.notes.append(note if recipe.rounds == 1 else f"round {number}: {note}")
-        model, outcome.layers, outcome.solved = _pruned_further(rounds[-1][1].model, outcome, rest, progress)
+        smaller = rounds[-1][1].model
+        pruned = _pruned_further(smaller, outcome, rest, progress) if rest else as_it_is(smaller, recipe)
+        outcome.take(pruned)
+        model = pruned.model
         if recipe.finetune:
             with clock.stage("fine-tune"):
                 shared = share_of(recipe, recipe.rounds)
@@ -258,22 +261,14 @@ def _slimmed(outcome: Outcome, held_out: CalibrationData, progress: Progress) ->
     return model
 
 
-def _pruned_further(
-    smaller: Model, outcome: Outcome, rest: Recipe | None, progress: Progress
-) -> tuple[Model, tuple[Layer, ...], tuple[Solved, ...]]:
-    """Return the smaller model with zeros in it, if ``rest`` asks for some, its layers and what happened."""
-    recipe = rest or outcome.recipe
-    layers, outcome.skips = find_layers(
-        smaller, include=recipe.include, exclude=recipe.exclude, min_size=recipe.min_size
-    )
-    if rest is None:
-        outcome.plan = Plan({layer.name: 0 for layer in layers}, {}, {})
-        return smaller, layers, tuple(Solved(layer.name, 0, None, recipe.damping) for layer in layers)
+def _pruned_further(smaller: Model, outcome: Outcome, rest: Recipe, progress: Progress) -> Pruned:
+    """Return the smaller model with the zeros that ``rest`` asks for."""
+    layers, skips = find_layers(smaller, include=rest.include, exclude=rest.exclude, min_size=rest.min_size)
     with outcome.clock.stage("measure"):
-        outcome.plan = make_plan(smaller, layers, outcome.calibration, rest, progress)
+        plan = make_plan(smaller, layers, outcome.calibration, rest, progress)
     with outcome.clock.stage("solve"):
-        model, solved = solve(smaller, layers, outcome.plan, outcome.calibration, rest, progress)
-    return model, layers, solved
+        model, solved = solve(smaller, layers, plan, outcome.calibration, rest, progress)
+    return Pruned(model, layers, skips, plan, solved)
 
 
 def solve(

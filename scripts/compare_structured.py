@@ -29,7 +29,7 @@ from onnxprune.io import load, save, total_bytes
 from onnxprune.kernels.select import typical_feeds
 from onnxprune.model import Model
 from onnxprune.recipe import Recipe
-from onnxprune.slim.stage import measured_speed, multiplications
+from onnxprune.slim.gains import measured_speed, multiplications
 from onnxprune.slim.summary import parameters
 
 PEERS = {

@@ -79,9 +79,8 @@ class Automatic:
                 self._tune_best()
         best = self.best
         self.search.choose(best.point)
-        outcome.layers, outcome.skips = best.made.layers, best.made.skips
-        outcome.plan, outcome.solved, outcome.finetuning = best.made.plan, best.made.solved, best.finetuning
-        outcome.search = self.search
+        outcome.take(best.made)
+        outcome.finetuning, outcome.search = best.finetuning, self.search
         return best.made
 
     def _expired(self) -> bool:

@@ -8,12 +8,13 @@ from typing import Protocol
 
 from onnxprune.files.tensors import estimated_bytes
 from onnxprune.io import total_bytes
-from onnxprune.layers import Layer, Skip
+from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.outcome import Outcome
 from onnxprune.passes.pack import pack
 from onnxprune.plan import Measured, Plan, measure_layers, share_out
 from onnxprune.progress import Progress
+from onnxprune.pruned import Pruned, as_it_is
 from onnxprune.recipe import Recipe
 from onnxprune.sequential import Solved
 from onnxprune.slim.ready import Ready, prepare
@@ -24,28 +25,18 @@ HIGHEST = 0.98  # share that is tried at most
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A compressed model.
+class Candidate(Pruned):
+    """A compressed model, and how much smaller it is.
 
     Attributes:
-        model: with plain weights.
-        layers: of that model.
-        skips: what is no layer of it.
-        plan: that its weights were pruned by.
-        solved: what became of each layer.
         gone: number of weights that are zero or removed.
         bytes: estimated size of its file.
-        slimmed: what was removed, where units were.
+        removal: what was known and what was removed, where units were.
     """
 
-    model: Model
-    layers: tuple[Layer, ...]
-    skips: tuple[Skip, ...]
-    plan: Plan
-    solved: tuple[Solved, ...]
     gone: int
     bytes: int
-    slimmed: Slimmed | None = None
+    removal: tuple[Ready, Slimmed] | None = None
 
 
 class Maker(Protocol):
@@ -102,11 +93,10 @@ class Weights:
 class Units:
     """Removes channels, heads and neurons: their order and damage are measured once.
 
-    ``further`` prunes nothing more: it finds the layers of the smaller model and tells the outcome its plan.
+    What turns out not to be removable stays in all candidates that follow.
     """
 
     outcome: Outcome
-    further: Callable[[Model], tuple[Model, tuple[Layer, ...], tuple[Solved, ...]]]
     progress: Progress
     ready: Ready | None = field(default=None, init=False)
     dense_bytes: int = field(default=0, init=False)
@@ -125,13 +115,16 @@ class Units:
     def make(self, recipe: Recipe) -> Candidate:
         """Remove units and re-fit what stays."""
         o = self.outcome
-        assert self.ready is not None
-        slimmed = slim(self.ready, o.calibration, recipe, recipe.target_sparsity, self.progress)
-        model, layers, solved = self.further(slimmed.model)
-        gone = parameters(o.dense) - parameters(model)
-        size = self.dense_bytes - estimated_bytes(o.dense.proto) + estimated_bytes(model.proto)
-        assert o.plan is not None
-        return Candidate(model, layers, o.skips, o.plan, solved, gone, size, slimmed)
+        ready = self.ready
+        assert ready is not None
+        slimmed = slim(ready, o.calibration, recipe, recipe.target_sparsity, self.progress)
+        self.ready = ready.without(slimmed.kept)
+        made = as_it_is(slimmed.model, recipe)
+        gone = parameters(o.dense) - parameters(made.model)
+        size = self.dense_bytes - estimated_bytes(o.dense.proto) + estimated_bytes(made.model.proto)
+        return Candidate(
+            made.model, made.layers, made.skips, made.plan, made.solved, gone, size, (ready, slimmed)
+        )
 
 
 def _file_bytes(dense: Model) -> int:

@@ -12,7 +12,7 @@ from onnxprune.allocation.widths import Group as Widths
 from onnxprune.allocation.widths import Work, narrow, total
 from onnxprune.errors import ModelError
 from onnxprune.recipe.structured import ROUNDED
-from onnxprune.slim.measure import Narrowing
+from onnxprune.slim.narrowing import Narrowing
 
 ROUND, SMALL = 8, 32
 MOST_OPTIONS = 48  # widths that are considered for a group

@@ -81,10 +81,10 @@ def compensated(
 
 
 def support(model: Model, structure: Structure, removed: Removed) -> dict[str, NDArray[np.bool_]]:
-    """Return weight name -> (stored shape) False where it reads units that are gone."""
+    """Return weight name -> (stored shape) False where masking makes it zero."""
     found: dict[str, NDArray[np.bool_]] = {}
     for name, gone in removed.items():
-        for part in (part for part in structure.group(name).parts if part.reads):
+        for part in (part for part in structure.group(name).parts if part.masked):
             shape = tuple(model.index.tensors[part.tensor].dims)
             kept = found.setdefault(part.tensor, np.ones(shape, dtype=bool))
             np.moveaxis(kept, part.axis, 0)[np.append(gone, False)[part.index]] = False

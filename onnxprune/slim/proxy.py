@@ -19,7 +19,8 @@ from onnxprune.inmemory import session_of
 from onnxprune.model import Model
 from onnxprune.outputs import output_kind
 from onnxprune.slim.damage import scaled
-from onnxprune.slim.measure import FEWEST, LEVELS, Narrowing
+from onnxprune.slim.measure import LEVELS
+from onnxprune.slim.narrowing import FEWEST, Narrowing
 from onnxprune.structure.groups import Group, Part, Structure
 from onnxprune.structure.masking import mask_units
 

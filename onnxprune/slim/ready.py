@@ -22,7 +22,8 @@ from onnxprune.progress import Progress
 from onnxprune.recipe import Recipe
 from onnxprune.slim.branches import Branch, Shapes, find_branches, gated
 from onnxprune.slim.gates import branch_effects
-from onnxprune.slim.measure import Narrowing, measure
+from onnxprune.slim.measure import measure
+from onnxprune.slim.narrowing import Narrowing
 from onnxprune.slim.proxy import narrowings_by_size
 from onnxprune.slim.readers import Reader, find_readers, judged
 from onnxprune.slim.selected import Stays, selected_branches, selected_groups
@@ -69,9 +70,18 @@ class Ready:
         return Owners(groups, self.structure.layout, [branch for branch, _ in self.branches])
 
     def without(self, failed: Mapping[str, str]) -> Ready:
-        """Return the same without groups whose removal fails."""
+        """Return the same without groups whose removal fails: they are known to stay from now on.
+
+        Args:
+            failed: group name -> why.
+        """
+        if not failed:
+            return self
+        out = [item.group for item in self.narrowings if item.group.name in failed]
         left = tuple(item for item in self.narrowings if item.group.name not in failed)
-        return replace(self, narrowings=left, failed={**self.failed, **failed})
+        stay = (Stays(g.name, g.kind, g.units, _fails(failed[g.name])) for g in out)
+        skipped = (*self.skipped, *stay)
+        return replace(self, narrowings=left, skipped=skipped, failed={**self.failed, **failed})
 
 
 def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progress) -> Ready:

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune import runtime
-from onnxprune.allocation.widths import Group as Widths
-from onnxprune.allocation.widths import Work, total
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.errors import ModelError
-from onnxprune.inmemory import session_of
-from onnxprune.kernels.stopwatch import best_times
 from onnxprune.layers import find_layers
-from onnxprune.model import Model, label
+from onnxprune.model import Model
 from onnxprune.progress import Progress
 from onnxprune.recipe import Recipe
 from onnxprune.recipe.smaller import stages as stages
-from onnxprune.slim.branches import Branch, bypass, close, gated
-from onnxprune.slim.choose import Choice, evenly, for_share, for_speed, masks, widths
+from onnxprune.slim.branches import bypass, close, gated
+from onnxprune.slim.choose import Choice
 from onnxprune.slim.compensate import compensated
-from onnxprune.slim.latency import time_works
+from onnxprune.slim.decide import choose, gone, inside_of
 from onnxprune.slim.ready import Ready
-from onnxprune.slim.works import Owners, flop_works, weight_works
 from onnxprune.structure.check import check_removal, remove_checked
-from onnxprune.structure.groups import Layout
 from onnxprune.structure.removal import remove_units
-from onnxprune.structure.sample import sample
 
-_SECONDS = 2.0  # for the turns of two models
 _SHORT, _BEYOND = 0.005, 0.05  # by how much what goes may miss the share that was asked for
 
 
@@ -81,7 +69,7 @@ def slim(ready: Ready, data: CalibrationData, recipe: Recipe, share: float, prog
     kept: dict[str, str] = {}
     while True:
         choice, predicted = choose(ready, recipe, share, progress)
-        wanted, branches = _gone(ready, choice)
+        wanted, branches = gone(ready, choice)
         _, removed, failed = remove_checked(dense, structure, wanted, feeds, recipe.threads)
         if not failed:
             break
@@ -93,7 +81,7 @@ def slim(ready: Ready, data: CalibrationData, recipe: Recipe, share: float, prog
     layers = ready.layers
     if branches:
         found, _ = find_layers(model, include=recipe.include, exclude=recipe.exclude, min_size=1)
-        inside = _inside(dense, branches)
+        inside = inside_of(dense, branches)
         layers = tuple(layer for layer in found if not inside.issuperset(layer.nodes))
     masked = compensated(
         model, closed, structure, removed, layers, data, recipe, progress, gates.values(), ready.guide
@@ -125,101 +113,3 @@ def _with_weights(dense: Model, source: Model) -> Model:
         if array.dtype.kind == "f" and not np.array_equal(array, dense.array(name)):
             result.set_array(name, array)
     return result
-
-
-def _gone(ready: Ready, choice: Choice) -> tuple[dict[str, NDArray[np.bool_]], list[Branch]]:
-    """Return what the choice removes: units, without those of branches that go as a whole."""
-    branches = [branch for branch, _ in ready.branches if choice.counts.get(branch.name)]
-    inside = _inside(ready.dense, branches)
-    removed = masks(ready.narrowings, choice.counts)
-    whole = {item.group.name for item in ready.narrowings if inside.issuperset(item.group.nodes)}
-    return {name: gone for name, gone in removed.items() if name not in whole}, branches
-
-
-def _inside(dense: Model, branches: Sequence[Branch]) -> set[str]:
-    return {label(dense.graph.node[k]) for branch in branches for k in branch.nodes}
-
-
-def choose(ready: Ready, recipe: Recipe, share: float, progress: Progress) -> tuple[Choice, float | None]:
-    """Return how many units of each group go, and the speed predicted when one is asked for.
-
-    Raises:
-        ModelError: when not so much can go.
-    """
-    try:
-        return _chosen(ready, recipe, share, progress)
-    except ModelError as error:
-        if not ready.failed:
-            raise
-        raise ModelError(str(error), f"{error.hint}; {stay(ready.failed)}") from error
-
-
-def stay(failed: Mapping[str, str], most: int = 3) -> str:
-    """Say why groups stay, of so many at most."""
-    first = [f"{name} stays, since removing its units fails: {why}" for name, why in [*failed.items()][:most]]
-    return "; ".join([*first, *([f"and {len(failed) - most} more"] if len(failed) > most else [])])
-
-
-def _chosen(ready: Ready, recipe: Recipe, share: float, progress: Progress) -> tuple[Choice, float | None]:
-    groups = widths(ready.narrowings, recipe.round_to)
-    groups |= {branch.name: Widths(1, (0, 1), (0.0, effect)) for branch, effect in ready.branches}
-    pick = evenly if recipe.allocation == "uniform" else for_share
-    if recipe.speedup is None:
-        flops = recipe.budget == "flops"
-        works = flop_works(ready.dense, ready.owners, ready.shapes) if flops else _weights(ready)
-        what = f"--sparsity {share:g} of the " + ("multiplications" if flops else "weights")
-        return pick(groups, works, share, what), None
-    progress.stage("timing narrower layers")
-    works = times(ready, recipe)
-    dense = session_of(ready.dense, threads=1)
-
-    def speed(choice: Choice) -> float:
-        removed, branches = _gone(ready, choice)
-        smaller = bypass(remove_units(ready.dense, ready.structure, removed), branches)
-        session = session_of(smaller, threads=1, name="the smaller model")
-        slow, fast = best_times([dense, session], ready.feeds, 1, seconds=_SECONDS)
-        return slow / fast
-
-    option = f"--target-speedup {recipe.target_speedup}"
-    choice, predicted, _ = for_speed(
-        lambda left: pick(groups, works, left, "of the time"), recipe.speedup, speed, option
-    )
-    return choice, predicted
-
-
-def _weights(ready: Ready) -> list[Work]:
-    """Return the elements of what can shrink; what fails to was counted on when a share was asked for."""
-    tensors = {part.tensor for name in ready.failed for part in ready.structure.group(name).parts}
-    sizes = [ready.dense.index.tensors[name].dims for name in tensors - ready.owners.tensors(ready.dense)]
-    return [*weight_works(ready.dense, ready.owners), *(Work(math.prod(dims)) for dims in sizes)]
-
-
-def times(ready: Ready, recipe: Recipe) -> list[Work]:
-    """Return where the time of the dense model goes."""
-    return time_works(
-        ready.dense,
-        ready.owners,
-        ready.shapes,
-        ready.feeds,
-        cache=recipe.cache,
-        round_to=recipe.round_to or 8,
-    )
-
-
-def multiplications(model: Model, feeds: Sequence[Mapping[str, Any]], threads: int | None = None) -> float:
-    """Return the multiplications of all products of a model on one sample."""
-    shapes, _ = sample(model, feeds[0], threads)
-    works = flop_works(model, Owners((), Layout({}, {}, {})), shapes)
-    return total(works, {}, {})
-
-
-def measured_speed(
-    dense: Model, smaller: Model, feeds: Sequence[Mapping[str, Any]], threads: int | None
-) -> dict[int, float]:
-    """Return number of threads -> how many times faster the smaller model is, in stock ONNX Runtime."""
-    found = {}
-    for count in sorted({1, threads or runtime.cpu_count()}):
-        sessions = [session_of(model, threads=count) for model in (dense, smaller)]
-        slow, fast = best_times(sessions, feeds, count, seconds=_SECONDS)
-        found[count] = slow / fast
-    return found

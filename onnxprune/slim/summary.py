@@ -8,8 +8,9 @@ from typing import Any
 
 from onnxprune.model import Model, label
 from onnxprune.recipe import Recipe
+from onnxprune.slim.gains import measured_speed, multiplications
 from onnxprune.slim.ready import Ready
-from onnxprune.slim.stage import Slimmed, measured_speed, multiplications
+from onnxprune.slim.stage import Slimmed
 
 
 def summary(rounds: Sequence[tuple[Ready, Slimmed]], final: Model, recipe: Recipe) -> dict[str, Any]:

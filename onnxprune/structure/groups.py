@@ -32,6 +32,8 @@ class Part:
         role: ``producer``: the positions make the units (rows of a weight); ``consumer``: they read them
             (columns); ``other``: they go along (biases, scales, depthwise kernels, slopes).
         reads: whether the positions read the units: consumers, and tied tables, which also make them.
+        zero: whether masked units are zero here although nothing reads them here, since a sum along the
+            units needs that (:mod:`onnxprune.structure.rules.silence`).
     """
 
     tensor: str
@@ -39,6 +41,12 @@ class Part:
     index: NDArray[np.int64]
     role: Role
     reads: bool
+    zero: bool = False
+
+    @property
+    def masked(self) -> bool:
+        """Whether masking a unit makes its positions zero."""
+        return self.reads or self.zero
 
 
 @dataclass(frozen=True)

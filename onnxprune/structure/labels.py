@@ -24,6 +24,8 @@ from onnxprune.storage.edit import is_overridable
 from onnxprune.structure.groups import Axis, Role
 
 SINGLE = "a single one"
+Place = tuple[str, int]  # a value and one of its axes
+Need = tuple[Place, ...] | str  # what must be zero so that something else is, or why it cannot be
 
 
 class RuleError(Exception):
@@ -47,6 +49,9 @@ class Labels:
         self.constants = set(model.index.tensors)  # weights, also those that a shape cuts out
         self.unchanging = set(model.index.tensors)  # values that no input of the model reaches
         self.origins: dict[str, NDArray[Any]] = {}  # integer value -> the sizes behind each element
+        # Of onnxprune.structure.rules.silence: what must be zero for what, after so many nodes, and what is
+        self.needs: dict[Place, Need] = {}
+        self.followed, self.silent = 0, set[Place]()
         self._weak: set[int] = set()  # first labels of axes that copies or equal values make
         self.count = 0
         self._pairs: list[NDArray[np.int64]] = []

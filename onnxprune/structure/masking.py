@@ -19,7 +19,8 @@ def mask_units(model: Model, structure: Structure, removed: Removed) -> Model:
     """Return a copy of the model in which nothing reads the units that go.
 
     Their columns in the weights that read them become zero. What makes them stays: a row of zeros may end
-    as 0 / 0 in a normalisation on its way to the columns, and has no effect behind them.
+    as 0 / 0 in a normalisation on its way to the columns, and has no effect behind them. Only where a sum
+    runs along the units what makes them becomes zero too.
 
     Args:
         model: the model, or one with other values in the same weights.
@@ -33,7 +34,7 @@ def mask_units(model: Model, structure: Structure, removed: Removed) -> Model:
     result = model.copy()
     fresh: dict[str, NDArray[Any]] = {}
     for name, mask in removed.items():
-        for part in (part for part in structure.group(name).parts if part.reads):
+        for part in (part for part in structure.group(name).parts if part.masked):
             array = fresh.setdefault(part.tensor, np.array(result.array(part.tensor)))
             gone = np.append(mask, False)[part.index]  # -1 is the last
             array[(slice(None),) * part.axis + (gone,)] = 0

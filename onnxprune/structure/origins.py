@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from onnxprune.attributes import ints, number
 from onnxprune.model import label, outer_reads, subgraphs
 from onnxprune.structure.computed import ARITHMETIC, shape_part
-from onnxprune.structure.labels import Labels, RuleError
+from onnxprune.structure.labels import Labels, Place, RuleError
 from onnxprune.structure.rewrite import READS
 from onnxprune.structure.rules.parts import slice_ranges
 
-Origin = tuple[str, int]  # a value and one of its axes
-_INPUT: Origin = ("", 0)  # what an input of the model holds
+_INPUT: Place = ("", 0)  # what an input of the model holds
 _ELEMENTWISE = frozenset((
     "Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "Sum", "Neg", "Abs", "Sign", "Pow", "Where", "Equal",
     "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor",
@@ -100,11 +99,11 @@ def _of(graph: Labels, name: str) -> NDArray[Any]:
     return _filled(graph.shape(name), frozenset() if name in graph.unchanging else frozenset({_INPUT}))
 
 
-def _filled(shape: tuple[int, ...], what: frozenset[Origin]) -> NDArray[Any]:
+def _filled(shape: tuple[int, ...], what: frozenset[Place]) -> NDArray[Any]:
     return _filled_by([what] * math.prod(shape)).reshape(shape)
 
 
-def _filled_by(sets: list[frozenset[Origin]]) -> NDArray[Any]:
+def _filled_by(sets: list[frozenset[Place]]) -> NDArray[Any]:
     result = np.empty(len(sets), object)
     for place, each in enumerate(sets):
         result[place] = each

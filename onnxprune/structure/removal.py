@@ -19,7 +19,8 @@ from onnxprune.storage.edit import drop_value_info, fill
 from onnxprune.structure.groups import Structure
 from onnxprune.structure.masking import Removed, check_removed
 from onnxprune.structure.parameters import Parameters
-from onnxprune.structure.rewrite import READS, REWRITES, Scene
+from onnxprune.structure.rewrite import READS, REWRITES
+from onnxprune.structure.scene import Scene
 from onnxprune.structure.shrunk import Shrunk
 
 

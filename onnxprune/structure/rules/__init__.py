@@ -22,9 +22,9 @@ from onnxprune.structure.rules import (
 Rule = Callable[[Labels, onnx.NodeProto], None]
 _COMMON: dict[str, Rule] = {
     **dict.fromkeys(elementwise.OPERATORS, elementwise.elementwise),
-    "MatMul": products.matmul,
+    "MatMul": products.product,
     "Gemm": products.gemm,
-    "Einsum": products.einsum,
+    "Einsum": products.product,
     "Conv": convolution.convolution,
     "ConvTranspose": convolution.convolution,
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), shaping.reshape),
@@ -43,7 +43,7 @@ _COMMON: dict[str, Rule] = {
     "InstanceNormalization": normalisation.by_channel,
     "GroupNormalization": normalisation.groups_of_channels,
     "LayerNormalization": normalisation.over_axes,
-    "RMSNormalization": normalisation.over_axes,
+    "RMSNormalization": normalisation.mean_square,
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), normalisation.softmax),
     **dict.fromkeys(("CumSum", "LpNormalization"), normalisation.along_axis),
     **dict.fromkeys(("LRN", "MeanVarianceNormalization"), normalisation.lrn),
@@ -63,11 +63,11 @@ _COMMON: dict[str, Rule] = {
     **dict.fromkeys(recurrent.GATES, recurrent.recurrent),
     "Attention": attention.attention,
     "RotaryEmbedding": attention.rotary,
-    "SimplifiedLayerNormalization": normalisation.over_axes,  # ONNX Runtime keeps it in the default domain
+    "SimplifiedLayerNormalization": normalisation.mean_square,  # ONNX Runtime keeps it in the default domain
 }  # fmt: skip
 _MICROSOFT: dict[str, Rule] = {
     **dict.fromkeys(("BiasGelu", "FastGelu", "Gelu", "QuickGelu"), elementwise.elementwise),
-    "FusedMatMul": products.matmul,
+    "FusedMatMul": products.product,
     "FusedGemm": products.gemm,
     "FusedConv": convolution.convolution,
     **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), normalisation.skip_norm),

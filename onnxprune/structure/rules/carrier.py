@@ -109,6 +109,8 @@ def _step(graph: Labels, node: onnx.NodeProto, slot: int, track: Track) -> Itera
         yield track.at(out, axis) if axis < int(number(node, "axis", -1)) % len(old) else BAD
     elif op in _KEEP:
         yield NEUTRAL if axis == 1 else BAD
+    elif op in ("Resize", "Upsample") and sizes[out][axis] != old[axis]:
+        yield BAD
     elif "Attention" in op and slot < 3:
         yield HEADS if len(old) == 4 and axis == 1 else BAD
     elif op == "RotaryEmbedding" and slot == 0:

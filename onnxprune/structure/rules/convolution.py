@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxprune.attributes import number
+from onnxprune.attributes import ints, number
 from onnxprune.model import label
 from onnxprune.structure.groups import Axis
 from onnxprune.structure.labels import Labels, RuleError
@@ -20,8 +20,10 @@ from onnxprune.structure.labels import Labels, RuleError
 def convolution(graph: Labels, node: onnx.NodeProto) -> None:
     """Join channels; pin what the window moves over."""
     x, w = graph.read(node.input[0]), graph.read(node.input[1])
-    for axis in x[2:]:
-        graph.pin(axis, f"the window of {label(node)} moves over it")
+    spatial: list[Axis] = [*x[2:]]
+    for place in _moved_over(graph, node):
+        graph.pin(spatial[place], f"the window of {label(node)} moves over it")
+        spatial[place] = f"positions that {label(node)} makes"
     for axis in w[2:]:
         graph.pin(axis, "the window of a convolution")
     groups = int(number(node, "group", 1))
@@ -34,8 +36,17 @@ def convolution(graph: Labels, node: onnx.NodeProto) -> None:
         batch, out = graph.join(batch, own[0]), graph.join(out, own[1])
         for axis in own[2:]:
             graph.pin(axis, f"{label(node)} adds it to positions that it makes")
-    spatial = [f"positions that {label(node)} makes"] * (len(graph.shape(node.output[0])) - 2)
     graph.write(node.output[0], [batch, out, *spatial])
+
+
+def _moved_over(graph: Labels, node: onnx.NodeProto) -> list[int]:
+    """Return the spatial axes that a window moves over; one of size 1 leaves positions as they are."""
+    count = len(graph.shape(node.input[0])) - 2
+    kernel, steps = graph.shape(node.input[1])[2:], ints(node, "strides", (1,) * count)
+    same = [m == n for m, n in zip(graph.shape(node.input[0]), graph.shape(node.output[0]), strict=True)][2:]
+    pads = ints(node, "pads", (0,) * (2 * count))
+    alone = node.op_type == "Conv"  # FusedConv may add something
+    return [k for k in range(count) if not (alone and kernel[k] == steps[k] == 1 and same[k] and not pads[k])]
 
 
 def _plain(graph: Labels, node: onnx.NodeProto) -> Axis:

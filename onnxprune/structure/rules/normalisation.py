@@ -8,7 +8,9 @@ from onnxprune.attributes import number
 from onnxprune.model import label
 from onnxprune.structure.groups import Axis
 from onnxprune.structure.labels import Labels
+from onnxprune.structure.means import MeanError, is_stored, scaled
 from onnxprune.structure.rules.parts import axis_of
+from onnxprune.structure.rules.silence import silence
 
 
 def by_channel(graph: Labels, node: onnx.NodeProto) -> None:
@@ -45,11 +47,11 @@ def groups_of_channels(graph: Labels, node: onnx.NodeProto) -> None:
     graph.write(node.output[0], x)
 
 
-def over_axes(graph: Labels, node: onnx.NodeProto) -> None:
+def over_axes(graph: Labels, node: onnx.NodeProto, why: str = "") -> None:
     """LayerNormalization and what is like it: all axes from ``axis`` on are normalised over."""
     x = graph.read(node.input[0])
     first = axis_of(node, len(x), -1)
-    reason = f"normalised over by {label(node)}"
+    reason = f"normalised over by {label(node)}{why}"
     for name in graph.node_inputs(node):
         own = graph.read(name)
         for axis, other in zip(own[::-1], x[::-1], strict=False):
@@ -58,6 +60,36 @@ def over_axes(graph: Labels, node: onnx.NodeProto) -> None:
         for axis in own[::-1][: len(x) - first]:
             graph.pin(axis, reason)
     _like_first(graph, node, x, first, reason)
+
+
+def mean_square(graph: Labels, node: onnx.NodeProto) -> None:
+    """RMSNormalization and SimplifiedLayerNormalization: the scale makes up for a mean over fewer."""
+    x = graph.read(node.input[0])
+    first = axis_of(node, len(x), -1)
+    places = [axis for axis in range(first, len(x)) if not isinstance(x[axis], str)]
+    why = _not_scaled(graph, node, 1) if places else "it has no units"
+    for axis in places:
+        why = why or silence(graph, node.input[0], axis)
+    if why:
+        over_axes(graph, node, f", and {why}" if places else "")
+        return
+    for own, other in zip(graph.read(node.input[1])[::-1], x[::-1], strict=False):
+        graph.join(own, other)
+    _like_first(graph, node, x, first, "a mean square")
+
+
+def _not_scaled(graph: Labels, node: onnx.NodeProto, slot: int) -> str:
+    """Return why the scale of a node cannot make up for a larger mean square; empty if it can."""
+    at, index = graph.model.index.producer[node.output[0]], graph.model.index
+    if any(name in index.uses or name in index.outputs for name in node.output[1:3] if name):
+        return "its statistics are read"
+    try:
+        if not is_stored(graph.model, node.input[slot]):
+            return f"its scale {node.input[slot]!r} is computed"
+        scaled(graph.model, at, slot, 0.5)
+    except MeanError as error:
+        return str(error)
+    return ""
 
 
 def skip_norm(graph: Labels, node: onnx.NodeProto) -> None:
@@ -71,7 +103,16 @@ def skip_norm(graph: Labels, node: onnx.NodeProto) -> None:
             x = [graph.join(a, b) for a, b in zip(x, own, strict=True)]
         elif own:
             x[-1] = graph.join(x[-1], own[-1])
-    graph.pin(x[-1], reason)
+    graph.mark(x[-1], "sum")
+    if node.op_type == "SkipLayerNormalization":
+        graph.pin(x[-1], reason)
+    elif not isinstance(x[-1], str):
+        added = [name for name in (*node.input[:2], *node.input[3:4]) if name]
+        why = _not_scaled(graph, node, 2)
+        for name in added:
+            why = why or silence(graph, name, len(graph.shape(name)) - 1)
+        if why:
+            graph.pin(x[-1], f"{reason}, and {why}")
     _like_first(graph, node, x, len(x) - 1, reason)
 
 

@@ -43,7 +43,21 @@ def contract(graph: Labels, node: onnx.NodeProto, terms: Sequence[Letters], resu
     graph.write(node.output[0], [found.get(letter, SINGLE) for letter in result])
 
 
-def matmul(graph: Labels, node: onnx.NodeProto) -> None:
+def letters_of(graph: Labels, node: onnx.NodeProto) -> tuple[Sequence[Letters], Letters]:
+    """Return a letter for each axis of the operands of a product, and for each axis of what it makes.
+
+    Raises:
+        RuleError: for forms that are not followed.
+    """
+    if node.op_type == "Einsum":
+        return _of_einsum(node)
+    if node.op_type in ("Gemm", "FusedGemm"):
+        left = "km" if attribute(node, "transA", 0) else "mk"
+        return (left, "nk" if attribute(node, "transB", 0) else "kn"), "mn"
+    return _of_matmul(graph, node)
+
+
+def _of_matmul(graph: Labels, node: onnx.NodeProto) -> tuple[Sequence[Letters], Letters]:
     """``MatMul`` with any number of axes, and FusedMatMul of com.microsoft with its transpositions."""
     a, b = (len(graph.shape(name)) for name in node.input[:2])
     if attribute(node, "transBatchA", 0) or attribute(node, "transBatchB", 0):
@@ -55,26 +69,29 @@ def matmul(graph: Labels, node: onnx.NodeProto) -> None:
     if attribute(node, "transB", 0) and b > 1:
         right[-2:] = right[:-3:-1]
     batch = [*range(2 - max(a, b, 2), 0)]
-    contract(graph, node, (left, right), [*batch, *["m"] * (a > 1), *["n"] * (b > 1)])
+    return (left, right), [*batch, *["m"] * (a > 1), *["n"] * (b > 1)]
 
 
-def gemm(graph: Labels, node: onnx.NodeProto) -> None:
-    """``Gemm`` and FusedGemm: the bias goes along with the columns of the output."""
-    left = "km" if attribute(node, "transA", 0) else "mk"
-    right = "nk" if attribute(node, "transB", 0) else "kn"
-    contract(graph, node, (left, right), "mn")
-    if len(node.input) > 2 and node.input[2]:
-        shape, axes = graph.shape(node.input[2]), graph.read(node.input[2])
-        for size, own, axis in zip(shape[::-1], axes[::-1], graph.read(node.output[0])[::-1], strict=False):
-            if size > 1:
-                graph.join(axis, own)
-
-
-def einsum(graph: Labels, node: onnx.NodeProto) -> None:
+def _of_einsum(node: onnx.NodeProto) -> tuple[Sequence[Letters], Letters]:
     """``Einsum`` without ellipsis, each letter once in a term."""
     equation = str(attribute(node, "equation", "")).replace(" ", "")
     sides, arrow, result = equation.partition("->")
     terms = sides.split(",")
     if "." in equation or not arrow or any(len(set(term)) < len(term) for term in terms):
         raise RuleError("an equation that is not followed")
-    contract(graph, node, terms, result)
+    return terms, result
+
+
+def product(graph: Labels, node: onnx.NodeProto) -> None:
+    """``MatMul``, FusedMatMul and ``Einsum``."""
+    contract(graph, node, *letters_of(graph, node))
+
+
+def gemm(graph: Labels, node: onnx.NodeProto) -> None:
+    """``Gemm`` and FusedGemm: the bias goes along with the columns of the output."""
+    product(graph, node)
+    if len(node.input) > 2 and node.input[2]:
+        shape, axes = graph.shape(node.input[2]), graph.read(node.input[2])
+        for size, own, axis in zip(shape[::-1], axes[::-1], graph.read(node.output[0])[::-1], strict=False):
+            if size > 1:
+                graph.join(axis, own)

@@ -8,7 +8,11 @@ from onnxprune.attributes import ints, number
 from onnxprune.model import label
 from onnxprune.structure.groups import Axis
 from onnxprune.structure.labels import Labels
+from onnxprune.structure.means import MeanError, made_up_for
 from onnxprune.structure.rules.parts import axis_of
+from onnxprune.structure.rules.silence import silence
+
+_SUMS = frozenset(("ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare"))
 
 
 def pool(graph: Labels, node: onnx.NodeProto) -> None:
@@ -35,16 +39,32 @@ def resize(graph: Labels, node: onnx.NodeProto) -> None:
 
 
 def reduce(graph: Labels, node: onnx.NodeProto) -> None:
-    """Reductions: the axes they take cannot shrink, the others keep their labels."""
+    """Reductions: sums and means over units that are zero can shrink, other axes keep their labels."""
     x = graph.read(node.input[0])
     taken = reduced_axes(graph, node, len(x))
     for axis in taken:
-        graph.pin(x[axis], f"summed up by {label(node)}")
+        if not isinstance(x[axis], str):
+            why = _needs_all(graph, node, axis)
+            if why is not None:
+                graph.pin(x[axis], f"summed up by {label(node)}{why}")
     if number(node, "keepdims", 1):
         axes: list[Axis] = ["" if place in taken else axis for place, axis in enumerate(x)]
     else:
         axes = [axis for place, axis in enumerate(x) if place not in taken]
     graph.write(node.output[0], axes)
+
+
+def _needs_all(graph: Labels, node: onnx.NodeProto, axis: int) -> str | None:
+    """Return why a reduction needs all units, empty if it always does; None if it does not."""
+    if node.op_type not in _SUMS:
+        return ""
+    if node.op_type == "ReduceMean":
+        try:
+            made_up_for(graph.model, node.output[0])
+        except MeanError as error:
+            return f", and {error}"
+    why = silence(graph, node.input[0], axis)
+    return f", and {why}" if why else None
 
 
 def reduced_axes(graph: Labels, node: onnx.NodeProto, rank: int) -> set[int]:

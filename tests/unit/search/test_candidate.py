@@ -19,6 +19,7 @@ from onnxprune.recipe import Recipe
 from onnxprune.report.report import Report
 from onnxprune.search.candidate import stored_bytes
 from onnxprune.sequential import Solved
+from onnxprune.slim import stage
 
 TEXT = """g (float[N, 16] x) => (float[N, 12] y) {
     a = MatMul(x, w1)  h = Add(a, b1)  r = Relu(h)  y = MatMul(r, w2) }"""
@@ -95,3 +96,31 @@ class TestUnits:
         report = search(max_drop="20%", finetune=True, steps=16, lr=0.001, cache=False)
         assert report.search is not None and report.finetuning is not None
         assert report.metric_after is not None and report.metric_after >= 80.0
+
+
+def test_what_cannot_be_removed_is_tried_once(
+    build_model: Callable[..., onnx.ModelProto], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group that passes the first trial, and fails with the units that are chosen."""
+    text = """g (float[N, 16] x) => (float[N, 12] y) {
+        a = MatMul(x, w1) b = Relu(a) c = MatMul(b, w2) d = Relu(c) y = MatMul(d, w3) }"""
+    weights = {"w1": noise(16, 24), "w2": noise(24, 20), "w3": noise(20, 12)}
+    right, asked = stage.remove_checked, []
+
+    def wrong(model, structure, removed, feeds, threads=None):  # type: ignore[no-untyped-def]
+        asked.append({structure.group(name).units for name in removed})
+        fails = {name: "another shape" for name in removed if structure.group(name).units == 20}
+        good = {name: mask for name, mask in removed.items() if name not in fails}
+        smaller, done, failed = right(model, structure, good, feeds, threads)
+        return smaller, done, failed | fails
+
+    monkeypatch.setattr(stage, "remove_checked", wrong)
+    report = prune(
+        build_model(text, weights), data=X, samples=20, threads=1, round_to=1, dry_run=True,
+        pattern="structured", min_agreement=0.5,
+    )  # fmt: skip
+    assert report.search is not None and len(report.search["points"]) > 2
+    assert sum(20 in units for units in asked) == 1 < len(asked)
+    assert report.structured is not None
+    assert any("fails: another shape" in item["reason"] for item in report.structured["pinned"])
+    assert [group["before"] for group in report.structured["groups"]] == [24]

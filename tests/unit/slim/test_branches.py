@@ -16,6 +16,7 @@ from onnxprune.slim.gates import branch_effects
 from onnxprune.slim.trial import failing_branches
 from onnxprune.slim.varied import varied_samples
 from onnxprune.structure.sample import sample
+from tests.unit.structure.graphs import graph
 
 TEXT = """g (float[N, 8] x, float[N, 8] mask) => (float[N, 4] y) {
     h = MatMul(x, w0)
@@ -108,3 +109,53 @@ def test_sizes_that_belong_together_vary_together(build_model: Callable[..., onn
         [(1, 10), (1, 10), (3, 4)],
         [(1, 5), (1, 5), (3, 8)],
     ]
+
+
+DOWN = """(float[N, 3, 8, 8] x) => (float[N, 5, 3, 3] y) {
+    p = Conv(x, w0)  r = Relu(p)
+    a = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(r, w1)  b = Relu(a)
+    c = Conv<pads = [1, 1, 1, 1]>(b, w2)
+    SKIP  s = Add(c, q)  t = Relu(s)
+    y = Conv(t, w4) }"""
+SKIPS = {
+    "projection": "q = Conv<strides = [2, 2]>(r, w3)",
+    "pooled projection": "o = AveragePool<kernel_shape = [2, 2], strides = [2, 2]>(r) q = Conv(o, w3)",
+    "pooled and padded": "o = MaxPool<kernel_shape = [1, 1], strides = [2, 2]>(r) q = Pad(o, by)",
+}
+
+
+@pytest.mark.parametrize("skip", SKIPS.values(), ids=SKIPS)
+def test_a_block_around_a_projection(skip: str) -> None:
+    weights = {
+        "w0": (4, 3, 1, 1),
+        "w1": (6, 4, 3, 3),
+        "w2": (7, 6, 3, 3),
+        "w3": (7, 4, 1, 1),
+        "w4": (5, 7, 2, 2),
+    }
+    text = DOWN.replace("SKIP", skip)
+    model, feeds = graph(text, weights | {"by": [0, 0, 0, 0, 0, 3, 0, 0]})
+    (branch,) = find_branches(model, sample(model, feeds)[0])
+    assert (branch.skip, branch.value) == ("q", "c")
+    assert failing_branches(model, [branch], [feeds]) == {}
+    smaller = bypass(model, [branch])
+    assert not {"w1", "w2"} & smaller.index.tensors.keys()
+
+
+@pytest.mark.parametrize(
+    "skip",
+    [
+        "o = Mul(r, p) q = Conv<strides = [2, 2]>(o, w3)",  # starts at two values
+        "o = Conv<strides = [2, 2]>(r, w3) q = Conv(o, w5)",  # as deep as the branch
+    ],
+)
+def test_what_is_no_projection(skip: str) -> None:
+    weights = {
+        "w0": (4, 3, 1, 1),
+        "w1": (6, 4, 3, 3),
+        "w2": (7, 6, 3, 3),
+        "w3": (7, 4, 1, 1),
+        "w4": (5, 7, 2, 2),
+    }
+    model, feeds = graph(DOWN.replace("SKIP", skip), weights | {"w5": (7, 7, 1, 1)})
+    assert not find_branches(model, sample(model, feeds)[0])

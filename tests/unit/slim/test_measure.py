@@ -9,14 +9,14 @@ import onnx
 import pytest
 
 from onnxprune import runtime
-from onnxprune.attention.guide import Guide
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams
 from onnxprune.divergence import total_divergence
 from onnxprune.layers import find_layers
 from onnxprune.model import Model
 from onnxprune.outputs import output_kind
-from onnxprune.slim.measure import LEVELS, Narrowing, emphasis, measure
+from onnxprune.slim.measure import LEVELS, measure
+from onnxprune.slim.narrowing import Narrowing
 from onnxprune.slim.readers import find_readers
 from onnxprune.structure.find import find_structure
 from onnxprune.structure.groups import Structure
@@ -130,10 +130,3 @@ def test_without_a_refit_costs_are_those_of_masking(model: Model, criterion: str
 def test_without_outputs_damage_is_the_readers_error(model: Model) -> None:
     for item in narrowings(model, find_structure(model, BATCHES[0]), outputs=False):
         assert item.damage == pytest.approx(item.error)
-
-
-def test_attention_says_how_much_a_unit_counts(model: Model) -> None:
-    group = find_structure(model, BATCHES[0]).groups[0]
-    rows = np.arange(12, dtype=np.float32)[None]
-    assert emphasis(group, Guide(rows={"w1": rows})) == pytest.approx(np.arange(12))
-    assert emphasis(group, Guide()) is None

@@ -8,7 +8,7 @@ import onnx.parser
 import pytest
 
 from onnxprune.model import Model
-from onnxprune.slim.stage import multiplications
+from onnxprune.slim.gains import multiplications
 
 
 def product(text: str, sizes: dict[str, tuple[int, ...]]) -> Model:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from onnxprune.calibration.data import CalibrationData
-from onnxprune.errors import ModelError
 from onnxprune.inmemory import session_of
 from onnxprune.model import Model
 from onnxprune.progress import NullProgress
 from onnxprune.recipe import Recipe
-from onnxprune.slim import stage
+from onnxprune.slim.gains import multiplications
 from onnxprune.slim.ready import Ready
-from onnxprune.slim.stage import choose, measured_speed, multiplications, part_of, slim, stages, stay
+from onnxprune.slim.stage import part_of, slim, stages
 
 Given = tuple[Model, CalibrationData, Recipe]
 
@@ -27,42 +24,12 @@ def test_branches_and_units_go_together(given: Given, ready: Ready) -> None:
     session_of(found.model).run(None, dict(data.batches[0]))
 
 
-def test_a_few_reasons_are_enough() -> None:
-    failed = {"a": "another shape", "b": "not valid", "c": "not valid"}
-    assert stay(failed, most=1) == "a stays, since removing its units fails: another shape; and 2 more"
-    assert stay(failed).endswith("c stays, since removing its units fails: not valid")
-
-
-def test_more_than_can_go(given: Given, ready: Ready) -> None:
-    with pytest.raises(ModelError, match=r"--sparsity 0.9999 of the multiplications"):
-        choose(ready, given[2], 0.9999, NullProgress())
-
-
 def test_two_stages() -> None:
     share, rest = stages(Recipe(pattern="head+4x1", sparsity=0.75))
     assert share == pytest.approx(0.5)
     assert rest is not None and (rest.pattern, rest.structured) == ("block:4x1", None)
     assert rest.sparsity == pytest.approx(0.5)
     assert stages(Recipe(pattern="head", sparsity=0.3)) == (0.3, None)
-
-
-def test_speed_is_the_dense_time_over_the_smaller_one(
-    given: Given, ready: Ready, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, sessions = given[0], []
-    other = model.copy()
-
-    def session(of: Model, threads: int) -> tuple[Model, int]:
-        sessions.append((of, threads))
-        return sessions[-1]
-
-    def times(found: list[tuple[Model, int]], *_: Any, **__: Any) -> list[float]:
-        return [(3.0 if of is model else 2.0) / threads for of, threads in found]
-
-    monkeypatch.setattr(stage, "session_of", session)
-    monkeypatch.setattr(stage, "best_times", times)
-    assert measured_speed(model, other, ready.feeds, 2) == {1: 1.5, 2: 1.5}
-    assert sessions == [(model, 1), (other, 1), (model, 2), (other, 2)]
 
 
 def test_rounds_multiply_to_the_whole() -> None:

@@ -14,7 +14,7 @@ from onnxprune.allocation.widths import Group, total
 from onnxprune.io import load
 from onnxprune.model import Model
 from onnxprune.slim.branches import bypass, find_branches
-from onnxprune.slim.stage import multiplications
+from onnxprune.slim.gains import multiplications
 from onnxprune.slim.summary import parameters
 from onnxprune.slim.works import Owners, flop_works, weight_works
 from onnxprune.structure.find import find_structure

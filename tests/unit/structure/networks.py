@@ -185,6 +185,81 @@ def convnext() -> Made:
     return nn.Sequential(nn.Conv2d(3, 8, 2, 2), ConvNext(), ConvNext(), head(8)), image()
 
 
+class ResponseNorm(nn.Module):
+    """ConvNeXt V2: each channel's norm over the mean of all."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.rand(width)), nn.Parameter(torch.rand(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        norms = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
+        return self.scale * (x * (norms / (norms.mean(-1, keepdim=True) + 0.1))) + self.shift + x
+
+
+class ConvNextV2(ConvNext):
+    def __init__(self) -> None:
+        super().__init__()
+        self.response = ResponseNorm(14)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
+        return x + self.down(self.response(F.gelu(self.up(y)))).permute(0, 3, 1, 2)
+
+
+@network
+def convnext_v2() -> Made:
+    return nn.Sequential(nn.Conv2d(3, 8, 2, 2), ConvNextV2(), head(8)), image()
+
+
+class ResMlp(nn.Module):
+    """Scale and shift in place of norms; tokens are mixed by a convolution with a window of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.up, self.down = nn.Conv1d(16, 16, 1), nn.Linear(8, 12), nn.Linear(12, 8)
+        self.scale, self.shift = nn.Parameter(torch.rand(8)), nn.Parameter(torch.rand(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.tokens(x * self.scale + self.shift)
+        return x + self.down(F.gelu(self.up(x * self.scale + self.shift)))
+
+
+@network
+def res_mlp() -> Made:
+    layers = (nn.Linear(6, 8), ResMlp(), ResMlp(), nn.Linear(8, 5))
+    return nn.Sequential(*layers), (torch.randn(2, 16, 6),)
+
+
+class Generator(nn.Module):
+    """Pictures from numbers: a vector that becomes channels, which grow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.conv, self.last = nn.Linear(5, 96), nn.Conv2d(6, 8, 3, 1, 1), nn.Conv2d(8, 3, 1)
+        self.scale = nn.Parameter(torch.rand(8, 1, 1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = F.interpolate(F.leaky_relu(self.first(z)).view(-1, 6, 2, 8), scale_factor=2.0)
+        x = F.leaky_relu(self.conv(x))
+        return self.last(self.scale * x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 0.1))
+
+
+@network
+def generator() -> Made:
+    return Generator(), (torch.randn(2, 5),)
+
+
+@network
+def cosine_classifier() -> Made:
+    class Cosine(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.normalize(x)
+
+    body = (nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 8))
+    return nn.Sequential(*body, Cosine(), nn.Linear(8, 4, bias=False)), image()
+
+
 class WindowAttention(nn.Module):
     """Swin: windows go to the batch, queries, keys and values are one weight."""
 
@@ -235,14 +310,34 @@ class Layer(nn.Module):
         return x + self.down(F.silu(self.gate(y)) * self.up(y))
 
 
-class Decoder(nn.Module):
-    def __init__(self) -> None:
+class NormedHeads(Layer):
+    """As in Qwen 3: each head of queries and keys has its norm. As in OLMo 2: all of them have one."""
+
+    def __init__(self, alone: bool) -> None:
         super().__init__()
-        self.words, self.layers, self.norm = (
-            nn.Embedding(18, 12),
-            nn.Sequential(Layer(), Layer()),
-            RMSNorm(12),
-        )
+        self.alone = alone
+        self.q_norm, self.k_norm = RMSNorm(4 if alone else 16), RMSNorm(4 if alone else 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        q, k, v = self.q(y), self.k(y), self.v(y)
+        if not self.alone:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (f.unflatten(-1, (-1, 4)) for f in (q, k, v))
+        if self.alone:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (f.transpose(1, 2) for f in (q, k, v))
+        k, v = (t[:, :, None].expand(-1, -1, 2, -1, -1).flatten(1, 2) for t in (k, v))
+        y = F.scaled_dot_product_attention(self.turn(q), self.turn(k), v)
+        x = x + self.o(y.transpose(1, 2).flatten(2))
+        y = self.second(x)
+        return x + self.down(F.silu(self.gate(y)) * self.up(y))
+
+
+class Decoder(nn.Module):
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.words, self.layers, self.norm = nn.Embedding(18, 12), nn.Sequential(*layers), RMSNorm(12)
         self.head = nn.Linear(12, 18, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -251,7 +346,12 @@ class Decoder(nn.Module):
 
 @network
 def decoder() -> Made:
-    return Decoder(), (torch.randint(0, 18, (2, 6)),)
+    return Decoder(Layer(), Layer()), (torch.randint(0, 18, (2, 6)),)
+
+
+@network
+def decoder_normed_heads() -> Made:
+    return Decoder(NormedHeads(True), NormedHeads(False)), (torch.randint(0, 18, (2, 6)),)
 
 
 class CrossAttention(nn.Module):

@@ -20,7 +20,13 @@ from tests.unit.structure.networks import ALL, NETWORKS
 
 pytest.importorskip("onnxscript")  # both exporters need it
 
-TOKENS = ("bert", "llama", "decoder", "encoder")  # the second axis of the inputs is a length
+TOKENS = (
+    "bert",
+    "llama",
+    "decoder",
+    "decoder_normed_heads",
+    "encoder",
+)  # the second axis of the inputs is a length
 # The kinds of groups, and how many there are, from both exporters.
 FOUND = {
     "resnet": "channel 4",
@@ -34,7 +40,7 @@ FOUND = {
     "conv3d": "channel 1",
     "vit": "head 1, neuron 1",
     "bert": "head 1, neuron 1",
-    "llama": "head 1, neuron 1",
+    "llama": "head 1, neuron 1, width 1",
     "encoder": "head 1, neuron 1",  # torch copies the first layer, the exporters keep one of equal weights
     "lstm": "hidden 2",
     "gru": "hidden 1",
@@ -51,13 +57,18 @@ FOUND = {
     "mixer": "neuron 2",
     "convnext": "neuron 2",
     "swin": "head 1",
-    "decoder": "head 2, neuron 2",
+    "decoder": "head 2, neuron 2, width 1",
     "cross_attention": "head 3, neuron 2",
     "crnn": "channel 1, hidden 2",
     "gru_stack": "channel 1, hidden 2",
     "mlp": "neuron 2",
     "conv_to_flat": "channel 1, neuron 1",
     "conv3d_residual": "channel 2",
+    "decoder_normed_heads": "head 2, neuron 2, width 1",
+    "convnext_v2": "width 1",
+    "res_mlp": "neuron 2, width 1",
+    "generator": "channel 1, neuron 1",
+    "cosine_classifier": "channel 1, neuron 1",
 }
 
 
@@ -133,6 +144,7 @@ def test_export_with_images_of_any_size(name: str) -> None:
 SLOWER = (
     "efficientnet", "densenet_transition", "se_resnet", "inception", "group_norm_resnet", "unet_levels",
     "cross_attention", "mixer", "wide_groups", "conv_to_flat", "decoder", "crnn",
+    "decoder_normed_heads", "convnext_v2", "res_mlp", "generator", "cosine_classifier",
 )  # fmt: skip
 QUICK = [n for n in FOUND if (n in NETWORKS and n not in SLOWER) or n in ("vit", "bert", "lstm")]
 FORMS = [

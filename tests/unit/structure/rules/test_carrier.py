@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from onnxprune.structure.find import find_structure
@@ -40,3 +41,11 @@ def test_an_axis_that_is_normalised_is_not_taken() -> None:
         y = Conv(b, w9) }}"""
     model, feeds = graph(text, FIRST | {"to": [0, 2, 4, 4, 5], "back": [0, 8, 4, 5], "w9": (5, 8, 1, 1)})
     assert summary(find_structure(model, feeds)) == [("channel", 2)]
+
+
+def test_an_axis_that_is_resized_is_not_taken() -> None:
+    text = """(float[N, 6] x) => (float[N, C, P, Q] y) { a = MatMul(x, w) r = Reshape(a, to) d = Relu(r)
+        e = Resize(d, , scales) y = Conv(e, w9) }"""
+    weights = {"w": (6, 96), "to": [0, 4, 2, 12], "w9": (5, 4, 1, 1)}
+    model, feeds = graph(text, weights | {"scales": np.array([1, 1, 2, 2], np.float32)})
+    assert summary(find_structure(model, feeds)) == [("neuron", 4)]

@@ -21,6 +21,18 @@ CASES: dict[str, Case] = {
         FIRST | LAST | {"g": (8,), "h": (8,), "m": (8,), "var": (8,), "s": (8, 1, 1)},
         [("channel", 8)],
     ),
+    "a window of one position": Case(
+        "(float[N, 5, 6] x) => (float[N, L, C] y) { a = MatMul(x, w0) b = Conv(a, w2, b2) c = Relu(b)"
+        " y = MatMul(c, w1) }",
+        {"w0": (6, 8), "w2": (5, 5, 1), "b2": (5,), "w1": (8, 4)},
+        [("neuron", 8)],
+    ),
+    "a window of one position on one axis": Case(
+        "(float[N, 3, 5, 6] x) => (float[N, L, M, C] y) { a = MatMul(x, w0)"
+        " b = Conv<pads = [1, 0, 1, 0]>(a, w2) y = MatMul(b, w1) }",
+        {"w0": (6, 8), "w2": (4, 3, 3, 1), "w1": (8, 4)},
+        [("neuron", 8)],
+    ),
     "depthwise": Case(
         f"{IMAGE} {{ {CONV} b = Conv<group = 8>(a, d, e) y = Conv(b, w9) }}",
         FIRST | LAST | {"d": (8, 1, 3, 3), "e": (8,)},

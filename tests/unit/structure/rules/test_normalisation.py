@@ -40,6 +40,35 @@ CASES: dict[str, Case] = {
         FIRST | LAST | {"to": [0, 4, -1], "g": (4,), "h": (4,), "k": (8, 1, 1)},
         [("channel", 4)],
     ),
+    "mean square": Case(
+        f"{TOKENS} {{ a = MatMul(x, w0) b = SimplifiedLayerNormalization<axis = -1, epsilon = 0.4>(a, s)"
+        " y = MatMul(b, w1) }",
+        {"w0": (6, 8), "w1": (8, 4), "s": (8,)},
+        [("neuron", 8)],
+    ),
+    "mean square, opset 23": Case(
+        f"{TOKENS} {{ a = MatMul(x, w0) b = RMSNormalization<axis = -1, epsilon = 0.4>(a, s)"
+        " y = MatMul(b, w1) }",
+        {"w0": (6, 8), "w1": (8, 4), "s": (8,)},
+        [("neuron", 8)],
+        23,
+    ),
+    "mean square of a sum that goes on": Case(
+        f"{TOKENS} {{ a = MatMul(x, w0) c = MatMul(x, w2)"
+        " b, u, v, t = com.microsoft.SkipSimplifiedLayerNormalization<epsilon = 0.4>(a, c, s, b0)"
+        " d = MatMul(b, w3) e = com.microsoft.SkipSimplifiedLayerNormalization<epsilon = 0.4>(t, d, s2)"
+        " y = MatMul(e, w1) }",
+        {"w0": (6, 8), "w1": (8, 4), "w2": (6, 8), "w3": (8, 8), "b0": (8,), "s": (8,), "s2": (8,)},
+        [("width", 8)],
+    ),
+    "mean square over all heads": Case(
+        f"{TOKENS} {{ a = MatMul(x, w0) n = SimplifiedLayerNormalization<axis = -1, epsilon = 0.4>(a, s)"
+        " q = Reshape(n, to) t = Transpose<perm = [0, 2, 1, 3]>(q) k = Transpose<perm = [0, 2, 3, 1]>(q)"
+        " p = MatMul(t, k) f = Softmax(p) o = MatMul(f, t) r = Transpose<perm = [0, 2, 1, 3]>(o)"
+        " z = Reshape(r, back) y = MatMul(z, w1) }",
+        {"w0": (6, 12), "w1": (12, 4), "s": (12,), "to": [0, 0, 3, 4], "back": [0, 0, -1]},
+        [("head", 3)],
+    ),
     "softmax over positions": Case(
         f"{IMAGE} {{ {CONV} b = Softmax<axis = 2>(a) y = Conv(b, w9) }}", FIRST | LAST, [("channel", 8)]
     ),
@@ -55,7 +84,13 @@ NORMALISED = {
     "Softmax": "b = Softmax<axis = -1>(a)",
     "LogSoftmax": "b = LogSoftmax<axis = 2>(a)",
     "LayerNormalization": "b = LayerNormalization<axis = -1>(a, s)",
-    "SimplifiedLayerNormalization": "b = SimplifiedLayerNormalization<axis = -1>(a, s)",
+    "SimplifiedLayerNormalization of a shared scale": "c = SimplifiedLayerNormalization<axis = -1>(a, s)"
+    " b = Add(c, s)",
+    "SimplifiedLayerNormalization of a computed scale": "t = Exp(s) b = SimplifiedLayerNormalization(a, t)",
+    "SimplifiedLayerNormalization whose statistics are read": "c, d ="
+    " SimplifiedLayerNormalization<axis = -1>(a, s) b = Mul(c, d)",
+    "SkipSimplifiedLayerNormalization": "q = Sigmoid(a)"
+    " b = com.microsoft.SkipSimplifiedLayerNormalization(a, q, s)",
     "SkipLayerNormalization": "b = com.microsoft.SkipLayerNormalization(a, r, s)",
     "LpNormalization": "b = LpNormalization<axis = -1>(a)",
     "CumSum": "b = CumSum(a, two)",
