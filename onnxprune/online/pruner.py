@@ -240,7 +240,7 @@ class Pruner:
 
     def _add(self, sums: list[Sums], batch: Feed, number: int) -> None:
         """Add a batch, in place."""
-        values = {stage.value for stage in self.stages}
+        values = {name for stage in self.stages for name in stage.reads}
         masks = [row_mask(batch)]
         with ArrayStore(int(self.recipe.max_memory * 2**30)) as store, workers(self.recipe.threads):
             streams = _Streams(self, batch, values, store)
@@ -285,7 +285,7 @@ class Pruner:
                 self.model, self.stages, sums, method, wanted, plan.tied, repair=recipe.refit, patterns=kinds
             )
             for layer, (solution,) in solved:
-                for name, array in solution.arrays(self.model, layer).items():
+                for name, array in solution.arrays(self.model, layer, pruned).items():
                     pruned.set_array(name, array)
                 zeros[layer.name] = solution.zeros
                 patterns[layer.name] = kinds[layer.name]
