@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration.mask import apply_row_mask
-from onnxprune.calibration.recurrent import activation, token_mask, tokens_of
+from onnxprune.calibration.recurrent import activation, differs, token_mask, tokens_of
 from onnxprune.calibration.rows import input_rows, output_rows, output_shape, row_count
 from onnxprune.calibration.spread import Spread
 from onnxprune.calibration.stats import Moments
@@ -219,8 +219,8 @@ def _rows(
     """Return the rows of one batch."""
     first = stage.layers[0]
     dense = activation(streams, first, stage.site, number, DENSE)
-    differs = any(map(streams.differs, stage.reads))
-    pruned = activation(streams, first, stage.site, number, PRUNED) if differs else dense
+    other = differs(streams, first, stage.site)
+    pruned = activation(streams, first, stage.site, number, PRUNED) if other else dense
     mask = token_mask(streams, first, stage.site, number, mask)
     positions = row_positions(first, pruned, mask, limit, seed)
     rows_p = input_rows(first, pruned, positions)

