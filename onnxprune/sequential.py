@@ -112,7 +112,11 @@ def prune_sequential(
     stages = find_stages(dense, layers)
     kinds = {layer.name: (patterns or {}).get(layer.name, layer_pattern(layer, method)) for layer in layers}
     for number, stage in enumerate(stages):
-        skips = open_residuals(streams.cutter, stage, set(unsolved)) if repair and len(streams.models) == 2 else []
+        skips = (
+            open_residuals(streams.cutter, stage, set(unsolved))
+            if repair and len(streams.models) == 2
+            else []
+        )
         later = {
             v for s in stages[number:] for v in (*s.reads, *(layer.sites[0].residual for layer in s.layers))
         }

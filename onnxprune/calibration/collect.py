@@ -80,8 +80,8 @@ def in_order(model: Model, stages: Iterable[Stage]) -> tuple[Stage, ...]:
     """Return the stages so that none depends on a later one.
 
     An input can only depend on layers that produce it, and those read values produced earlier. What R of a
-    recurrent node multiplies is there just before its output is. Graph inputs have no producer: the name keeps
-    the stages of one value together.
+    recurrent node multiplies is there just before its output is. Graph inputs have no producer: the name
+    keeps the stages of one value together.
     """
 
     def place(stage: Stage) -> tuple[float, str]:
@@ -277,7 +277,9 @@ def _counts(
     if layer.kind in RECURRENT:  # sequences, or several of each sample
         sequences = x.shape[-3]
         samples = sequences if sequences % samples else samples
-    elif x.ndim < 2 or x.shape[0] % samples or whole % samples or (layer.groups > 1 and layer.kind == "matmul"):
+    elif (
+        x.ndim < 2 or x.shape[0] % samples or whole % samples or (layer.groups > 1 and layer.kind == "matmul")
+    ):
         samples = 1
     each = whole // samples
     if positions is None:

@@ -37,8 +37,8 @@ class Cutter:
     """Answers what must run to get a value; built once per model.
 
     Attributes:
-        nodes: those of the graph in its order, then a copy of each recurrent node that gives its states: values
-            that can be asked for like any other (:func:`onnxprune.layers.recurrent.states_name`).
+        nodes: those of the graph in its order, then a copy of each recurrent node that gives its states:
+            values that can be asked for like any other (:func:`onnxprune.layers.recurrent.states_name`).
         reads: of each node.
         constant: values that depend on weights only.
     """

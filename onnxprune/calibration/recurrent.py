@@ -1,7 +1,7 @@
 """What the weights of LSTM, GRU and RNN multiply at each step of each sequence.
 
-W multiplies the inputs. R multiplies the state of the step before: for a direction that goes backwards in time
-the one of the next place. Steps behind the end of a sequence (``sequence_lens``) are no rows of either.
+W multiplies the inputs. R multiplies the state of the step before: for a direction that goes backwards in
+time the one of the next place. Steps behind the end of a sequence (``sequence_lens``) are no rows of either.
 """
 
 from __future__ import annotations
@@ -45,9 +45,8 @@ def activation(streams: Streams, layer: Layer, site: int, number: int, stream: i
 def differs(streams: Streams, layer: Layer, site: int) -> bool:
     """Return whether a layer's rows are others in the pruned model.
 
-    The states of a recurrent node whose R reads some units no more, but is not re-fitted yet, drift away from
-    what it will give then. So its rows are those of the dense model: of the digits that a biLSTM (2 x 64 units,
-    half of them gone) reads row by row, 97.8 % are right with them, 90.0 % with the others.
+    The states of a recurrent node whose R reads some units no more, but is not re-fitted yet, drift away
+    from what it will give then. So its rows are those of the dense model.
     """
     if layer.kind == "rnn_recurrence" and streams.changed(layer.name):
         return False
@@ -62,7 +61,7 @@ def token_mask(
     lengths = None if found is None else _lengths(streams, found, number)
     if found is None or lengths is None:
         return mask
-    # Of the states (steps, directions, batch, hidden), of X (steps, batch, features); the batch may come first
+    # X is (steps, batch, features), the states (steps, directions, batch, hidden); or the batch comes first
     shape = streams.value(layer.sites[site].input, number, DENSE).shape
     steps = shape[1 if found.batch_first else 0]
     real = np.arange(steps) < lengths[:, None]
@@ -96,12 +95,11 @@ def previous_states(
         lengths: (batch,) real steps; None: all. What stands behind them has no meaning.
     """
     Y = states.transpose(2, 0, 1, 3) if found.batch_first else states.transpose(1, 2, 0, 3)
-    Y = Y.astype(np.float32)
     directions, batch, steps, hidden = Y.shape
     first = np.zeros((directions, batch, hidden), np.float32)
     if initial is not None:
         first[:] = initial.swapaxes(0, 1) if found.batch_first else initial
-    before = np.zeros_like(Y)
+    before = np.zeros(Y.shape, np.float32)
     if not steps:
         return before
     ends = np.full(batch, steps) if lengths is None else np.clip(lengths, 1, steps)
@@ -116,9 +114,10 @@ def previous_states(
 
 
 def reset_states(states: Floats, x: Array, found: Recurrence, weights: Sequence[Floats]) -> Floats:
-    """Return the rows of a GRU's gates that reset the state first: (directions * 3, batch, steps, hidden).
+    """Return what the gates of a GRU multiply that resets the state first.
 
-    The gates of each direction come in the order of the file, z, r, h; the candidate gate h sees ``r * state``.
+    Those of each direction come in the order of the file, z, r, h; the candidate gate h sees ``r * state``.
+    So the shape is (directions * 3, batch, steps, hidden).
 
     Args:
         states: see :func:`previous_states`.

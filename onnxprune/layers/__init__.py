@@ -11,4 +11,15 @@ from onnxprune.layers.layer import Skip as Skip
 from onnxprune.layers.layer import Window as Window
 from onnxprune.layers.layer import why_skipped as why_skipped
 
-__all__ = ["Bias", "Layer", "MatrixView", "Recurrence", "Reset", "Site", "Skip", "Window", "find_layers", "why_skipped"]
+__all__ = [
+    "Bias",
+    "Layer",
+    "MatrixView",
+    "Recurrence",
+    "Reset",
+    "Site",
+    "Skip",
+    "Window",
+    "find_layers",
+    "why_skipped",
+]

@@ -133,10 +133,14 @@ class Site:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The values that say what the weight multiplies: the input, and what belongs to a recurrence."""
+        """The values that say what the weight multiplies: the input, and those of a recurrence."""
         if self.recurrence is None:
             return (self.input,)
-        more = (self.recurrence.lengths, self.recurrence.initial, *[self.recurrence.x] * bool(self.recurrence.reset))
+        more = (
+            self.recurrence.lengths,
+            self.recurrence.initial,
+            *[self.recurrence.x] * bool(self.recurrence.reset),
+        )
         return tuple(dict.fromkeys((self.input, *filter(None, more))))
 
 
@@ -162,7 +166,7 @@ class Layer:
 
     @property
     def groups(self) -> int:
-        """Independent matrices: groups of a convolution, the batch of a MatMul, directions of a recurrence."""
+        """Independent matrices: of a convolution its groups, of a MatMul its batch, of R its directions."""
         return self.view.matrix[0]
 
     @property

@@ -1,8 +1,8 @@
 """The weights of LSTM, GRU and RNN: W multiplies the inputs, R the states of the step before.
 
 What R multiplies is no value of the graph. It comes from the outputs of a second copy of the node
-(:func:`states_node`), which runs for the statistics only: the node's own output must not be known before its R
-is pruned.
+(:func:`states_node`), which runs for the statistics only: the node's own output must not be known before its
+R is pruned.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def recurrent(
         RefusalError: when the weight is neither, or something about it is unusual.
     """
     if slot not in (_W, _R):
-        raise RefusalError(f"is input {slot} of {node.op_type}, neither its W nor its R")
+        what = "holds the biases" if slot == _B else f"is input {slot}"
+        raise RefusalError(f"{what} of {node.op_type}, neither its W nor its R")
     gates, x = GATES[node.op_type], node.input[0]
     reverse = _DIRECTIONS.get(str(attribute(node, "direction", "forward")).lower(), ())
     _check_shape(node, dims, slot, len(reverse))
@@ -100,7 +101,7 @@ def _check_shape(node: onnx.NodeProto, dims: tuple[int, ...], slot: int, directi
 
 
 def _reset(model: Model, node: onnx.NodeProto, reverse: tuple[bool, ...]) -> Reset | None:
-    """Return the gate that R's candidate rows meet the state behind; None where they meet the state itself."""
+    """Return the gate that the state goes through before R's candidate rows; None where there is none."""
     if node.op_type != "GRU" or number(node, "linear_before_reset", 0):
         return None
     weights = tuple(filter(None, (_input(node, slot) for slot in (_W, _R, _B))))

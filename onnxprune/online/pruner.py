@@ -27,7 +27,7 @@ from onnxprune.layers.heads import heads
 from onnxprune.model import Model
 from onnxprune.online import statefile
 from onnxprune.online.oneshot import Sums, measure_sums, solutions
-from onnxprune.opening import find_prunable, recipe_with
+from onnxprune.opening import find_prunable, folded, recipe_with
 from onnxprune.parallel import workers
 from onnxprune.passes.pack import pack
 from onnxprune.plan import Measured, method_of, share_out
@@ -75,7 +75,8 @@ class Pruner:
     ) -> None:
         self.recipe = _usable(recipe_with(recipe, options, None)[0])
         external = self.recipe.allow_external
-        self.model = model if isinstance(model, Model) else load(model, allow_external=external)
+        given = model if isinstance(model, Model) else load(model, allow_external=external)
+        self.model = folded(given, self.recipe)
         self.layers, _ = find_prunable(self.model, self.recipe)
         self._inputs = model_inputs(self.model)
         sites = max(len(layer.sites) for layer in self.layers)

@@ -10,6 +10,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper
 
 from onnxprune.attributes import attribute
+from onnxprune.layers.recurrent import GATES
 from onnxprune.model import Model
 from onnxprune.passes.constants import evaluate
 from onnxprune.passes.shapes import Shapes
@@ -105,11 +106,11 @@ def _product(model: Model, shapes: Shapes, pads: _Pads, position: int, weight: s
     consumer = consumer_with(suffix)
     if consumer is None or form is None:
         readers = {model.graph.node[use.index].op_type for use in model.index.uses.get(weight, [])}
-        raise _RefusalError(
-            "it is a table, of which only rows are read"
-            if readers == {"Gather"}
-            else "more than one node reads the weight, or not as a product"
-        )
+        if readers == {"Gather"}:
+            raise _RefusalError("it is a table, of which only rows are read")
+        if readers and readers <= GATES.keys():
+            raise _RefusalError("recurrent nodes have no kernel")
+        raise _RefusalError("more than one node reads the weight, or not as a product")
     shape = tuple(int(i) for i in next(a.ints for a in node.attribute if a.name == "shape"))
     if next(a.i for a in node.attribute if a.name == "dtype") != TensorProto.FLOAT:
         raise _RefusalError("its weight is not float32")

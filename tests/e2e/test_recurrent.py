@@ -28,7 +28,9 @@ QUICK: dict[str, Any] = {
 }  # fmt: skip
 
 
-def network(kind: str, direction: str = "forward", *, lengths: bool = False, dtype: Any = np.float32) -> Model:
+def network(
+    kind: str, direction: str = "forward", *, lengths: bool = False, dtype: Any = np.float32
+) -> Model:
     """Sequences (N, 12, 16) through two recurrent layers to 4 numbers for each step."""
     op, _, more = kind.partition(", ")
     D, G = 1 + (direction == "bidirectional"), GATES[op]
@@ -112,7 +114,9 @@ def test_steps_behind_the_end_do_not_count(tmp_path: Path, kind: str) -> None:
     found = []
     for k, junk in enumerate((0.0, 1e3)):
         x = np.where(behind[..., None], np.float32(junk), feeds["x"])
-        found.append(pruned(tmp_path, model, {"x": x, "n": feeds["n"]}, f"{k}.onnx", sparsity=0.6, format="dense"))
+        found.append(
+            pruned(tmp_path, model, {"x": x, "n": feeds["n"]}, f"{k}.onnx", sparsity=0.6, format="dense")
+        )
     for name in ("W1", "R1", "B1", "W2", "R2"):
         np.testing.assert_allclose(found[0].array(name), found[1].array(name), atol=1e-5)
     judge = sequences(64, 2, lengths=True)
@@ -127,7 +131,9 @@ def test_the_packed_file_is_smaller_and_answers_bit_for_bit(tmp_path: Path, kind
     for form in ("dense", "packed"):
         pruned(tmp_path, model, feeds, f"{form}.onnx", sparsity=0.7, format=form, solver="sweep")
         outputs.append(run(tmp_path / f"{form}.onnx", feeds))
-        runtime.session(tmp_path / f"{form}.onnx", threads=1, kernels=False, optimized_path=tmp_path / "run.onnx")
+        runtime.session(
+            tmp_path / f"{form}.onnx", threads=1, kernels=False, optimized_path=tmp_path / "run.onnx"
+        )
         ops.append(Counter(node.op_type for node in onnx.load(tmp_path / "run.onnx").graph.node))
     np.testing.assert_array_equal(*outputs)
     assert ops[0] == ops[1] and ops[1][kind.partition(",")[0]] == 2  # all decoding is done at load
@@ -143,7 +149,9 @@ def test_patterns_hold_in_each_matrix(tmp_path: Path, pattern: str) -> None:
         if layer.kind.startswith("rnn"):
             W = layer.view.to_matrix(found.array(layer.name))
             G, rows, columns = W.shape
-            blocks = W.reshape(G, rows, -1, 4) if pattern == "2:4" else W.reshape(G, -1, 4, columns).swapaxes(2, 3)
+            blocks = (
+                W.reshape(G, rows, -1, 4) if pattern == "2:4" else W.reshape(G, -1, 4, columns).swapaxes(2, 3)
+            )
             zeros = (blocks == 0).sum(-1)
             assert set(np.unique(zeros)) == ({2} if pattern == "2:4" else {0, 4})
 
@@ -168,10 +176,12 @@ def test_criteria(tmp_path: Path, criterion: str) -> None:
 
 def test_fine_tuning_keeps_the_zeros(tmp_path: Path) -> None:
     model, feeds = network("LSTM", "bidirectional"), sequences(96, 1)
-    before = pruned(tmp_path, model, feeds, "before.onnx", sparsity=0.8, criterion="magnitude", format="dense")
+    before = pruned(
+        tmp_path, model, feeds, "before.onnx", sparsity=0.8, criterion="magnitude", format="dense"
+    )
     report = onnxprune.distill(
-        tmp_path / "before.onnx", model, tmp_path / "after.onnx", data=feeds, format="dense", steps=60, lr=0.01,
-        min_size=16, cache=False, threads=1, target_runtime="stock",
+        tmp_path / "before.onnx", model, tmp_path / "after.onnx", data=feeds, format="dense",
+        steps=60, lr=0.01, min_size=16, cache=False, threads=1, target_runtime="stock",
     )  # fmt: skip
     after = onnxprune.io.load(tmp_path / "after.onnx")
     for name in ("W1", "R1", "W2", "R2"):
@@ -208,7 +218,9 @@ def test_sums_that_grow(tmp_path: Path) -> None:
     for half in np.split(found.array("B1") - dense, 2, axis=1):
         assert np.abs(half).max() > 1e-4
     judge = sequences(64, 2)
-    magnitude = pruned(tmp_path, model, feeds, sparsity=0.6, criterion="magnitude", refit=False, format="dense")
+    magnitude = pruned(
+        tmp_path, model, feeds, sparsity=0.6, criterion="magnitude", refit=False, format="dense"
+    )
     errors = [error(run(m, judge), run(model, judge)) for m in (found, magnitude)]
     assert errors[0] < 0.3 * errors[1]
 

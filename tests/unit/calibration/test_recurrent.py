@@ -23,7 +23,7 @@ from onnxprune.layers.recurrent import GATES
 from onnxprune.model import Model
 
 Arrays = dict[str, np.ndarray]
-I, H, T, N = 6, 5, 7, 4
+WIDTH, H, T, N = 6, 5, 7, 4
 KINDS = ("LSTM", "GRU", "GRU, linear_before_reset=1", "RNN")
 REVERSE = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 
@@ -49,12 +49,12 @@ def make(
     flags, gates = REVERSE[direction], GATES[op]
     D = len(flags)
     weights = {
-        "W": rng.normal(0, 0.5, (D, gates * H, I)), "R": rng.normal(0, 0.5, (D, gates * H, H)),
+        "W": rng.normal(0, 0.5, (D, gates * H, WIDTH)), "R": rng.normal(0, 0.5, (D, gates * H, H)),
         "B": rng.normal(0, 0.5, (D, 2 * gates * H)),
     }  # fmt: skip
     weights = {name: array.astype(np.float32) for name, array in weights.items()}
-    feeds = {"x": rng.normal(0.3, 1, (T, N, I)).astype(np.float32)}
-    inputs, names = f"float[{T}, {N}, {I}] x", ["x", "W", "R", "B", "", ""]
+    feeds = {"x": rng.normal(0.3, 1, (T, N, WIDTH)).astype(np.float32)}
+    inputs, names = f"float[{T}, {N}, {WIDTH}] x", ["x", "W", "R", "B", "", ""]
     if lengths:
         feeds["n"] = np.array([T, 4, 1, 5], np.int32)
         inputs, names[4] = f"{inputs}, int32[{N}] n", "n"
@@ -71,7 +71,9 @@ def make(
 
 def parse(text: str, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
     # the parser has no name for an input that is left out
-    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {text.replace(chr(34) * 2, "NONE")}')
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": 17]> {text.replace(chr(34) * 2, "NONE")}'
+    )
     for node in proto.graph.node:
         node.input[:] = ["" if name == "NONE" else name for name in node.input]
     proto.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in weights.items())
@@ -176,9 +178,15 @@ def test_rows_give_the_next_states(store: ArrayStore, function: str, clip: float
     W, R, B = (model.array(name) for name in "WRB")
     for d in range(2):
         x = case.feeds["x"].swapaxes(0, 1) @ W[d].T + B[d, : 3 * H] + B[d, 3 * H :]
-        z, r, h = (x[..., k * H : (k + 1) * H] + rows[3 * d + k] @ R[d, k * H : (k + 1) * H].T for k in range(3))
+        z, r, h = (
+            x[..., k * H : (k + 1) * H] + rows[3 * d + k] @ R[d, k * H : (k + 1) * H].T for k in range(3)
+        )
         z, r, h = (g if clip is None else np.clip(g, -clip, clip) for g in (z, r, h))
-        gate = (lambda v: 1 / (1 + np.exp(-v))) if function == "Sigmoid" else (lambda v: np.clip(0.2 * v + 0.5, 0, 1))
+        gate = (
+            (lambda v: 1 / (1 + np.exp(-v)))
+            if function == "Sigmoid"
+            else (lambda v: np.clip(0.2 * v + 0.5, 0, 1))
+        )
         np.testing.assert_allclose(rows[3 * d + 2], gate(r) * rows[3 * d], atol=1e-5)
         wanted = (1 - gate(z)) * np.tanh(h) + gate(z) * rows[3 * d]
         real = np.arange(T) < case.feeds["n"][:, None]
@@ -221,9 +229,9 @@ def test_batch_first_inputs(store: ArrayStore) -> None:
     model = Model(proto)
     layer = layers_of(model)["W"]
     assert layer.sites[0].recurrence == Recurrence("x", True)
-    x = np.zeros((N, T, I), np.float32)
+    x = np.zeros((N, T, WIDTH), np.float32)
     streams = Streams(model, None, [{"x": x}], ["x"], store, 1)
-    assert activation(streams, layer, 0, 0, DENSE).shape == (N, T, I)
+    assert activation(streams, layer, 0, 0, DENSE).shape == (N, T, WIDTH)
 
 
 def test_masks_and_lengths_both_count(store: ArrayStore) -> None:
@@ -246,7 +254,7 @@ def test_masks_and_lengths_both_count(store: ArrayStore) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_states_come_from_the_pruned_W_and_are_not_the_output(store: ArrayStore, kind: str) -> None:
+def test_states_come_from_pruned_input_weights_and_are_not_the_output(store: ArrayStore, kind: str) -> None:
     """R is solved on states that its dense values give; the node's output comes from what replaces them."""
     case = make(kind, "bidirectional")
     pruned = case.model.copy()
@@ -278,4 +286,10 @@ def test_two_nodes_with_one_input_share_its_rows_when_they_step_alike() -> None:
     shapes = {"W": (1, 5, 6), "V": (1, 5, 6), "U": (1, 5, 6), "R": (1, 5, 5), "S": (1, 5, 5), "Q": (1, 5, 5)}
     model = Model(parse(text, {name: np.ones(shape, np.float32) for name, shape in shapes.items()}))
     stages = find_stages(model, find_layers(model, min_size=1)[0])
-    assert [[layer.name for layer in stage.layers] for stage in stages] == [["W", "V"], ["U"], ["R"], ["S"], ["Q"]]
+    assert [[layer.name for layer in stage.layers] for stage in stages] == [
+        ["W", "V"],
+        ["U"],
+        ["R"],
+        ["S"],
+        ["Q"],
+    ]

@@ -129,7 +129,7 @@ def test_a_table_for_tokens_and_for_scores_is_left_alone(find: Find) -> None:
 
 
 def test_weights_of_other_operators_are_named(find: Find) -> None:
-    text = "g (float[4, 4] x) => (float[4, 4] y) { y = Einsum<equation=\"ij,jk->ik\">(x, w) }"
+    text = 'g (float[4, 4] x) => (float[4, 4] y) { y = Einsum<equation="ij,jk->ik">(x, w) }'
     layers, skips = find(text, {"w": noise(4, 4)})
     assert not layers
     assert {s.reason for s in skips.values()} == {"used by Einsum, which is not a prunable operator"}

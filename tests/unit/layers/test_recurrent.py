@@ -11,7 +11,7 @@ from onnxprune.layers import Bias, Layer, Recurrence, Reset, Skip, find_layers
 from onnxprune.layers.recurrent import GATES, is_recurrent, states_name, states_node
 from onnxprune.model import Model
 
-I, H = 6, 5
+WIDTH, H = 6, 5
 
 
 def network(
@@ -26,7 +26,7 @@ def network(
     """One recurrent node; ``constants`` puts its weights into Constant nodes."""
     D, G = 1 + (direction == "bidirectional"), GATES[op]
     rng = np.random.default_rng(0)
-    shapes = {"W": (D, G * H, I), "R": (D, G * H, H), "B": (D, 2 * G * H)}
+    shapes = {"W": (D, G * H, WIDTH), "R": (D, G * H, H), "B": (D, 2 * G * H)}
     arrays = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     arrays |= weights or {}
     node = helper.make_node(op, inputs, ["y"], name="cell", direction=direction, hidden_size=H, **attributes)
@@ -52,7 +52,7 @@ def test_both_weights_are_layers(op: str, direction: str, constants: bool) -> No
     D, G = 1 + (direction == "bidirectional"), GATES[op]
     W, R = layers["W"], layers["R"]
     assert (W.kind, R.kind) == ("rnn_input", "rnn_recurrence")
-    assert W.view.matrix == (1, D * G * H, I)
+    assert W.view.matrix == (1, D * G * H, WIDTH)
     assert R.view.matrix == ((D * 3, H, H) if op == "GRU" else (D, G * H, H))
     for layer in (W, R):
         array = model.array(layer.name)
@@ -113,21 +113,22 @@ def test_what_is_known_of_a_reset_gate() -> None:
             "the reset gate of cell has weights or biases that are no constants",
         ),
         (
-            network("LSTM", weights={"W": np.zeros((2, 4 * H, I), np.float32)}), "W",
+            network("LSTM", weights={"W": np.zeros((2, 4 * H, WIDTH), np.float32)}), "W",
             "has shape [2, 20, 6], cell wants [1, 4 * hidden, in_features]",
         ),
         (
-            network("LSTM", weights={"R": np.zeros((1, 4 * H, I), np.float32)}), "R",
+            network("LSTM", weights={"R": np.zeros((1, 4 * H, WIDTH), np.float32)}), "R",
             "has shape [1, 20, 6], cell wants [1, 4 * hidden, hidden]",
         ),
         (
             network("LSTM", "sideways"), "W", "cell wants [0, 4 * hidden, in_features]",
         ),
         (
-            network("RNN", weights={"x": np.zeros((2, 3, I), np.float32)}), "W", "both operands are constants",
+            network("RNN", weights={"x": np.zeros((2, 3, WIDTH), np.float32)}), "W",
+            "both operands are constants",
         ),
         (
-            network("LSTM", "bidirectional"), "B", "is input 3 of LSTM, neither its W nor its R",
+            network("LSTM", "bidirectional"), "B", "holds the biases of LSTM, neither its W nor its R",
         ),
     ],
 )  # fmt: skip
