@@ -33,7 +33,7 @@ class LayerInfo:
     Attributes:
         name: of the weight.
         nodes: that use it.
-        kind: conv, conv_transpose, gemm, matmul or embedding.
+        kind: conv, conv_transpose, gemm, matmul, embedding, rnn_input (W) or rnn_recurrence (R).
         shape: as stored.
         matrix: (groups, out_features, in_features).
         dtype: numpy name.

@@ -101,7 +101,7 @@ def find_prunable(dense: Model, recipe: Recipe) -> tuple[tuple[Layer, ...], tupl
     layers, skips = find_layers(
         dense, include=recipe.include, exclude=recipe.exclude, min_size=recipe.min_size
     )
-    if not layers and recipe.structured is None:  # recurrent layers have units, but are no matrices
+    if not layers and recipe.structured is None:  # an Einsum has units, but is no matrix
         raise ModelError(f"{dense.name}: nothing to prune", _why_nothing(dense, skips))
     return layers, skips
 
