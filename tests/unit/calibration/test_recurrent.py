@@ -15,7 +15,13 @@ from onnx import numpy_helper
 
 from onnxprune import runtime
 from onnxprune.calibration.collect import collect, find_stages
-from onnxprune.calibration.recurrent import activation, previous_states, token_mask, tokens_of
+from onnxprune.calibration.recurrent import (
+    activation,
+    differs,
+    previous_states,
+    token_mask,
+    tokens_of,
+)
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import DENSE, PRUNED, Streams
 from onnxprune.layers import Layer, Recurrence, find_layers
@@ -293,3 +299,23 @@ def test_two_nodes_with_one_input_share_its_rows_when_they_step_alike() -> None:
         ["S"],
         ["Q"],
     ]
+
+
+def test_a_recurrence_without_its_units_is_judged_on_the_dense_states(store: ArrayStore) -> None:
+    """Structured pruning masks R before it is re-fitted: until then its states drift away."""
+    case = make("LSTM")
+    pruned = case.model.copy()
+    streams = streams_of(case, store, pruned)
+    for name in "WR":
+        array = np.array(case.model.array(name))
+        array[:, :, :3] = 0
+        pruned.set_array(name, array)
+    streams.weights_changed("WR")
+    layers = layers_of(case.model)
+    stages = {stage.layers[0].name: stage for stage in find_stages(case.model, layers.values())}
+    streams.advance(stages["R"].reads)
+    assert streams.differs("states of y") and not differs(streams, layers["R"], 0)
+    moments = collect(streams, stages["R"], [None], batches=[0], seed=0)
+    rows = np.array(case.rows["R"])
+    np.testing.assert_allclose(moments.H, np.einsum("gri,grj->gij", rows, rows), rtol=1e-3, atol=1e-4)
+    assert moments.G is None  # the same rows in both streams
