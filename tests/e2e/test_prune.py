@@ -604,6 +604,8 @@ class TestMakes:
         done = halve(tmp_path, with_weights(parse(text), **weights), feed, layers={"w", "W", "R"})
         kinds = {entry["name"]: entry["kind"] for entry in done.report["layers"]}
         assert kinds == {"w": "matmul", "W": "rnn_input", "R": "rnn_recurrence"}
+        notes = {entry["name"]: entry["kernel_note"] for entry in done.report["layers"]}
+        assert notes["R"] == "recurrent nodes have no kernel"
 
     def test_gemm_in_every_orientation(self, tmp_path: Path) -> None:
         text = """
