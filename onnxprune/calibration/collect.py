@@ -16,7 +16,7 @@ from onnxprune.calibration.rows import input_rows, output_rows, output_shape, ro
 from onnxprune.calibration.spread import Spread
 from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.streams import DENSE, PRUNED, Streams
-from onnxprune.errors import ModelError
+from onnxprune.errors import DataError, ModelError
 from onnxprune.layers import Layer
 from onnxprune.layers.layer import RECURRENT
 from onnxprune.model import Model
@@ -140,6 +140,7 @@ def collect(
         places: of a convolution: places count as much as the energy of what the dense layer sees there.
 
     Raises:
+        DataError: when a recurrence sees no state but zero.
         ModelError: when the input holds values whose squares are not finite.
     """
     first = stage.layers[0]
@@ -179,6 +180,12 @@ def collect(
     shards = max(1, min(most, len(batches)))
     spread = _spread(rows, batches, ready) if into is None and len(batches) else None
     moments = reduce(add, map_threads(shard, [batches[k::shards] for k in range(shards)]))
+    if first.kind == "rnn_recurrence" and into is None and not moments.H.any():
+        raise DataError(
+            f"the states that weight {first.name!r} of node {first.nodes[0]!r} multiplies are zero in all of "
+            "the calibration data: whatever is pruned would seem to change nothing",
+            f"longer sequences, or states in the data where they are an input; or --exclude '{first.name}'",
+        )
     where = moments.not_finite()
     if where is not None:
         what = f"the input {stage.value!r} of" if where == "" else "what is added to the outputs of"

@@ -24,6 +24,7 @@ from onnxprune.calibration.recurrent import (
 )
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import DENSE, PRUNED, Streams
+from onnxprune.errors import DataError
 from onnxprune.layers import Layer, Recurrence, find_layers
 from onnxprune.layers.recurrent import GATES
 from onnxprune.model import Model
@@ -319,3 +320,20 @@ def test_a_recurrence_without_its_units_is_judged_on_the_dense_states(store: Arr
     rows = np.array(case.rows["R"])
     np.testing.assert_allclose(moments.H, np.einsum("gri,grj->gij", rows, rows), rtol=1e-3, atol=1e-4)
     assert moments.G is None  # the same rows in both streams
+
+
+def test_states_that_are_always_zero_are_no_statistics(store: ArrayStore) -> None:
+    """As of a model that takes one step at a time, with states that nobody gave."""
+    case = make("LSTM", lengths=True, initial=True)
+    feeds = case.feeds | {"n": np.ones(N, np.int32), "h0": np.zeros((1, N, H), np.float32)}
+    stages = {s.layers[0].name: s for s in find_stages(case.model, layers_of(case.model).values())}
+    streams = streams_of(Case(case.model, feeds, case.Y), store)
+    streams.advance(stages["R"].reads)
+    with pytest.raises(DataError, match=r"the states that weight 'R' of node .* are zero in all") as caught:
+        collect(streams, stages["R"], [None], batches=[0], seed=0)
+    assert caught.value.hint and "--exclude 'R'" in caught.value.hint
+    feeds["h0"] += 1
+    with ArrayStore(2**20) as held:
+        streams = streams_of(Case(case.model, feeds, case.Y), held)
+        streams.advance(stages["R"].reads)
+        assert collect(streams, stages["R"], [None], batches=[0], seed=0).n == N
