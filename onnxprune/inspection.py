@@ -17,6 +17,7 @@ from onnxprune.io import load
 from onnxprune.layers import Layer, Skip, find_layers
 from onnxprune.layers.layer import FLOATS
 from onnxprune.model import Model
+from onnxprune.passes.fold_recurrent import fold_recurrent
 from onnxprune.passes.own_constants import own_constants
 from onnxprune.passes.own_parameters import own_parameters
 from onnxprune.passes.unpack import unpack
@@ -32,7 +33,7 @@ class LayerInfo:
     Attributes:
         name: of the weight.
         nodes: that use it.
-        kind: conv, conv_transpose, gemm, matmul or embedding.
+        kind: conv, conv_transpose, gemm, matmul, embedding, rnn_input (W) or rnn_recurrence (R).
         shape: as stored.
         matrix: (groups, out_features, in_features).
         dtype: numpy name.
@@ -138,6 +139,7 @@ def inspect(
     whole = model.copy() if isinstance(model, Model) else load(model, allow_external=recipe.allow_external)
     stored = unpack(whole)
     own_constants(whole)  # as pruning for kernels does
+    fold_recurrent(whole, recipe.include, recipe.exclude)
     layers, skips = find_layers(
         whole, include=recipe.include, exclude=recipe.exclude, min_size=recipe.min_size
     )

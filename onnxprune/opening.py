@@ -14,6 +14,7 @@ from onnxprune.errors import ModelError, UsageError
 from onnxprune.layers import Layer, Skip, find_layers, why_skipped
 from onnxprune.model import Model
 from onnxprune.passes.fold_affine import fold_affine
+from onnxprune.passes.fold_recurrent import fold_recurrent, needs_fold_recurrent
 from onnxprune.passes.own_constants import needs_own_constants, own_constants
 from onnxprune.passes.own_parameters import own_parameters
 from onnxprune.recipe import Recipe
@@ -62,6 +63,7 @@ def separated(dense: Model, recipe: Recipe) -> Model:
     Structured pruning wants that of all vectors and states: what two layers read ties their units. Kernels
     also want no scales and shifts behind convolutions, which would keep a layer from being one node.
     """
+    dense = folded(dense, recipe)
     kernels, units = recipe.target == "cpu", recipe.structured is not None
     convolutions = any(node.op_type == "Conv" for node in dense.graph.node)
     if not units and not (kernels and (needs_own_constants(dense) or convolutions)):
@@ -77,6 +79,18 @@ def separated(dense: Model, recipe: Recipe) -> Model:
     return changed
 
 
+def folded(dense: Model, recipe: Recipe) -> Model:
+    """Return the model with the weights of recurrent nodes as constants, where its graph computes them."""
+    if not needs_fold_recurrent(dense):
+        return dense
+    changed = dense.copy()
+    if not fold_recurrent(changed, recipe.include, recipe.exclude):
+        return dense
+    raise_ir_version(changed, 4, set())
+    changed.reindex()
+    return changed
+
+
 def find_prunable(dense: Model, recipe: Recipe) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:
     """Return the layers that the recipe prunes, and what is left alone.
 
@@ -87,7 +101,7 @@ def find_prunable(dense: Model, recipe: Recipe) -> tuple[tuple[Layer, ...], tupl
     layers, skips = find_layers(
         dense, include=recipe.include, exclude=recipe.exclude, min_size=recipe.min_size
     )
-    if not layers and recipe.structured is None:  # recurrent layers have units, but are no matrices
+    if not layers and recipe.structured is None:  # an Einsum has units, but is no matrix
         raise ModelError(f"{dense.name}: nothing to prune", _why_nothing(dense, skips))
     return layers, skips
 

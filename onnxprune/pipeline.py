@@ -286,7 +286,7 @@ def solve(
     """
     pruned = dense.copy()
     sequential = recipe.solve == "sequential" and recipe.refit
-    targets = {stage.value for stage in find_stages(dense, layers)}
+    targets = {name for stage in find_stages(dense, layers) for name in stage.reads}
     targets |= {layer.sites[0].residual for layer in layers if layer.sites[0].residual and sequential}
     masks = [row_mask(batch) for batch in data.batches]
     progress.stage("pruning", len(layers))

@@ -129,7 +129,7 @@ def _count_below(
 ) -> Measured:
     """Count what lies below the recipe's threshold."""
     assert recipe.threshold is not None
-    targets = {stage.value for stage in all_stages(model, layers)}
+    targets = {name for stage in all_stages(model, layers) for name in stage.reads}
     progress.stage("comparing with the threshold", len(layers))
     with _dense_stream(model, data, recipe, targets) as streams:
         below, tied = count_below(
@@ -158,7 +158,7 @@ def _facts(
     if not scored and all(len(layer.sites) == 1 for layer in layers):
         return Measured(facts={layer.name: Facts.of(layer, 1.0) for layer in layers})
     masks = [row_mask(batch) for batch in data.batches]
-    targets = {stage.value for stage in all_stages(model, layers)}
+    targets = {name for stage in all_stages(model, layers) for name in stage.reads}
     progress.stage("scoring the layers", len(layers))
     with _dense_stream(model, data, recipe, targets) as streams:
         facts, tied = score_layers(
@@ -194,7 +194,7 @@ def _curves(
     if recipe.cache and not tied and (found := cached.read(path, layers, levels, outputs, others)):
         return Measured(found, {}, found.tied, cached=True)
     masks = [row_mask(batch) for batch in data.batches]
-    targets = {stage.value for stage in all_stages(model, layers)}
+    targets = {name for stage in all_stages(model, layers) for name in stage.reads}
     if outputs:
         targets |= set(model.index.outputs)
     progress.stage("measuring the layers", len(layers))

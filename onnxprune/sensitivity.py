@@ -21,7 +21,7 @@ from onnxprune.io import atomic_write_text, load
 from onnxprune.layers import Layer, find_layers
 from onnxprune.layers.heads import heads
 from onnxprune.model import Model
-from onnxprune.opening import read_data, recipe_with
+from onnxprune.opening import folded, read_data, recipe_with
 from onnxprune.plan import measure_layers, method_of
 from onnxprune.progress import NullProgress, Progress
 from onnxprune.recipe import Recipe
@@ -132,6 +132,7 @@ def sensitivity(
     progress = progress or NullProgress()
     progress.stage("reading")
     dense = model if isinstance(model, Model) else load(model, allow_external=recipe.allow_external)
+    dense = folded(dense, recipe)
     layers, _ = find_layers(dense, include=recipe.include, exclude=recipe.exclude, min_size=recipe.min_size)
     if not layers:
         raise ModelError(f"{dense.name}: nothing to prune", "onnxprune inspect says why")

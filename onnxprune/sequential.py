@@ -6,6 +6,7 @@ pass of each model however many layers there are.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -105,18 +106,22 @@ def prune_sequential(
     """
     support = support or {}
     streams.weights_changed(support)
-    unsolved = {site.node for layer in layers for site in layer.sites}
+    unsolved = Counter(site.node for layer in layers for site in layer.sites)
     results: list[Solved] = []
     asked: set[str] = set()
     stages = find_stages(dense, layers)
     kinds = {layer.name: (patterns or {}).get(layer.name, layer_pattern(layer, method)) for layer in layers}
     for number, stage in enumerate(stages):
-        skips = open_residuals(streams.cutter, stage, unsolved) if repair and len(streams.models) == 2 else []
+        skips = (
+            open_residuals(streams.cutter, stage, set(unsolved))
+            if repair and len(streams.models) == 2
+            else []
+        )
         later = {
-            v for s in stages[number:] for v in (s.value, *(layer.sites[0].residual for layer in s.layers))
+            v for s in stages[number:] for v in (*s.reads, *(layer.sites[0].residual for layer in s.layers))
         }
-        streams.advance([stage.value, *skips], sorted(asked - later))
-        asked = (asked & later) | {stage.value, *skips}
+        streams.advance([*stage.reads, *skips], sorted(asked - later))
+        asked = (asked & later) | {*stage.reads, *skips}
         if stage.layers[0].kind == "embedding":
             counts = token_counts(streams, stage, masks)
             solutions = [
@@ -139,12 +144,12 @@ def prune_sequential(
             jobs = _jobs(stage, weights, moments, zeros, kinds, tied or {}, guide, support)
             solutions = solve_layers(jobs, method, repair=repair)
         for layer, solution in zip(stage.layers, solutions, strict=True):
-            arrays = solution.arrays(dense, layer)
+            arrays = solution.arrays(dense, layer, pruned)
             for name, array in arrays.items():
                 kept = support.get(name)
                 pruned.set_array(name, array if kept is None else np.where(kept, array, array.dtype.type(0)))
             streams.weights_changed(arrays)
-            unsolved -= {site.node for site in layer.sites}
+            unsolved -= Counter(site.node for site in layer.sites)  # of a recurrent node two weights
             refitted = repair and zeros[layer.name] == 0
             pattern = kinds[layer.name] if solution.zeros else Pattern()
             results.append(

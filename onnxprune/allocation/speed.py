@@ -14,14 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.kernels.table import expected_gain, kind_of
-from onnxprune.layers import Layer
+from onnxprune.layers import Layer, Site
+from onnxprune.layers.recurrent import GATES
 from onnxprune.model import Model
 from onnxprune.passes.shapes import observe
 from onnxprune.profiling import op_seconds
 from onnxprune.solvers.patterns import Pattern
 
 Grid = NDArray[np.float64]
-PRODUCTS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "Gemm", "FusedGemm")
+PRODUCTS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose", "MatMul", "Gemm", "FusedGemm", *GATES)
 
 
 @dataclass(frozen=True)
@@ -67,20 +68,24 @@ def dense_costs(
     model: Model, layers: Sequence[Layer], feeds: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
     """Return the multiplications of each layer on ``feeds``; looking rows up in a table costs none."""
-    outputs = [site.output for layer in layers for site in layer.sites if layer.kind != "embedding"]
-    seen = observe(model, outputs, feeds)
-    costs = {}
-    for layer in layers:
-        groups, rows, _ = layer.view.matrix
-        # conv_transpose spreads each input position, so its cost is a little less than this.
-        positions = sum(
-            np.prod(shapes[site.output]) / (groups * rows)
-            for shapes in seen
-            for site in layer.sites
-            if site.output in shapes
-        )
-        costs[layer.name] = float(positions) * layer.size
-    return costs
+    sites = [site for layer in layers for site in layer.sites if layer.kind != "embedding"]
+    seen = observe(model, [site.recurrence.x if site.recurrence else site.output for site in sites], feeds)
+    return {
+        layer.name: float(sum(_positions(layer, site, shapes) for shapes in seen for site in layer.sites))
+        * layer.size
+        for layer in layers
+    }
+
+
+def _positions(layer: Layer, site: Site, shapes: Mapping[str, tuple[int, ...]]) -> float:
+    """Return how often the layer's matrix is multiplied at a site."""
+    if site.recurrence is not None:  # once for each step of each sequence
+        return float(np.prod(shapes.get(site.recurrence.x, (0,))[:2]))
+    if site.output not in shapes:
+        return 0.0
+    groups, rows, _ = layer.view.matrix
+    # conv_transpose spreads each input position, so its cost is a little less than this.
+    return float(np.prod(shapes[site.output])) / (groups * rows)
 
 
 def relative_times(layer: Layer, pattern: Pattern, sparsities: Grid) -> Grid:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.attention.guide import NOTHING, Guide
-from onnxprune.calibration.collect import Stage, collect, find_stages, token_counts
+from onnxprune.calibration.collect import Stage, collect, find_stages, in_order, token_counts
 from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.streams import Streams
 from onnxprune.layers import Layer
@@ -21,7 +21,7 @@ def all_stages(dense: Model, layers: Sequence[Layer]) -> list[Stage]:
     """Return the stages of every site of the layers, so that none depends on a later one."""
     sites = max((len(layer.sites) for layer in layers), default=0)
     stages = [stage for site in range(sites) for stage in find_stages(dense, layers, site)]
-    return sorted(stages, key=lambda stage: (dense.index.producer.get(stage.value, -1), stage.value))
+    return list(in_order(dense, stages))
 
 
 def walk(
@@ -50,8 +50,8 @@ def walk(
     chosen = range(streams.size) if batches is None else batches
     done: list[str] = []
     for stage in all_stages(dense, layers):
-        streams.advance([stage.value], done)
-        done = [stage.value]
+        streams.advance(stage.reads, done)
+        done = list(stage.reads)
         if stage.layers[0].kind == "embedding":
             yield stage, token_counts(streams, stage, masks)
             continue

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.calibration.mask import apply_row_mask
+from onnxprune.calibration.recurrent import activation, differs, token_mask, tokens_of
 from onnxprune.calibration.rows import input_rows, output_rows, output_shape, row_count
 from onnxprune.calibration.spread import Spread
 from onnxprune.calibration.stats import Moments
 from onnxprune.calibration.streams import DENSE, PRUNED, Streams
-from onnxprune.errors import ModelError
+from onnxprune.errors import DataError, ModelError
 from onnxprune.layers import Layer
+from onnxprune.layers.layer import RECURRENT
 from onnxprune.model import Model
 from onnxprune.parallel import available, batched, map_threads, multiply
 
@@ -46,6 +48,11 @@ class Stage:
     layers: tuple[Layer, ...]
     site: int = 0
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The values that :func:`collect` looks at: :attr:`value`, and what else says what the rows are."""
+        return self.layers[0].sites[self.site].reads
+
 
 def find_stages(model: Model, layers: Iterable[Layer], site: int = 0) -> tuple[Stage, ...]:
     """Group layers by the rows they read, ordered so that a stage never depends on a later one."""
@@ -63,12 +70,26 @@ def find_stages(model: Model, layers: Iterable[Layer], site: int = 0) -> tuple[S
                 layer.groups,
                 layer.view.matrix[2],
                 batch,
+                layer.sites[site].recurrence,
             )
             found.setdefault(key, []).append(layer)
-    stages = [Stage(str(key[0]), tuple(members), site) for key, members in found.items()]
-    # An input can only depend on layers that produce it, and those read values produced earlier.
-    # Graph inputs have no producer: the name keeps the stages of one value together.
-    return tuple(sorted(stages, key=lambda stage: (model.index.producer.get(stage.value, -1), stage.value)))
+    return in_order(model, [Stage(str(key[0]), tuple(members), site) for key, members in found.items()])
+
+
+def in_order(model: Model, stages: Iterable[Stage]) -> tuple[Stage, ...]:
+    """Return the stages so that none depends on a later one.
+
+    An input can only depend on layers that produce it, and those read values produced earlier. What R of a
+    recurrent node multiplies is there just before its output is. Graph inputs have no producer: the name
+    keeps the stages of one value together.
+    """
+
+    def place(stage: Stage) -> tuple[float, str]:
+        if stage.layers[0].kind == "rnn_recurrence":
+            return stage.layers[0].sites[stage.site].node - 0.5, stage.value
+        return max(model.index.producer.get(name, -1) for name in stage.reads), stage.value
+
+    return tuple(sorted(stages, key=place))
 
 
 def row_positions(
@@ -76,9 +97,9 @@ def row_positions(
 ) -> NDArray[np.int64] | None:
     """Return which rows of ``x`` count: real tokens only, at most ``limit`` drawn at random; None for all."""
     count = row_count(layer, x)
-    keep = None
-    if mask is not None and layer.window is None and not layer.transposed_input and layer.groups == 1:
-        real = apply_row_mask(x, mask)
+    keep, tokens = None, tokens_of(layer, x)
+    if mask is not None and tokens is not None:
+        real = apply_row_mask(tokens, mask)
         keep = None if real is None else np.flatnonzero(real)
     available = count if keep is None else len(keep)
     if available <= limit:
@@ -119,6 +140,7 @@ def collect(
         places: of a convolution: places count as much as the energy of what the dense layer sees there.
 
     Raises:
+        DataError: when a recurrence sees no state but zero.
         ModelError: when the input holds values whose squares are not finite.
     """
     first = stage.layers[0]
@@ -158,6 +180,12 @@ def collect(
     shards = max(1, min(most, len(batches)))
     spread = _spread(rows, batches, ready) if into is None and len(batches) else None
     moments = reduce(add, map_threads(shard, [batches[k::shards] for k in range(shards)]))
+    if first.kind == "rnn_recurrence" and into is None and not moments.H.any():
+        raise DataError(
+            f"the states that weight {first.name!r} of node {first.nodes[0]!r} multiplies are zero in all of "
+            "the calibration data: whatever is pruned would seem to change nothing",
+            f"longer sequences, or states in the data where they are an input; or --exclude '{first.name}'",
+        )
     where = moments.not_finite()
     if where is not None:
         what = f"the input {stage.value!r} of" if where == "" else "what is added to the outputs of"
@@ -197,8 +225,10 @@ def _rows(
 ) -> _Rows:
     """Return the rows of one batch."""
     first = stage.layers[0]
-    dense = streams.value(stage.value, number, DENSE)
-    pruned = streams.value(stage.value, number, PRUNED) if streams.differs(stage.value) else dense
+    dense = activation(streams, first, stage.site, number, DENSE)
+    other = differs(streams, first, stage.site)
+    pruned = activation(streams, first, stage.site, number, PRUNED) if other else dense
+    mask = token_mask(streams, first, stage.site, number, mask)
     positions = row_positions(first, pruned, mask, limit, seed)
     rows_p = input_rows(first, pruned, positions)
     rows_d = rows_p if dense is pruned else input_rows(first, dense, positions)
@@ -224,9 +254,10 @@ def _row_weights(
     layer: Layer, x: NDArray[np.generic], positions: NDArray[np.int64] | None, tokens: Floats | None
 ) -> Floats | None:
     """Return how often each row counts (rows,), None for once."""
-    if tokens is None or layer.window is not None or layer.transposed_input or layer.groups > 1:
+    rows = tokens_of(layer, x)
+    if tokens is None or rows is None:
         return None
-    found = apply_row_mask(x, tokens)
+    found = apply_row_mask(rows, tokens)
     return found if found is None or positions is None else found[positions]
 
 
@@ -250,7 +281,12 @@ def _counts(
 ) -> list[int]:
     """Return how many rows are of each sample; all are of one when it cannot be told which is whose."""
     whole = row_count(layer, x)
-    if x.ndim < 2 or x.shape[0] % samples or whole % samples or (layer.groups > 1 and layer.kind == "matmul"):
+    if layer.kind in RECURRENT:  # sequences, or several of each sample
+        sequences = x.shape[-3]
+        samples = sequences if sequences % samples else samples
+    elif (
+        x.ndim < 2 or x.shape[0] % samples or whole % samples or (layer.groups > 1 and layer.kind == "matmul")
+    ):
         samples = 1
     each = whole // samples
     if positions is None:

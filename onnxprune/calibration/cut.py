@@ -14,6 +14,7 @@ import onnx
 from onnx import helper
 
 from onnxprune.inmemory import without_values
+from onnxprune.layers.recurrent import is_recurrent, states_node
 from onnxprune.model import Model, node_reads, subgraphs
 
 
@@ -22,7 +23,7 @@ class Segment:
     """A runnable piece of the graph.
 
     Attributes:
-        nodes: positions in graph order.
+        nodes: positions in :attr:`Cutter.nodes`.
         inputs: values it reads that earlier segments or the caller provide.
         weights: weight names it uses (initializers only; Constant nodes are among ``nodes``).
     """
@@ -36,17 +37,23 @@ class Cutter:
     """Answers what must run to get a value; built once per model.
 
     Attributes:
+        nodes: those of the graph in its order, then a copy of each recurrent node that gives its states:
+            values that can be asked for like any other (:func:`onnxprune.layers.recurrent.states_name`).
+        reads: of each node.
         constant: values that depend on weights only.
     """
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.reads = [node_reads(node) for node in model.graph.node]
+        self._copies = [states_node(node) for node in model.graph.node if is_recurrent(node)]
+        self.nodes = [*model.graph.node, *self._copies]
+        self.reads = [node_reads(node) for node in self.nodes]
+        self._producer = {copy.output[0]: len(model.graph.node) + k for k, copy in enumerate(self._copies)}
         self.initializers = {t.name for t in model.graph.initializer} | {
             t.values.name for t in model.graph.sparse_initializer
         }
         self.constant: set[str] = set(self.initializers)
-        for node, reads in zip(model.graph.node, self.reads, strict=True):
+        for node, reads in zip(self.nodes, self.reads, strict=True):
             if all(name in self.constant for name in reads) and not _is_random(node):
                 self.constant.update(output for output in node.output if output)
 
@@ -55,7 +62,8 @@ class Cutter:
         needed: set[int] = set()
         pending = [name for name in targets if name not in known]
         while pending:
-            position = self.model.index.producer.get(pending.pop())
+            name = pending.pop()
+            position = self.model.index.producer.get(name, self._producer.get(name))
             if position is None or position in needed:
                 continue
             needed.add(position)
@@ -69,7 +77,7 @@ class Cutter:
         """
         targets = list(targets)
         nodes = sorted(self.ancestors(targets, known))
-        produced = {output for position in nodes for output in self.model.graph.node[position].output}
+        produced = {output for position in nodes for output in self.nodes[position].output}
         read = {name for position in nodes for name in self.reads[position]} | (set(targets) - produced)
         weights = sorted(name for name in read if name in self.initializers)
         inputs = sorted(read - produced - set(weights))
@@ -95,7 +103,8 @@ class Cutter:
         """
         source = weights.graph
         graph = onnx.GraphProto(name="segment")
-        graph.node.extend(source.node[position] for position in segment.nodes)
+        held = [*source.node, *self._copies]  # Constant nodes are weights too
+        graph.node.extend(held[position] for position in segment.nodes)
         wanted = set(segment.weights)
         graph.initializer.extend(
             without_values(t) if t.name in outside else t for t in source.initializer if t.name in wanted

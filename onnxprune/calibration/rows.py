@@ -7,6 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from onnxprune.layers import Layer, Window
+from onnxprune.layers.layer import RECURRENT
 
 Floats = NDArray[np.float32]
 
@@ -16,13 +17,17 @@ def input_rows(layer: Layer, x: NDArray[np.generic], positions: NDArray[np.int64
 
     Args:
         layer: whose input ``x`` is.
-        x: activation as the graph computes it.
+        x: activation as the graph computes it; of recurrent nodes
+            :func:`onnxprune.calibration.recurrent.activation`.
         positions: indices into the rows to return, sorted; None for all.
     """
     if layer.kind == "conv":
         return _conv_rows(layer, x, positions)
     if layer.kind == "conv_transpose":
         return _channel_rows(x, layer.groups, positions)
+    if layer.kind == "rnn_recurrence":
+        rows = x.reshape(layer.groups, -1, x.shape[-1])
+        return np.ascontiguousarray(rows if positions is None else rows[:, positions], dtype=np.float32)
     if x.ndim == 1:  # a vector is one row, on either side of a MatMul
         x = x[None]
     elif layer.transposed_input:
@@ -48,8 +53,8 @@ def row_count(layer: Layer, x: NDArray[np.generic]) -> int:
         return int(x.shape[0] * np.prod(_output_size(layer.window, x.shape[2:])))
     if layer.kind == "conv_transpose":
         return int(x.shape[0] * np.prod(x.shape[2:]))
-    if layer.groups == 1:
-        return x.size // layer.view.matrix[2]
+    if layer.groups == 1 or layer.kind == "rnn_recurrence":
+        return x.size // (layer.groups * layer.view.matrix[2])
     batch = int(np.prod(np.broadcast_shapes(x.shape[:-2], layer.view.stored[:-2])))
     rows = 1 if x.ndim == 1 else x.shape[-1 if layer.transposed_input else -2]
     return batch // layer.groups * rows
@@ -58,6 +63,8 @@ def row_count(layer: Layer, x: NDArray[np.generic]) -> int:
 def output_shape(layer: Layer, x: NDArray[np.generic]) -> tuple[int, ...] | None:
     """Return the shape of the layer's output for input ``x``; None where rows are not output positions."""
     groups, outputs, _ = layer.view.matrix
+    if layer.kind in RECURRENT:
+        return None
     if layer.kind == "conv":
         assert layer.window is not None
         return (x.shape[0], groups * outputs, *_output_size(layer.window, x.shape[2:]))

@@ -77,15 +77,17 @@ class Streams:
             self._changed.add(name)
             self._arrays[PRUNED].pop(name, None)
 
+    def changed(self, name: str) -> bool:
+        """True when weight ``name`` of the pruned model was said to differ from the dense one."""
+        return name in self._changed
+
     def advance(self, targets: Sequence[str], done: Iterable[str] = ()) -> None:
         """Compute ``targets`` in both streams; ``done`` are targets nobody will ask for again."""
         self._pending.difference_update(done)
         missing = [name for name in targets if name not in self._known]
         segment = self.cutter.segment(missing, self._known)
-        nodes = self.models[DENSE].graph.node
-        produced = {
-            o for position in segment.nodes for o in nodes[position].output if o
-        } - self.cutter.constant
+        made = {o for position in segment.nodes for o in self.cutter.nodes[position].output if o}
+        produced = made - self.cutter.constant
         later = self._later_reads(self._known | produced)
         if missing:
             outputs = sorted(produced & later | set(missing))
@@ -161,8 +163,7 @@ class Streams:
             self._split.update(outputs)
 
     def _uses_changed(self, segment: Segment) -> bool:
-        nodes = self.models[DENSE].graph.node
-        constants = {o for position in segment.nodes for o in nodes[position].output}
+        constants = {o for position in segment.nodes for o in self.cutter.nodes[position].output}
         return bool(self._changed & (set(segment.weights) | constants))
 
     def _drop(self, needed: set[str]) -> None:

@@ -9,7 +9,7 @@ from onnxprune.layers.layer import FLOATS, Bias
 from onnxprune.model import Model, only_reader
 
 
-def _private_constant(model: Model, name: str, size: int) -> bool:
+def private_constant(model: Model, name: str, size: int) -> bool:
     """True for a float constant of ``size`` elements that exactly one node reads."""
     tensor = model.index.tensors.get(name)
     return (
@@ -27,7 +27,7 @@ def find_bias(
     """Find the constant that shifts the node's output, and the value that holds the shifted output."""
     output = node.output[0]
     if 0 <= slot < len(node.input) and node.input[slot]:
-        usable = scale != 0 and _private_constant(model, node.input[slot], size)
+        usable = scale != 0 and private_constant(model, node.input[slot], size)
         # C of a Gemm may be a column, one number for each row of the input.
         usable = usable and (node.op_type == "Conv" or _is_per_feature(model, node, node.input[slot]))
         return (Bias(node.input[slot], 1, scale) if usable else None), output
@@ -36,11 +36,11 @@ def find_bias(
         return None, output
     # After a MatMul of three or more axes it would normalise tokens, not features.
     normalised = reader.op_type == "BatchNormalization" and node.op_type != "MatMul"
-    if normalised and _private_constant(model, reader.input[3], size):
+    if normalised and private_constant(model, reader.input[3], size):
         return Bias(reader.input[3], -1, 1.0), output
     if reader.op_type == "Add":
         other = reader.input[1] if reader.input[0] == output else reader.input[0]
-        if _private_constant(model, other, size) and _is_per_feature(model, node, other):
+        if private_constant(model, other, size) and _is_per_feature(model, node, other):
             return Bias(other, 1, 1.0), reader.output[0]
     return None, output
 

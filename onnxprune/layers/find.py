@@ -10,8 +10,8 @@ import onnx
 from onnx import TensorProto
 
 from onnxprune.errors import ModelError
-from onnxprune.layers.layer import FLOATS, Layer, Skip
-from onnxprune.layers.views import BUILDERS, RefusalError
+from onnxprune.layers.layer import FLOATS, Layer, RefusalError, Skip
+from onnxprune.layers.views import BUILDERS
 from onnxprune.model import Model, constant_tensor, label, subgraphs
 
 _QUANTIZED = {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4}

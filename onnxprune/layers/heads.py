@@ -16,7 +16,10 @@ _KEEPS_FEATURES = _PAIRS | {
 
 def heads(model: Model, layers: Sequence[Layer]) -> frozenset[str]:
     """Return the weights whose output features are features of a graph output: a classifier's classes."""
-    by_node = {site.node: layer.name for layer in layers for site in layer.sites}
+    by_node: dict[int, list[str]] = {}
+    for layer in layers:
+        for site in layer.sites:
+            by_node.setdefault(site.node, []).append(layer.name)
     nodes, found = model.graph.node, set()
     for output in model.index.outputs:
         position = model.index.producer.get(output)
@@ -26,5 +29,5 @@ def heads(model: Model, layers: Sequence[Layer]) -> frozenset[str]:
                 break
             position = model.index.producer.get(moving[0])
         if position is not None and position in by_node:
-            found.add(by_node[position])
+            found.update(by_node[position])
     return frozenset(found)

@@ -14,8 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-Kind = Literal["conv", "conv_transpose", "gemm", "matmul", "embedding"]
+Kind = Literal["conv", "conv_transpose", "gemm", "matmul", "embedding", "rnn_input", "rnn_recurrence"]
+RECURRENT = ("rnn_input", "rnn_recurrence")
 FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE}
+
+
+class RefusalError(Exception):
+    """Raised when a use of a weight cannot be seen as a matrix product."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,54 @@ class Window:
 class Bias:
     """A constant that shifts the layer's output: ``output = W x + sign * scale * value``.
 
-    ``sign`` is -1 for the running mean of a BatchNormalization that follows the layer.
+    ``sign`` is -1 for the running mean of a BatchNormalization that follows the layer. ``half`` says which
+    half of the last axis is the layer's: recurrent nodes keep the biases of W and those of R in one tensor.
     """
 
     name: str
     sign: int
     scale: float
+    half: int | None = None
+
+    def part(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return the view of ``array``, which holds the constant's values, that is the layer's own."""
+        return array if self.half is None else np.split(array, 2, axis=-1)[self.half]
+
+
+@dataclass(frozen=True)
+class Reset:
+    """The gate of a GRU that multiplies the state before the recurrence does (``linear_before_reset`` 0).
+
+    Attributes:
+        weights: names of the node's W, R and, where it has one, B.
+        functions: per direction, ``sigmoid`` or ``hardsigmoid`` (alpha 0.2, beta 0.5).
+        clip: bound of what goes into it, or None.
+    """
+
+    weights: tuple[str, ...]
+    functions: tuple[str, ...]
+    clip: float | None = None
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """How an LSTM, GRU or RNN steps through its input, as far as it matters to one of its weights.
+
+    Attributes:
+        x: the node's input.
+        batch_first: whether the batch is the first axis of ``x``, not the steps (``layout`` 1).
+        lengths: the value that holds the number of real steps of each sequence, else "".
+        initial: the value that holds the states before the first step, else "": zeros. For R only.
+        reverse: per direction, whether it goes backwards in time. For R only.
+        reset: what the states are multiplied by for the candidate gate. For R of such a GRU only.
+    """
+
+    x: str
+    batch_first: bool
+    lengths: str = ""
+    initial: str = ""
+    reverse: tuple[bool, ...] = ()
+    reset: Reset | None = None
 
 
 @dataclass(frozen=True)
@@ -71,15 +118,30 @@ class Site:
 
     Attributes:
         node: position in graph order.
-        input: the activation that the weight multiplies (indices for an embedding).
+        input: the activation that the weight multiplies (indices for an embedding; for the R of a recurrent
+            node its states, see :func:`onnxprune.layers.recurrent.states_name`).
         output: what the node produces.
         residual: the other operand when the output (after its bias) goes into an Add, else "".
+        recurrence: of a recurrent node.
     """
 
     node: int
     input: str
     output: str
     residual: str = ""
+    recurrence: Recurrence | None = None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The values that say what the weight multiplies: the input, and those of a recurrence."""
+        if self.recurrence is None:
+            return (self.input,)
+        more = (
+            self.recurrence.lengths,
+            self.recurrence.initial,
+            *[self.recurrence.x] * bool(self.recurrence.reset),
+        )
+        return tuple(dict.fromkeys((self.input, *filter(None, more))))
 
 
 @dataclass(frozen=True)
@@ -104,7 +166,7 @@ class Layer:
 
     @property
     def groups(self) -> int:
-        """Independent matrices: groups of a convolution, or the batch of a batched MatMul."""
+        """Independent matrices: of a convolution its groups, of a MatMul its batch, of R its directions."""
         return self.view.matrix[0]
 
     @property

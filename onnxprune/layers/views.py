@@ -7,12 +7,9 @@ import onnx
 
 from onnxprune.attributes import attribute, ints, number
 from onnxprune.layers.bias import find_bias, find_residual
-from onnxprune.layers.layer import Layer, MatrixView, Site, Window
+from onnxprune.layers.layer import Layer, MatrixView, RefusalError, Site, Window
+from onnxprune.layers.recurrent import GATES, recurrent
 from onnxprune.model import Model, label
-
-
-class RefusalError(Exception):
-    """Raised when a use of a weight cannot be seen as a matrix product."""
 
 
 def _dtype(model: Model, name: str) -> np.dtype[np.generic]:
@@ -128,4 +125,7 @@ def _gather(
     )
 
 
-BUILDERS = {"Conv": _conv, "ConvTranspose": _conv, "Gemm": _gemm, "MatMul": _matmul, "Gather": _gather}
+BUILDERS = {
+    **{"Conv": _conv, "ConvTranspose": _conv, "Gemm": _gemm, "MatMul": _matmul, "Gather": _gather},
+    **dict.fromkeys(GATES, recurrent),
+}

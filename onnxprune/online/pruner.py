@@ -27,7 +27,7 @@ from onnxprune.layers.heads import heads
 from onnxprune.model import Model
 from onnxprune.online import statefile
 from onnxprune.online.oneshot import Sums, measure_sums, solutions
-from onnxprune.opening import find_prunable, recipe_with
+from onnxprune.opening import find_prunable, folded, recipe_with
 from onnxprune.parallel import workers
 from onnxprune.passes.pack import pack
 from onnxprune.plan import Measured, method_of, share_out
@@ -75,7 +75,8 @@ class Pruner:
     ) -> None:
         self.recipe = _usable(recipe_with(recipe, options, None)[0])
         external = self.recipe.allow_external
-        self.model = model if isinstance(model, Model) else load(model, allow_external=external)
+        given = model if isinstance(model, Model) else load(model, allow_external=external)
+        self.model = folded(given, self.recipe)
         self.layers, _ = find_prunable(self.model, self.recipe)
         self._inputs = model_inputs(self.model)
         sites = max(len(layer.sites) for layer in self.layers)
@@ -240,7 +241,7 @@ class Pruner:
 
     def _add(self, sums: list[Sums], batch: Feed, number: int) -> None:
         """Add a batch, in place."""
-        values = {stage.value for stage in self.stages}
+        values = {name for stage in self.stages for name in stage.reads}
         masks = [row_mask(batch)]
         with ArrayStore(int(self.recipe.max_memory * 2**30)) as store, workers(self.recipe.threads):
             streams = _Streams(self, batch, values, store)
@@ -285,7 +286,7 @@ class Pruner:
                 self.model, self.stages, sums, method, wanted, plan.tied, repair=recipe.refit, patterns=kinds
             )
             for layer, (solution,) in solved:
-                for name, array in solution.arrays(self.model, layer).items():
+                for name, array in solution.arrays(self.model, layer, pruned).items():
                     pruned.set_array(name, array)
                 zeros[layer.name] = solution.zeros
                 patterns[layer.name] = kinds[layer.name]

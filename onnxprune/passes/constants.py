@@ -40,6 +40,12 @@ def _constant_values(model: Model) -> set[str]:
     return known
 
 
+def sources(model: Model, value: str) -> set[str]:
+    """Return the tensors of the model that a constant value is made of."""
+    read = {name for position in _makers(model, [value]) for name in model.graph.node[position].input}
+    return (read | {value}) & model.index.tensors.keys()
+
+
 def _makers(model: Model, names: Sequence[str]) -> list[int]:
     """Return the positions of the nodes that constant values are made by."""
     nodes: set[int] = set()

@@ -10,6 +10,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper
 
 from onnxprune.attributes import attribute
+from onnxprune.layers.recurrent import GATES
 from onnxprune.model import Model
 from onnxprune.passes.constants import evaluate
 from onnxprune.passes.shapes import Shapes
@@ -114,6 +115,8 @@ def _why_decoded(model: Model, weight: str) -> str:
     readers = {model.graph.node[use.index].op_type for use in model.index.uses.get(weight, [])}
     if readers == {"Gather"}:
         return "it is a table, of which only rows are read"
+    if readers and readers <= GATES.keys():
+        return "recurrent nodes have no kernel"
     return "more than one node reads the weight, or not as a product"
 
 

@@ -26,7 +26,7 @@ class LayerReport:
     Attributes:
         name: the weight's name in the file.
         nodes: the nodes that use it.
-        kind: conv, conv_transpose, gemm, matmul or embedding.
+        kind: conv, conv_transpose, gemm, matmul, embedding, rnn_input (W) or rnn_recurrence (R).
         shape: as stored in the dense model.
         weights: number of elements.
         zeros: how many of them are zero now.

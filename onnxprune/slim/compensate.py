@@ -58,7 +58,7 @@ def compensated(
     masked = mask_units(smaller, structure, removed)
     if not recipe.refit:
         return masked
-    targets = {stage.value for stage in find_stages(dense, layers)}
+    targets = {name for stage in find_stages(dense, layers) for name in stage.reads}
     targets |= {layer.sites[0].residual for layer in layers if layer.sites[0].residual}
     progress.stage("re-fitting what stays", len(layers))
     with ArrayStore(int(recipe.max_memory * 2**30)) as store, workers(recipe.threads):

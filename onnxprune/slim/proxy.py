@@ -1,7 +1,7 @@
-"""Groups that not only matrices read whose inputs can be re-fitted, such as the units of a recurrent layer.
+"""Groups that not only layers read, whose inputs can be re-fitted: an Einsum, a weight behind a Transpose.
 
-Units go by the size of what reads them: the squared norm of their columns, in the recurrence as well, each
-weight counted by what the output loses without its columns. What removing them does is measured on the
+Units go by the size of what reads them: the squared norm of their columns, each weight counted by what the
+output loses without its columns. What removing them does is measured on the
 output with the units masked, at a few levels.
 """
 

@@ -45,8 +45,8 @@ def find_readers(groups: Sequence[Group], layers: Sequence[Layer]) -> list[Reade
 def judged(groups: Sequence[Group], readers: Sequence[Reader]) -> list[Group]:
     """Return the groups of which each place that reads the units has a reader.
 
-    What else reads them, such as a recurrence, an Einsum or a weight behind a Transpose, would count as
-    nothing: a unit that only it reads would go first.
+    What else reads them, such as an Einsum or a weight behind a Transpose, would count as nothing: a unit
+    that only it reads would go first.
     """
     known = Counter(reader.group for reader in readers)
     return [group for group in groups if 0 < known[group.name] == sum(part.reads for part in group.parts)]

@@ -183,7 +183,7 @@ def _measured(
     if not groups:
         return []
     masks = [row_mask(batch) for batch in data.batches]
-    targets = {reader.layer.sites[0].input for reader in readers}
+    targets = {name for reader in readers for name in reader.layer.sites[0].reads}
     outputs = recipe.allocation == "sensitivity"
     if outputs:
         targets |= set(dense.index.outputs)

@@ -42,16 +42,26 @@ class Solution:
     error: float | None
     damping: float
 
-    def arrays(self, model: Model, layer: Layer) -> dict[str, NDArray[np.generic]]:
-        """Return the new weight (and bias) by name, in the stored shapes and types of ``model``."""
+    def arrays(
+        self, model: Model, layer: Layer, beside: Model | None = None
+    ) -> dict[str, NDArray[np.generic]]:
+        """Return the new weight (and bias) by name, in the stored shapes and types of ``model``.
+
+        Args:
+            model: the dense model.
+            layer: of it.
+            beside: where the rest of a constant comes from that holds another layer's bias as well; default
+                ``model``.
+        """
         weight = layer.view.to_stored(self.weight).astype(layer.dtype)
         arrays: dict[str, NDArray[np.generic]] = {layer.name: weight}
         if layer.bias is not None and self.shift is not None:
-            old = model.array(layer.bias.name)
+            old = layer.bias.part(model.array(layer.bias.name))
             factor = layer.bias.sign * layer.alpha / layer.bias.scale
-            arrays[layer.bias.name] = (
-                old.astype(np.float64) + factor * self.shift.reshape(old.shape)
-            ).astype(old.dtype)
+            fresh = np.array((beside or model).array(layer.bias.name))
+            moved = old.astype(np.float64) + factor * self.shift.reshape(old.shape)
+            layer.bias.part(fresh)[...] = moved.astype(old.dtype)
+            arrays[layer.bias.name] = fresh
         return arrays
 
 

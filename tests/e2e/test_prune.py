@@ -587,7 +587,7 @@ class TestMakes:
         (y,) = run_stock(done.output, tmp_path / "one.npz", tmp_path).values()
         assert y.shape == (1, 16)
 
-    def test_lstm_is_left_alone_with_a_reason(self, tmp_path: Path) -> None:
+    def test_lstm(self, tmp_path: Path) -> None:
         text = """
         g (float[N, 10, 16] x) => (float[N, 10, 8] y) {
             t = Transpose<perm = [1, 0, 2]>(x)
@@ -601,12 +601,11 @@ class TestMakes:
             "axis": np.array([1], np.int64),
         }  # fmt: skip
         feed = {"x": normal(64, 10, 16, seed=4, scale=1)}
-        done = halve(tmp_path, with_weights(parse(text), **weights), feed, layers={"w"})
-        reasons = {skip["name"]: skip["reason"] for skip in done.report["skipped"]}
-        assert {"W", "R"} <= set(reasons) and "LSTM" in reasons["W"]
-        before, after = arrays(onnx.load(tmp_path / "m.onnx")), arrays(onnx.load(done.output))
-        for name in ("W", "R"):
-            np.testing.assert_array_equal(before[name], after[name])
+        done = halve(tmp_path, with_weights(parse(text), **weights), feed, layers={"w", "W", "R"})
+        kinds = {entry["name"]: entry["kind"] for entry in done.report["layers"]}
+        assert kinds == {"w": "matmul", "W": "rnn_input", "R": "rnn_recurrence"}
+        notes = {entry["name"]: entry["kernel_note"] for entry in done.report["layers"]}
+        assert notes["R"] == "recurrent nodes have no kernel"
 
     def test_gemm_in_every_orientation(self, tmp_path: Path) -> None:
         text = """

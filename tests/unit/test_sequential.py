@@ -108,7 +108,7 @@ def prune(
     else:
         zeros = dict(sparsity)
     pruned = dense.copy()
-    targets = {stage.value for stage in find_stages(dense, layers)}
+    targets = {name for stage in find_stages(dense, layers) for name in stage.reads}
     targets |= {layer.sites[0].residual for layer in layers} - {""}
     with ArrayStore(budget) as store:
         streams = Streams(dense, None if one_shot else pruned, batches, targets, store, threads=1)
@@ -535,3 +535,44 @@ def test_units_that_are_gone_stay_gone_and_the_rest_makes_up_for_them() -> None:
     outputs = [runtime.session(m.proto).run(None, judged[0])[0] for m in (model, masked, walked)]
     plain, repaired = (float(np.square(outputs[0] - y).sum()) for y in outputs[1:])
     assert repaired < 0.3 * plain
+
+
+# ------------------------------------------------------------------------------------------- recurrent nodes
+
+
+def recurrent_net() -> tuple[Model, Batches]:
+    """An LSTM beside a MatMul with the same input, whose sum with it is a residual branch."""
+    rng = np.random.default_rng(0)
+    text = """g (float[8, N, 16] x) => (float[8, N, 6] y) {
+        h = LSTM<hidden_size=10>(x, W, R, B) s = Squeeze(h, one)
+        m = MatMul(x, w) a = Add(m, s) y = MatMul(a, v) }"""
+    shapes = {"W": (1, 40, 16), "R": (1, 40, 10), "B": (1, 80), "w": (16, 10), "v": (10, 6)}
+    weights = {name: rng.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+    batches = [{"x": correlated(rng, 8, 40, 16)} for _ in range(3)]
+    return parse(text, weights | {"one": np.array([1])}), batches
+
+
+def test_a_recurrent_node_is_solved_when_both_of_its_weights_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its output must not be computed before: it would be that of a pruned W and a dense R for good."""
+    dense, batches = recurrent_net()
+    assert [stage.layers[0].name for stage in find_stages(dense, layers_of(dense))] == ["W", "w", "R", "v"]
+    asked: list[tuple[str, ...]] = []
+    advance = Streams.advance
+    monkeypatch.setattr(
+        Streams,
+        "advance",
+        lambda self, names, *rest: asked.append(tuple(names)) or advance(self, names, *rest),
+    )
+    prune(dense, batches)
+    assert asked == [("x",), ("x",), ("states of h",), ("a",)]
+
+
+def test_both_halves_of_a_bias_move() -> None:
+    """W and R are solved one after the other; each shifts its own half of B."""
+    dense, batches = recurrent_net()
+    both, _ = prune(dense, batches, {"W": 400, "R": 250, "w": 0, "v": 0})
+    alone, _ = prune(dense, batches, {"W": 400, "R": 0, "w": 0, "v": 0})
+    halves = [np.split(model.array("B"), 2, axis=1) for model in (dense, both, alone)]
+    assert np.abs(halves[1][0] - halves[0][0]).max() > 1e-3
+    assert np.abs(halves[1][1] - halves[0][1]).max() > 1e-3
+    np.testing.assert_array_equal(halves[1][0], halves[2][0])  # what comes after W does not touch its half

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import onnx
 
+from onnxprune.layers.recurrent import GATES
 from onnxprune.structure.labels import Labels
 from onnxprune.structure.rules import (
     attention,
@@ -60,7 +61,7 @@ _COMMON: dict[str, Rule] = {
         reduction.reduce,
     ),
     **dict.fromkeys(("ArgMax", "ArgMin", "TopK"), reduction.pick),
-    **dict.fromkeys(recurrent.GATES, recurrent.recurrent),
+    **dict.fromkeys(GATES, recurrent.recurrent),
     "Attention": attention.attention,
     "RotaryEmbedding": attention.rotary,
     "SimplifiedLayerNormalization": normalisation.mean_square,  # ONNX Runtime keeps it in the default domain

@@ -6,11 +6,10 @@ import numpy as np
 import onnx
 
 from onnxprune.attributes import attribute
+from onnxprune.layers.recurrent import GATES
 from onnxprune.model import label
 from onnxprune.structure.groups import Axis
 from onnxprune.structure.labels import Labels, RuleError
-
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
 def recurrent(graph: Labels, node: onnx.NodeProto) -> None:

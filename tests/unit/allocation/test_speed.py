@@ -45,3 +45,20 @@ def test_times_fall_with_the_sparsity(model: Model, name: str, text: str) -> Non
 def test_blocks_are_faster(model: Model, name: str) -> None:
     found = [relative_times(layer(model, name), Pattern.parse(t), S) for t in ("unstructured", "block:4x1")]
     assert (found[1] <= found[0]).all() and (found[1] < found[0]).any()
+
+
+@pytest.mark.parametrize("output", ["y", "h"])
+def test_multiplications_of_recurrent_nodes(build_model: Callable[..., onnx.ModelProto], output: str) -> None:
+    """Each weight is multiplied once for each step of each sequence, whatever is read of the node."""
+    text = """g (float[T, N, 6] x) => (float[...] OUT) {
+        a = Relu(x) y, h = LSTM<hidden_size=8, direction="bidirectional">(a, W, R) }"""
+    shapes = {"W": (2, 32, 6), "R": (2, 32, 8)}
+    proto = build_model(
+        text.replace("float[...] OUT", f"float[{'T, ' * (output == 'y')}2, N, 8] {output}"),
+        {name: np.ones(shape, np.float32) for name, shape in shapes.items()},
+    )
+    if output == "h":
+        proto.graph.node[1].output[0] = ""
+    made = Model(proto)
+    costs = dense_costs(made, find_layers(made, min_size=1)[0], [{"x": np.ones((7, 3, 6), np.float32)}])
+    assert costs == {"W": 21 * 2 * 32 * 6, "R": 21 * 2 * 32 * 8}

@@ -168,3 +168,27 @@ def test_weights_may_stay_outside(cutter: Cutter) -> None:
     other = {name: 2 * array for name, array in weights.items()}
     found = runtime.session(piece, threads=1, weights=other).run(None, feeds)[0]
     assert np.abs(found - wanted).max() > 1
+
+
+def test_states_of_recurrent_nodes_can_be_asked_for(build_model: Build) -> None:
+    """They come from a copy of the node: its own output is not computed, and its weights are the model's."""
+    text = """g (float[T, N, 4] x) => (float[1, N, 5] h) {
+        a = Relu(x) none, h = LSTM<hidden_size=5>(a, W, R) }"""
+    shapes = {"W": (1, 20, 4), "R": (1, 20, 5)}
+    weights = {name: np.full(shape, 0.1, np.float32) for name, shape in shapes.items()}
+    model = Model(build_model(text, weights))
+    cutter = Cutter(model)
+    segment = cutter.segment(["states of none"])
+    assert segment == Segment((0, 2), ("x",), ("R", "W"))
+    assert [node.op_type for node in cutter.nodes] == ["Relu", "LSTM", "LSTM"]
+    assert cutter.segment(["states of none"], {"a"}) == Segment((2,), ("a",), ("R", "W"))
+    assert cutter.segment(["h"]) == Segment((0, 1), ("x",), ("R", "W"))
+    other = model.copy()
+    other.set_array("R", np.zeros((1, 20, 5), np.float32))
+    x = np.ones((3, 2, 4), np.float32)
+    for weights_of in (model, other):
+        proto = cutter.proto(segment, {"x": x.dtype}, ["states of none"], weights_of)
+        (states,) = runtime.session(proto).run(None, {"x": x})
+        (h,) = runtime.session(weights_of.proto).run(None, {"x": x})
+        assert states.shape == (3, 1, 2, 5)
+        np.testing.assert_array_equal(states[-1], h)

@@ -26,3 +26,12 @@ def test_heads_make_the_answers(build_model: Build, end: str, last: set[str]) ->
     weights = {"w1": np.eye(8, dtype=np.float32), "w2": np.eye(8, dtype=np.float32)}
     model = Model(build_model(text, weights | {"c": np.ones(8, np.float32)}))
     assert heads(model, find_layers(model, min_size=1)[0]) == last
+
+
+def test_both_weights_of_a_recurrent_node(build_model: Build) -> None:
+    text = """g (float[T, N, 8] x) => (float[T, 1, N, 5] y) {
+        h = LSTM<hidden_size=8>(x, W, R) s = Squeeze(h, one) y = RNN<hidden_size=5>(s, V, S) }"""
+    shapes = {"W": (1, 32, 8), "R": (1, 32, 8), "V": (1, 5, 8), "S": (1, 5, 5)}
+    weights = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    model = Model(build_model(text, weights | {"one": np.array([1])}))
+    assert heads(model, find_layers(model, min_size=1)[0]) == {"V", "S"}

@@ -1,4 +1,4 @@
-"""Units of recurrent layers: those that hardly anything reads go first, and the output says what it costs."""
+"""Units that hardly anything reads go first, and the output says what it costs."""
 
 from __future__ import annotations
 

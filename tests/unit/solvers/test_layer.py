@@ -10,11 +10,20 @@ import pytest
 
 from onnxprune.calibration.stats import Moments
 from onnxprune.errors import ModelError
-from onnxprune.layers import find_layers
+from onnxprune.layers import Bias, Layer, MatrixView, Site, find_layers
 from onnxprune.model import Model
 from onnxprune.parallel import workers
 from onnxprune.solvers import admm
-from onnxprune.solvers.layer import Job, aim, dense_matrix, fill_kept, ridge, solve_layer, solve_layers
+from onnxprune.solvers.layer import (
+    Job,
+    Solution,
+    aim,
+    dense_matrix,
+    fill_kept,
+    ridge,
+    solve_layer,
+    solve_layers,
+)
 from onnxprune.solvers.patterns import Pattern
 from onnxprune.solvers.prune import Method
 
@@ -167,3 +176,28 @@ def test_outputs_that_count_more_keep_more(jobs: list[Job], solver: str, pattern
     kept, before = np.count_nonzero(found.weight[0, :6]), np.count_nonzero(plain.weight[0, :6])
     assert kept > before
     assert np.isfinite(found.weight).all() and found.error is not None
+
+
+def test_a_bias_that_is_half_of_a_tensor() -> None:
+    """The shift goes to the layer's own half, from the dense values; the other half stays as it is now."""
+    import onnx
+    from onnx import numpy_helper
+
+    def model(b: np.ndarray) -> Model:
+        tensors = {"R": np.zeros((2, 6, 4), np.float32), "B": b}
+        graph = onnx.GraphProto(initializer=[numpy_helper.from_array(a, n) for n, a in tensors.items()])
+        return Model(onnx.ModelProto(graph=graph))
+
+    b = np.arange(24, dtype=np.float32).reshape(2, 12)
+    dense, now = model(b), model(b + 100)
+    view = MatrixView((2, 6, 4), (6, 2, 4), (0, 1, 2), (6, 2, 4))
+    site = Site(0, "states", "y")
+    layer = Layer(
+        "R", "rnn_recurrence", view, np.dtype("f4"), (site,), ("n",), bias=Bias("B", 1, 1.0, half=1)
+    )
+    shift = np.arange(1.0, 13.0)
+    solution = Solution(np.zeros((6, 2, 4), np.float32), 48, shift, None, 0.0)
+    found = solution.arrays(dense, layer, now)["B"]
+    np.testing.assert_array_equal(found[:, :6], b[:, :6] + 100)
+    np.testing.assert_array_equal(found[:, 6:], b[:, 6:] + shift.reshape(2, 6))
+    np.testing.assert_array_equal(solution.arrays(dense, layer)["B"][:, :6], b[:, :6])
