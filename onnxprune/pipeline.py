@@ -21,7 +21,14 @@ from onnxprune.clock import Clock
 from onnxprune.errors import ModelError
 from onnxprune.evaluate import agreement, load_function
 from onnxprune.evidence import check_torch
-from onnxprune.finetune.stage import check_labels, check_options, merged, share_of, tune
+from onnxprune.finetune.stage import (
+    check_labels,
+    check_options,
+    merged,
+    several_processes,
+    share_of,
+    tune,
+)
 from onnxprune.inmemory import session_of_file
 from onnxprune.io import atomic_write_text, load, save, total_bytes
 from onnxprune.kernels.device_select import store_for_cuda
@@ -44,6 +51,7 @@ from onnxprune.report.report import Report, to_json
 from onnxprune.search.automatic import Automatic
 from onnxprune.search.candidate import Units, Weights
 from onnxprune.search.judge import Judge, split_held_out
+from onnxprune.search.known import Known, key_of
 from onnxprune.sequential import Solved, prune_sequential
 from onnxprune.slim.ready import Ready, prepare
 from onnxprune.slim.stage import Slimmed, part_of, slim, stages
@@ -220,15 +228,25 @@ def _found(outcome: Outcome, judges: tuple[Judge, Judge], progress: Progress) ->
     def solved(plan: Plan, part: Recipe) -> tuple[Model, tuple[Solved, ...]]:
         return solve(dense, outcome.layers, plan, data, part, progress)
 
+    known = Known(_search_key(outcome, judges))
     if recipe.structured is None:
-        return Automatic(outcome, judges, Weights(outcome, solved, progress), progress).run().model
+        return Automatic(outcome, judges, Weights(outcome, solved, progress), known, progress).run().model
     units = Units(outcome, lambda smaller: _pruned_further(smaller, outcome, None, progress), progress)
-    made = Automatic(outcome, judges, units, progress).run()
+    made = Automatic(outcome, judges, units, known, progress).run()
     assert units.ready is not None and made.slimmed is not None
     with outcome.clock.stage("time"):
         progress.stage("timing the smaller model")
         outcome.structured = summary([(units.ready, made.slimmed)], made.model, recipe)
     return made.model
+
+
+def _search_key(outcome: Outcome, judges: tuple[Judge, Judge]) -> str | None:
+    """Return what a search is known by in the user's cache; None when it is to be neither read nor kept."""
+    recipe, (selection, final) = outcome.recipe, judges
+    if not recipe.cache or several_processes():  # these have to try the same models at the same time
+        return None
+    metrics = (selection.floor.dense, outcome.before)
+    return key_of(outcome.dense, recipe, (outcome.calibration, selection.data, final.data), metrics)
 
 
 def _slimmed(outcome: Outcome, held_out: CalibrationData, progress: Progress) -> Model:

@@ -249,8 +249,8 @@ class Recipe:
     allow_external: bool = _option(False, "Trust external data outside the model's own folder.")
     cache: bool = _option(
         True,
-        "Keep measurements and the state of a training in the user's cache: the next run, or the same one "
-        "after it was killed, goes on from there.",
+        "Keep measurements, the models of a search and the state of a training in the user's cache: the next "
+        "run, or the same one after it was killed, goes on from there.",
     )
 
     def __post_init__(self) -> None:
