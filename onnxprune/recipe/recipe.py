@@ -192,7 +192,9 @@ class Recipe:
         "--minutes: as many as 10 minutes allow, at most 3000).",
     )
     minutes: float | None = _option(
-        None, "Fine-tuning: train for this time at most; a slower machine then learns less."
+        None,
+        "Fine-tuning: take this time at most, trials of rates and the comparison at the end included; a slower "
+        "machine then learns less.",
     )
     lr: float | None = _option(
         None,
