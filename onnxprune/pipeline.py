@@ -32,7 +32,6 @@ from onnxprune.finetune.stage import (
 from onnxprune.inmemory import session_of_file
 from onnxprune.io import atomic_write_text, load, save, total_bytes
 from onnxprune.kernels.device_select import store_for_cuda
-from onnxprune.kernels.devicetable import find_table
 from onnxprune.kernels.select import Selection, select
 from onnxprune.layers import Layer, find_layers
 from onnxprune.layers.heads import heads
@@ -98,8 +97,6 @@ def prune(
         progress.stage("reading")
         dense = model if isinstance(model, Model) else load(model, allow_external=recipe.allow_external)
         target, report_path = find_targets(dense, output, report, recipe, dry_run, force)
-        if recipe.target == "cuda":
-            find_table(recipe.cuda_table)  # that there is none shows before the long work
         original, dense = dense, separated(dense, recipe)
         layers, skips = find_prunable(dense, recipe)
         if recipe.eval:

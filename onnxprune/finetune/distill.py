@@ -146,7 +146,7 @@ class _Job:
     begin: float  # of all this, which the minutes are for
 
     def settings(self, later: float) -> Settings:
-        """Return the settings with the minutes that are left for training, ``later`` seconds before the end."""
+        """Return the settings with the minutes that are left for training, ``later`` seconds kept free."""
         settings = self.options.settings
         if settings.minutes is None:
             return settings
@@ -182,11 +182,11 @@ def _by_model(job: _Job) -> Tuned:
         wanted = compared(dense, job.result, job.layers, start, first, options.threads)
         before = now()
         kinds, task, key = *_kinds_and_task(job, first), options.labels
-        check = now() - before  # a session and a run, as the comparison in the end
         loss = Loss(kinds, wanted, options.form, options.custom, task=task, key=key or "")
         names = trainable(job.result, start, loss.names)
         masks = zero_masks(job.result, names)
         view = TorchView(job.result, feeds_from=[start] if start else (), outputs=loss.names, trainable=names)
+        check = now() - before  # a session, a run and a view, as in the comparison at the end
         teacher = Taps(dense, loss.names, first, options.threads)
         prefix = Taps(job.result, [start], first, options.threads) if start else None
         make = _Maker(teacher, prefix, store, options)

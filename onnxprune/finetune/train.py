@@ -126,7 +126,7 @@ class Trainer:
         return self.found
 
     def _due(self, before: float, after: float) -> bool:
-        """Whether the held-out loss is to be looked at, after a step from progress ``before`` to ``after``."""
+        """Whether the held-out loss is to be looked at, where a step went from ``before`` to ``after``."""
         if self.settings.minutes is None:
             return self.found.steps % max(1, self.settings.steps // EVALUATIONS) == 0
         return math.floor(EVALUATIONS * after) > math.floor(EVALUATIONS * before)

@@ -193,8 +193,8 @@ class Recipe:
     )
     minutes: float | None = _option(
         None,
-        "Fine-tuning: take this time at most, trials of rates and the comparison at the end included; a slower "
-        "machine then learns less.",
+        "Fine-tuning: take this time at most, trials of rates and the comparison at the end included; a "
+        "slower machine then learns less.",
     )
     lr: float | None = _option(
         None,
