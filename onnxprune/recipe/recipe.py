@@ -156,7 +156,8 @@ class Recipe:
     attention: tuple[str, ...] = _option(
         ("off",),
         "Let attention weigh tokens and places (their rows of the statistics), heads (the outputs of their "
-        "projections) or layers (what pruning them costs): token, head, layer (repeatable), or off.",
+        "projections), channels (the outputs of convolutions with a squeeze-and-excite gate) or layers (what "
+        "pruning them costs): token, head, channel, layer (repeatable), or off.",
     )
     include: tuple[str, ...] = _option(
         (), "Only prune weights whose name or node matches this glob (repeatable)."
