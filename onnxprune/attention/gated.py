@@ -101,4 +101,4 @@ def weights_of(squares: NDArray[np.float64], layer: Layer) -> Floats | None:
     if len(squares) != groups * outputs or not mean > 0:
         return None
     rows = np.maximum(np.sqrt(squares / mean), LEAST)
-    return (rows / rows.mean()).astype(np.float32).reshape(groups, outputs)
+    return np.asarray(rows / rows.mean(), dtype=np.float32).reshape(groups, outputs)
