@@ -32,8 +32,8 @@ class _Spent:
     """The time of one search: an earlier run's counts where its measurements do.
 
     Attributes:
-        start: of this run.
-        saved: seconds that an earlier run spent in place of this one.
+        start: when the first model was tried.
+        saved: seconds of measuring before that, and those that an earlier run spent in place of this one.
         longest: seconds of the longest trial.
     """
 
@@ -68,8 +68,7 @@ class Automatic:
         self.outcome, self.judges, self.maker, self.known = outcome, judges, maker, known
         self.models = Models(outcome, judges, maker, known, progress)
         self.progress = progress
-        self.start = now()
-        self._begin()
+        self._begin(0.0)
 
     def run(self) -> Candidate:
         """Return the most compressed model that holds; complete the outcome with what it is.
@@ -77,18 +76,17 @@ class Automatic:
         Raises:
             FloorError: when none does.
         """
-        outcome = self.outcome
+        outcome, begin = self.outcome, now()
         with outcome.clock.stage("measure"):
             self.maker.measure()
-        measured = now() - self.start
+        measured = now() - begin
         while True:
-            self.spent.saved += max(0.0, self.known("measure seconds", lambda: measured) - measured)
+            self._begin(self.known("measure seconds", lambda: measured))
             try:
                 best = self._found()
                 break
             except LostError as lost:  # all else is known: what led to it is not measured again
                 self.known.forget(lost.name)
-                self._begin()
         made = best.candidate()
         self.search.choose(best.point)
         outcome.layers, outcome.skips = made.layers, made.skips
@@ -96,10 +94,11 @@ class Automatic:
         outcome.search = self.search
         return made
 
-    def _begin(self) -> None:
+    def _begin(self, measured: float) -> None:
+        """Begin the search, after ``measured`` seconds of measuring."""
         self.search = Search(*self.judges, notes=[self.known.note] if self.known.note else [])
         self.best: Trial | None = None
-        self.spent = _Spent(self.start)
+        self.spent = _Spent(now(), saved=measured)
 
     def _found(self) -> Trial:
         """Return the best model, made by then."""
