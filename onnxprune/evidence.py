@@ -3,18 +3,24 @@
 Without labels the loss is the model's own uncertainty: the negative log-likelihood of answers drawn from it
 (:func:`onnxprune.finetune.gradients.own_answers`). With ``--labels`` it is the loss on them, so that what
 matters for the user's own data and task is what is kept.
+
+They are kept in the user's cache: all criteria that need gradients need the same ones.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import importlib.util
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune import digest
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.errors import DataError, ModelError, ResourceError
+from onnxprune.files import arrays
 from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.progress import Progress
@@ -65,6 +71,9 @@ def collect_slopes(
     from onnxprune.finetune.slopes import slopes
 
     _check_samples(needs[0], data)
+    kept = _cache_name(model, wanted, data, recipe)
+    if recipe.cache and (known := _known(kept, wanted)) is not None:
+        return known
     progress.stage("collecting gradients")
     names = [layer.name for layer in wanted]
     try:
@@ -77,10 +86,32 @@ def collect_slopes(
             _WAY_OUT,
         ) from error
     sums = (found.first, found.second, found.taylor)
-    return {
+    means = {
         layer.name: Slopes(*(_mean(layer, part[layer.name], found.samples) for part in sums))
         for layer in wanted
     }
+    if recipe.cache:
+        arrays.save(kept, {f"{part} {name}": getattr(means[name], part) for name in means for part in _PARTS})
+    return means
+
+
+_PARTS = tuple(field.name for field in dataclasses.fields(Slopes))
+
+
+def _cache_name(model: Model, layers: Sequence[Layer], data: CalibrationData, recipe: Recipe) -> str:
+    """Return the name of the gradients in the user's cache: of all that they depend on."""
+    settings = ([layer.name for layer in layers], recipe.labels, recipe.seed, MOST_SAMPLES)
+    parts = (digest.of_program(), digest.of_machine(recipe.threads), digest.of_model(model), data.digest())
+    return f"gradients-{hashlib.sha256(repr((*parts, settings)).encode()).hexdigest()[:32]}"
+
+
+def _known(name: str, layers: Sequence[Layer]) -> dict[str, Slopes] | None:
+    """Return what is kept of ``layers``; None when there is nothing, or of other shapes."""
+    found = arrays.load(name) or {}
+    wanted = {f"{part} {layer.name}": layer.view.matrix for layer in layers for part in _PARTS}
+    if {key: array.shape for key, array in found.items()} != wanted:
+        return None
+    return {layer.name: Slopes(*(found[f"{part} {layer.name}"] for part in _PARTS)) for layer in layers}
 
 
 def _mean(layer: Layer, sums: NDArray[np.float64], samples: int) -> NDArray[np.float32]:

@@ -21,11 +21,17 @@ from onnxprune.clock import Clock
 from onnxprune.errors import ModelError
 from onnxprune.evaluate import agreement, load_function
 from onnxprune.evidence import check_torch
-from onnxprune.finetune.stage import check_labels, check_options, merged, share_of, tune
+from onnxprune.finetune.stage import (
+    check_labels,
+    check_options,
+    merged,
+    several_processes,
+    share_of,
+    tune,
+)
 from onnxprune.inmemory import session_of_file
 from onnxprune.io import atomic_write_text, load, save, total_bytes
 from onnxprune.kernels.device_select import store_for_cuda
-from onnxprune.kernels.devicetable import find_table
 from onnxprune.kernels.select import Selection, select
 from onnxprune.layers import Layer, find_layers
 from onnxprune.layers.heads import heads
@@ -45,6 +51,7 @@ from onnxprune.report.report import Report, to_json
 from onnxprune.search.automatic import Automatic
 from onnxprune.search.candidate import Units, Weights
 from onnxprune.search.judge import Judge, split_held_out
+from onnxprune.search.known import Known, key_of
 from onnxprune.sequential import Solved, prune_sequential
 from onnxprune.slim.ready import Ready, prepare
 from onnxprune.slim.stage import Slimmed, part_of, slim, stages
@@ -91,8 +98,6 @@ def prune(
         progress.stage("reading")
         dense = model if isinstance(model, Model) else load(model, allow_external=recipe.allow_external)
         target, report_path = find_targets(dense, output, report, recipe, dry_run, force)
-        if recipe.target == "cuda":
-            find_table(recipe.cuda_table)  # that there is none shows before the long work
         original, dense = dense, separated(dense, recipe)
         layers, skips = find_prunable(dense, recipe)
         if recipe.eval:
@@ -221,14 +226,24 @@ def _found(outcome: Outcome, judges: tuple[Judge, Judge], progress: Progress) ->
     def solved(plan: Plan, part: Recipe) -> tuple[Model, tuple[Solved, ...]]:
         return solve(dense, outcome.layers, plan, data, part, progress)
 
+    known = Known(_search_key(outcome, judges))
     if recipe.structured is None:
-        return Automatic(outcome, judges, Weights(outcome, solved, progress), progress).run().model
-    made = Automatic(outcome, judges, Units(outcome, progress), progress).run()
+        return Automatic(outcome, judges, Weights(outcome, solved, progress), known, progress).run().model
+    made = Automatic(outcome, judges, Units(outcome, progress), known, progress).run()
     assert made.removal is not None
     with outcome.clock.stage("time"):
         progress.stage("timing the smaller model")
         outcome.structured = summary([made.removal], made.model, recipe)
     return made.model
+
+
+def _search_key(outcome: Outcome, judges: tuple[Judge, Judge]) -> str | None:
+    """Return what a search is known by in the user's cache; None when it is to be neither read nor kept."""
+    recipe, (selection, final) = outcome.recipe, judges
+    if not recipe.cache or several_processes():  # these have to try the same models at the same time
+        return None
+    metrics = (selection.floor.dense, outcome.before)
+    return key_of(outcome.dense, recipe, (outcome.calibration, selection.data, final.data), metrics)
 
 
 def _slimmed(outcome: Outcome, held_out: CalibrationData, progress: Progress) -> Model:

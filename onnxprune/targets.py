@@ -10,6 +10,7 @@ from onnxprune.errors import UsageError
 from onnxprune.files.atomic import staged
 from onnxprune.finetune.stage import follower
 from onnxprune.io import DATA_SUFFIX
+from onnxprune.kernels.devicetable import find_table
 from onnxprune.model import Model
 from onnxprune.recipe import Recipe
 
@@ -27,13 +28,17 @@ def find_targets(
 ) -> tuple[Path | None, Path | None]:
     """Return the paths of the pruned model and its report, both None when nothing is to be written.
 
-    Without ``output`` the model goes beside the input, as ``NAME.mark.onnx``. ``others`` are inputs too.
+    Without ``output`` the model goes beside the input, as ``NAME.mark.onnx``. ``others`` are inputs too. A
+    dry run is refused what the real one would be; only a model from memory needs no name for it.
 
     Raises:
-        UsageError: when one of them exists (without ``force``), is the input, or cannot be named.
-        ResourceError: when one of them cannot be written.
+        UsageError: when one of them exists (without ``force``), is the input, or cannot be named; when the
+            table of measurements for CUDA cannot be read, or there are several.
+        ResourceError: when one of them cannot be written, or there is no such table.
     """
-    if dry_run or follower():
+    if recipe.target == "cuda":
+        find_table(recipe.cuda_table)
+    if follower() or (dry_run and output is None and model.path is None):
         return None, None
     if output is None:
         if model.path is None:
@@ -51,4 +56,4 @@ def find_targets(
         data = [path.name + DATA_SUFFIX] if path is target and model.external else []
         with staged(path, force=force, companions=data):
             pass  # what would stop the write (an existing file, a read-only folder) stops the run here
-    return target, report_path
+    return (None, None) if dry_run else (target, report_path)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnxprune
+from onnxprune import digest
 from onnxprune.allocation.sensitivity import Sensitivity
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.layers import Layer
@@ -23,11 +24,7 @@ def cache_path(
     model: Model, layers: Sequence[Layer], data: CalibrationData, recipe: Recipe, levels: tuple[float, ...]
 ) -> Path:
     """Return where the measurement belongs: its name tells model, data and settings."""
-    state = hashlib.sha256(f"{onnxprune.__version__} {CACHE_FORMAT}".encode())
-    for part in (*model.proto.opset_import, *model.proto.functions, *model.graph.node):
-        state.update(part.SerializeToString(deterministic=True))
-    for name in sorted(model.index.tensors):
-        state.update(model.index.tensors[name].SerializeToString(deterministic=True))
+    state = hashlib.sha256(f"{onnxprune.__version__} {CACHE_FORMAT} {digest.of_model(model)}".encode())
     settings = (
         [layer.name for layer in layers],
         recipe.criterion,

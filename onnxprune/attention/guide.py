@@ -1,9 +1,10 @@
-"""What attention says of the layers to be pruned: on three levels, each of which a recipe may ask for.
+"""What attention says of the layers to be pruned: on four levels, each of which a recipe may ask for.
 
 - token: rows of the statistics count as much as attention pays to their token (Sung et al., "RSQ: Learning
   from Important Tokens Leads to Better Quantized LLMs", 2025); those of a convolution as much as the energy
   of the activations at their place (Zagoruyko & Komodakis, "Paying More Attention to Attention", 2017);
 - head: the outputs of query, key and value projections count as much as their head does;
+- channel: the outputs of convolutions count as far as their squeeze-and-excite gate is open;
 - layer: the cost of pruning a projection is multiplied by what its block adds to the residual stream.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.attention.find import find_attention
+from onnxprune.attention.gated import gate_weights
 from onnxprune.attention.statistics import Attention, observe
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.mask import row_mask
@@ -99,12 +101,15 @@ def make_guide(model: Model, layers: Sequence[Layer], data: CalibrationData, rec
             batched=data.batched,
             on_skip=lambda block, reason: skipped.update({block.name: reason}),
         )
+        gates = {}
+        if "channel" in recipe.attention:
+            gates = gate_weights(model, layers, data, store, recipe.threads)
     levels = recipe.attention if found else ()
     convolutions = frozenset(layer.name for layer in layers if layer.kind == "conv" and not layer.depthwise)
     return Guide(
         token_weights(layers, found, masks) if "token" in levels else {},
         convolutions if "token" in recipe.attention else frozenset(),
-        head_weights(layers, found) if "head" in levels else {},
+        gates | (head_weights(layers, found) if "head" in levels else {}),
         block_costs(found) if "layer" in levels else {},
         found,
         skipped,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import DENSE, Streams
+from onnxprune.clock import now
 from onnxprune.errors import ModelError
 from onnxprune.finetune.batches import Batches, Feed, must_stay_whole
 from onnxprune.finetune.cuts import cut_points
@@ -23,7 +24,7 @@ from onnxprune.finetune.losses import Loss
 from onnxprune.finetune.memory import fit
 from onnxprune.finetune.parameters import default_trained
 from onnxprune.finetune.train import Trainer
-from onnxprune.finetune.trained import Settings, Trained
+from onnxprune.finetune.trained import NO_TIME, Settings, Trained
 from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.world import World
 from onnxprune.finetune.writeback import write_back, zero_masks
@@ -110,7 +111,7 @@ def tune_blocks(
         blocks: see :func:`find_blocks`.
         train: samples to learn from.
         held_out: samples that choose the best weights, or None.
-        settings: of each block; ``minutes`` are those of all blocks together.
+        settings: of each block; ``minutes`` are those of all blocks together, and begin now.
         batch: samples in a training batch at most.
         threads: of ONNX Runtime.
         max_memory: bytes of values to hold in memory, per model.
@@ -122,14 +123,21 @@ def tune_blocks(
     """
     feeds = (*train.batches, *(held_out.batches if held_out is not None else ()))
     split, whole = len(train.batches), must_stay_whole(train)
-    if settings.minutes is not None:
-        settings = dataclasses.replace(settings, minutes=settings.minutes / len(blocks))
+    world, start = world or World(), now()
+
+    def share(blocks: int) -> Settings:
+        """Return the settings of the next of so many blocks that are left."""
+        if settings.minutes is None:
+            return settings
+        left = max(settings.minutes - world.agreed(now() - start) / 60, NO_TIME)
+        return dataclasses.replace(settings, minutes=left / blocks)
+
     begins = [block.before for block in blocks if block.before]
     found, gone = [], set[str]()
     with ArrayStore(max_memory) as kept, ArrayStore(max_memory) as moved:
         teacher = Streams(dense, None, feeds, [n for block in blocks for n in block.ends], kept, threads)
         pupil = Streams(student, None, feeds, begins, moved, threads)
-        for block in blocks:
+        for number, block in enumerate(blocks):
             if block.before:
                 pupil.advance([block.before], gone)
             teacher.advance(block.ends, gone)
@@ -152,6 +160,7 @@ def tune_blocks(
             learnt = Batches(range(split), fed, wanted, size=batch, whole=whole)
             fit(learnt, view, loss)
             judged = Batches(range(split, len(feeds)), fed, wanted) if len(feeds) > split else None
-            trainer = Trainer(view, loss, learnt, judged, masks, settings, world=world, tell=tell)
+            own = share(len(blocks) - number)
+            trainer = Trainer(view, loss, learnt, judged, masks, own, world=world, tell=tell)
             found.append((trainer.run(), write_back(student, view, masks)))
     return found

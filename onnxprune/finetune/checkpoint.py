@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 import onnxprune
+from onnxprune import digest
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.errors import ResourceError
 from onnxprune.files.atomic import atomic_write_bytes
@@ -45,20 +46,13 @@ def key_of(
     """
     state = hashlib.sha256(f"{onnxprune.__version__} {FORMAT}".encode())
     for model in models:
-        for name in sorted(model.index.tensors):
-            state.update(name.encode())
-            state.update(model.index.tensors[name].SerializeToString(deterministic=True))
-        for node in model.graph.node:
-            state.update(node.SerializeToString(deterministic=True))
+        state.update(digest.of_model(model).encode())
     for item in data:
         state.update(item.digest().encode() if item is not None else b"none")
     for name in sorted(masks):
         state.update(f"{name}\0".encode() + np.packbits(masks[name]).tobytes())
     if custom is not None:
-        function = wrap(custom)
-        state.update(function.reference.encode())
-        with contextlib.suppress(OSError):  # a function typed into an interpreter has no file
-            state.update(Path(function.file).read_bytes())
+        state.update(digest.of_function(wrap(custom)).encode())
     state.update(repr(others).encode())
     return state.hexdigest()[:32]
 

@@ -16,6 +16,7 @@ import torch
 
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.store import ArrayStore
+from onnxprune.clock import now
 from onnxprune.errors import UsageError
 from onnxprune.finetune import augment
 from onnxprune.finetune.batches import Augment, Batches, Feed, Taps, must_stay_whole, tensors
@@ -28,7 +29,7 @@ from onnxprune.finetune.parameters import float_weights
 from onnxprune.finetune.parts import compared, find_start, trainable
 from onnxprune.finetune.task import Task, find_task, label_report
 from onnxprune.finetune.train import Trainer
-from onnxprune.finetune.trained import Settings, Trained, merged
+from onnxprune.finetune.trained import NO_TIME, Settings, Trained, merged
 from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.world import World
 from onnxprune.finetune.writeback import write_back, zero_masks
@@ -115,13 +116,13 @@ def finetune(
         ModelError: when no part of the model can be trained, or training gives NaN.
         VerificationError: when the trained model in ONNX Runtime is not the one in torch.
     """
-    progress = progress or NullProgress()
+    progress, begin = progress or NullProgress(), now()
     torch.set_num_threads(options.threads or torch.get_num_threads())
     result = pruned.copy()
     start = find_start(result, layers)
     with World() as world:
         _take_weights_of_first(result, world)
-        job = _Job(dense, result, layers, data, held_out, options, start, world, progress)
+        job = _Job(dense, result, layers, data, held_out, options, start, world, progress, begin)
         tuned = _by_block(job) if options.scope == "block" else _by_model(job)
     outputs = list(dict.fromkeys((*result.index.outputs, *tuned.features)))
     view = TorchView(result, feeds_from=[start] if start else (), outputs=outputs, trainable=())
@@ -142,6 +143,15 @@ class _Job:
     start: str
     world: World
     progress: Progress
+    begin: float  # of all this, which the minutes are for
+
+    def settings(self, later: float) -> Settings:
+        """Return the settings with the minutes that are left for training, ``later`` seconds kept free."""
+        settings = self.options.settings
+        if settings.minutes is None:
+            return settings
+        spent = self.world.agreed(now() - self.begin + later)
+        return dataclasses.replace(settings, minutes=max(settings.minutes - spent / 60, NO_TIME))
 
     def tell(self, step: int, found: Trained) -> None:
         """Count a step; when the held-out loss is new, say it and how long the rest will take."""
@@ -151,7 +161,7 @@ class _Job:
             limits = self.options.settings
             left = (limits.steps - step) * found.seconds / step
             if limits.minutes is not None:
-                left = min(left, 60 * limits.minutes - found.seconds)
+                left = min(left, 60 * limits.minutes - max(found.seconds, now() - self.begin))
             after = f", about {seconds(left)} left" if left > 1 and self.options.scope == "model" else ""
             self.progress.note(f"step {step}: loss {loss:.3g}, held-out {held:.3g}{after}")
 
@@ -170,11 +180,13 @@ def _by_model(job: _Job) -> Tuned:
     first = next(job.data.feeds())
     with ArrayStore(options.max_memory) as store:
         wanted = compared(dense, job.result, job.layers, start, first, options.threads)
+        before = now()
         kinds, task, key = *_kinds_and_task(job, first), options.labels
         loss = Loss(kinds, wanted, options.form, options.custom, task=task, key=key or "")
         names = trainable(job.result, start, loss.names)
         masks = zero_masks(job.result, names)
         view = TorchView(job.result, feeds_from=[start] if start else (), outputs=loss.names, trainable=names)
+        check = now() - before  # a session, a run and a view, as in the comparison at the end
         teacher = Taps(dense, loss.names, first, options.threads)
         prefix = Taps(job.result, [start], first, options.threads) if start else None
         make = _Maker(teacher, prefix, store, options)
@@ -201,7 +213,7 @@ def _by_model(job: _Job) -> Tuned:
             batches,
             make(job.held_out) if job.held_out is not None else None,
             masks,
-            options.settings,
+            job.settings(check),
             world=job.world,
             checkpoint=checkpoint,
             tell=job.tell,
@@ -228,7 +240,7 @@ def _by_block(job: _Job) -> Tuned:
         blocks,
         job.data,
         job.held_out,
-        options.settings,
+        job.settings(0.0),
         batch=options.batch,
         threads=options.threads,
         max_memory=options.max_memory,

@@ -27,7 +27,12 @@ BATCH = 16  # samples that learn together unless --batch-size says otherwise
 
 def follower() -> bool:
     """Whether torchrun started this process to help another one, which is the one that writes and prints."""
-    return int(os.environ.get("RANK", "0")) > 0 and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return int(os.environ.get("RANK", "0")) > 0 and several_processes()
+
+
+def several_processes() -> bool:
+    """Whether torchrun started more than this process."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def require_torch() -> None:

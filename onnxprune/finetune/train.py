@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from onnxprune.clock import now
 from onnxprune.errors import ModelError
 from onnxprune.finetune.adam import Adam
 from onnxprune.finetune.batches import Batches, Tensors
@@ -80,7 +80,7 @@ class Trainer:
         self.random = np.random.default_rng(settings.seed)
         self.generator = torch.Generator()
         self.units: list[Any] = []
-        self.begin = time.monotonic()
+        self.begin = now()
         self.prelude = 0.0  # seconds before the first step: of the trials
         self._restart()
 
@@ -100,18 +100,20 @@ class Trainer:
                 )
             self.found.lr = self.settings.lr or self._best_rate()
             self.found.skipped = 0  # in the trials
-            self.found.seconds = self.prelude = time.monotonic() - self.begin
+            self.found.seconds = self.prelude = now() - self.begin
         else:
             self.note(f"going on from step {self.found.steps}")
         self.lr = self.found.lr
-        begin, progress = time.monotonic() - self.found.seconds, self._progress()
+        begin, progress = now() - self.found.seconds, self._progress()
         while progress < 1.0:
             value = self._step(progress)
             self.found.steps += 1
-            self.found.seconds = time.monotonic() - begin
+            self.found.seconds = now() - begin
             before, progress = progress, self._progress()
             if progress >= 1.0 or self._due(before, progress):
                 held = self._held_out()
+                self.found.seconds = now() - begin
+                progress = self._progress()
                 self.found.curve.append((self.found.steps, value, held.mean))
                 self._keep(held, last=progress >= 1.0)
                 if not held.mean < DIVERGED * self.found.before:
@@ -124,11 +126,11 @@ class Trainer:
                 weight.copy_(self.kept[name])
         return self.found
 
-    def _due(self, before: float, now: float) -> bool:
-        """Whether the held-out loss is to be looked at, after a step from progress ``before`` to ``now``."""
+    def _due(self, before: float, after: float) -> bool:
+        """Whether the held-out loss is to be looked at, where a step went from ``before`` to ``after``."""
         if self.settings.minutes is None:
             return self.found.steps % max(1, self.settings.steps // EVALUATIONS) == 0
-        return math.floor(EVALUATIONS * now) > math.floor(EVALUATIONS * before)
+        return math.floor(EVALUATIONS * after) > math.floor(EVALUATIONS * before)
 
     def _shared(self, masks: Mapping[str, NDArray[np.bool_]]) -> dict[str, Tensor]:
         """Return the first process's masks, on the device; those without zeros are left out there."""
@@ -160,6 +162,8 @@ class Trainer:
                 for name, weight in self.weights.items():
                     weight.copy_(start[name])
 
+        if self._late():
+            return RATES[len(RATES) // 2]
         steps = trial_steps(self.settings.steps, self._affordable())
         undo()
 
@@ -187,16 +191,16 @@ class Trainer:
             return math.inf
         self.lr = RATES[0]
         self._step(0.0)  # the first one prepares buffers
-        begin = time.monotonic()
+        begin = now()
         self._step(0.0)
-        seconds = max(self.world.agreed(time.monotonic() - begin), 1e-9)
+        seconds = max(self.world.agreed(now() - begin), 1e-9)
         return TRIALS * 60 * self.settings.minutes / (3 * seconds)
 
     def _late(self) -> bool:
         """Whether the trials have had their share of the minutes."""
         if self.settings.minutes is None:
             return False
-        return self.world.agreed((time.monotonic() - self.begin) / (60 * self.settings.minutes)) > TRIALS
+        return self.world.agreed((now() - self.begin) / (60 * self.settings.minutes)) > TRIALS
 
     def _progress(self) -> float:
         """Return the share of the run that is done: of the steps, or of the time that the trials left.

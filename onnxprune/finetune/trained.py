@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+NO_TIME = 1e-9  # minutes that are over at once: there is one step
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -156,7 +156,8 @@ class Recipe:
     attention: tuple[str, ...] = _option(
         ("off",),
         "Let attention weigh tokens and places (their rows of the statistics), heads (the outputs of their "
-        "projections) or layers (what pruning them costs): token, head, layer (repeatable), or off.",
+        "projections), channels (the outputs of convolutions with a squeeze-and-excite gate) or layers (what "
+        "pruning them costs): token, head, channel, layer (repeatable), or off.",
     )
     include: tuple[str, ...] = _option(
         (), "Only prune weights whose name or node matches this glob (repeatable)."
@@ -192,7 +193,9 @@ class Recipe:
         "--minutes: as many as 10 minutes allow, at most 3000).",
     )
     minutes: float | None = _option(
-        None, "Fine-tuning: train for this time at most; a slower machine then learns less."
+        None,
+        "Fine-tuning: take this time at most, trials of rates and the comparison at the end included; a "
+        "slower machine then learns less.",
     )
     lr: float | None = _option(
         None,
@@ -249,8 +252,8 @@ class Recipe:
     allow_external: bool = _option(False, "Trust external data outside the model's own folder.")
     cache: bool = _option(
         True,
-        "Keep measurements and the state of a training in the user's cache: the next run, or the same one "
-        "after it was killed, goes on from there.",
+        "Keep measurements, the models of a search and the state of a training in the user's cache: the next "
+        "run, or the same one after it was killed, goes on from there.",
     )
 
     def __post_init__(self) -> None:

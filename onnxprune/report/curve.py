@@ -16,7 +16,9 @@ def render_search(console: Console, search: Mapping[str, Any]) -> None:
     rows = [_row(point, search) for point in search["points"]]
     columns = (">sparsity", ">about", ">metric", ">agreement", ">final metric", ">final", ">trained", "")
     tried = "1 model was" if len(rows) == 1 else f"{len(rows)} models were"
-    table(console, columns, rows, f"{tried} tried for {_floor(search)}")
+    known = sum(point.get("known", False) for point in search["points"])
+    earlier = f", {known} by an earlier run" if known else ""
+    table(console, columns, rows, f"{tried} tried for {_floor(search)}{earlier}")
     paragraph(console, judged_on(search), "dim")
     console.print()
 

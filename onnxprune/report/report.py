@@ -135,7 +135,7 @@ class Report:
             chosen (sparsity asked for), stopped (why the search ended), notes, and points: every model that
             was tried, with sparsity (asked for), zeros, bytes (of the file, estimated), metric and agreement
             on the selection samples, final_metric and final_agreement on the final ones (None: not looked
-            at), tuned (training steps), holds, why (not), seconds.
+            at), tuned (training steps), holds, why (not), seconds, known (measured by an earlier run).
         structured: what was removed as a whole, None without: kinds, groups (name, kind, units before and
             after, damage: what that does to the model's output, alone), pinned (name, units, reason: what
             stays), parameters and multiplications (before, after; of all floating-point constants and of one

@@ -29,6 +29,7 @@ class Point:
         holds: whether it holds the floor on both.
         why: why not, "" when it does.
         seconds: that it took.
+        known: whether all of it was known from an earlier run.
     """
 
     sparsity: float
@@ -42,6 +43,7 @@ class Point:
     holds: bool = False
     why: str = ""
     seconds: float = 0.0
+    known: bool = False
 
     @property
     def fell(self) -> bool:

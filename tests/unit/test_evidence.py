@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,6 +64,55 @@ def test_the_same_twice() -> None:
     first, second = (collected(model, calibration(model)) for _ in range(2))
     for name, slopes in first.items():
         np.testing.assert_array_equal(slopes.second, second[name].second)
+
+
+class TestCache:
+    @pytest.fixture
+    def measured(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
+        """One entry for each time that gradients were collected."""
+        from onnxprune.finetune import slopes
+
+        real, calls = slopes.slopes, list[int]()
+
+        def counted(*args: Any, **options: Any) -> Any:
+            calls.append(1)
+            return real(*args, **options)
+
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        monkeypatch.setattr(slopes, "slopes", counted)
+        return calls
+
+    def test_another_criterion_needs_the_same_ones(self, measured: list[int]) -> None:
+        model = residual_net()
+        first = collected(model, calibration(model))
+        again = collected(model, calibration(model), replace(RECIPE, criterion="obs+taylor"))
+        assert measured == [1] and list(again) == list(first)
+        for name, slopes in first.items():
+            for part in ("first", "second", "taylor"):
+                known, wanted = getattr(again[name], part), getattr(slopes, part)
+                assert known.dtype == wanted.dtype and known.tobytes() == wanted.tobytes()
+
+    def test_what_they_depend_on(self, measured: list[int]) -> None:
+        model, other = residual_net(), residual_net(1)
+        collected(model, calibration(model))
+        collected(other, calibration(other))
+        collected(model, calibration(model, 40))
+        collected(model, calibration(model), replace(RECIPE, seed=1))
+        layers, _ = find_layers(model, min_size=16)
+        collect_slopes(model, layers[1:], calibration(model), RECIPE, NullProgress())
+        assert len(measured) == 5
+        collected(model, calibration(model), replace(RECIPE, cache=False))
+        assert len(measured) == 6
+
+    def test_damaged(self, measured: list[int], tmp_path: Path) -> None:
+        model = residual_net()
+        first = collected(model, calibration(model))
+        (path,) = (tmp_path / "onnxprune" / "arrays").iterdir()
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        again = collected(model, calibration(model))
+        assert len(measured) == 2 and path.read_bytes() == whole
+        assert all(np.array_equal(again[name].second, slopes.second) for name, slopes in first.items())
 
 
 def test_without_torch_it_says_which_criterion(monkeypatch: pytest.MonkeyPatch) -> None:

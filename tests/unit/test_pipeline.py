@@ -178,9 +178,12 @@ class TestWriting:
         assert load(output).index.outputs.keys() == {"y"}
 
     def test_dry_run_writes_nothing(self, path: Path) -> None:
-        (path.parent / "net.pruned.onnx").write_text("in nobody's way")
-        report = prune(path, dry_run=True, **QUICK)
+        (path.parent / "net.pruned.onnx").write_text("of an earlier run")
+        with pytest.raises(UsageError, match="already exists"):  # as the real run
+            prune(path, dry_run=True, **QUICK)
+        report = prune(path, dry_run=True, force=True, **QUICK)
         assert listed(path.parent) == ["net.onnx", "net.pruned.onnx"]
+        assert (path.parent / "net.pruned.onnx").read_text() == "of an earlier run"
         assert report.output is None and report.zeros == WEIGHTS // 2
         assert report.agreements and report.file_bytes_after and report.file_bytes_after > 0
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onnxprune.calibration.data import from_iterable
+from onnxprune.calibration.streams import Streams
 from onnxprune.errors import ModelError
 from onnxprune.finetune.batches import Taps
 from onnxprune.finetune.blocks import find_blocks, tune_blocks
@@ -13,6 +14,7 @@ from onnxprune.finetune.trained import Settings
 from onnxprune.layers import find_layers
 from onnxprune.model import Model
 from onnxprune.recipe import Recipe
+from tests.unit.finetune.conftest import WorkClock
 from tests.unit.finetune.networks import calibration, images, magnitude_pruned, parse, residual_net
 
 NAMES = ("w1", "w2", "w3", "w4")
@@ -100,13 +102,16 @@ def test_without_weights_of_their_own_there_are_no_blocks() -> None:
         find_blocks(dense, dense, layers, set())
 
 
-def test_minutes_are_shared_by_blocks_that_train() -> None:
+def test_minutes_are_shared_by_blocks_that_train(work_clock: WorkClock) -> None:
     dense = chain("w", "w", "v", "u")
     student = magnitude_pruned(dense, ("v", "u"))
     layers, _ = find_layers(student, min_size=1)
     blocks, _ = find_blocks(dense, student, layers, {"w", "v", "u"})
     feeds = [{"x": np.random.default_rng(i).normal(size=(8, 16)).astype(np.float32)} for i in range(4)]
     data = from_iterable(dense, feeds, Recipe(batch_size=8))
-    found = tune_blocks(dense, student, blocks, data, None, Settings(10**9, 0.01, lr=0.001))
-    assert [trained.seconds > 0.29 for trained, _ in found] == [True, True]
-    assert sum(trained.seconds for trained, _ in found) < 20
+    work_clock.counts(Streams, "advance", 4.0)
+    found = tune_blocks(dense, student, blocks, data, None, Settings(10**9, 2.0, lr=0.001))
+    assert 120 - 3 <= work_clock.value <= 120 + 3
+    first, second = (trained.seconds for trained, _ in found)
+    # 4 seconds to make ready for the first, 8 for the second, which has the half that is left
+    assert 54 < first <= 59 and 45 < second <= 53

@@ -19,6 +19,7 @@ from onnxprune.finetune.trained import Settings
 from onnxprune.layers import find_layers
 from onnxprune.model import Model
 from onnxprune.recipe import Recipe
+from tests.unit.finetune.conftest import WorkClock
 from tests.unit.finetune.networks import calibration, images, magnitude_pruned, parse, residual_net
 
 NAMES = ("w1", "w2", "w3", "w4")
@@ -236,3 +237,27 @@ class TestLabels:
             with pytest.raises(UsageError, match="enough"):
                 self.learnt(label, resume=True)
         assert keys[0] != keys[1] == keys[2]
+
+
+@pytest.mark.parametrize("scope", ["model", "block"])
+@pytest.mark.parametrize("lr", [None, 0.01])
+def test_the_minutes_are_for_all_of_it(work_clock: WorkClock, scope: str, lr: float | None) -> None:
+    work_clock.counts(distill, "find_start", 6.0)
+    work_clock.counts(distill, "_kinds_and_task", 5.0)
+    work_clock.counts(distill, "write_back", 1.0)
+    work_clock.counts(distill, "difference", 4.0)
+    dense = residual_net()
+    settings = Settings(steps=10**9, minutes=2.0, lr=lr)
+    options = dataclasses.replace(OPTIONS, settings=settings, scope=scope)
+    _, found = tuned(dense, magnitude_pruned(dense, NAMES), options)
+    # A step and an evaluation more is allowed; of blocks, the last comparison is not foreseen
+    assert 110 < work_clock.value <= 120 + 1 + 2 + (4 if scope == "block" else 0)
+    assert found.trained.steps > 20
+
+
+def test_minutes_that_are_over_before_the_training(work_clock: WorkClock) -> None:
+    work_clock.counts(distill, "find_start", 200.0)
+    dense = residual_net()
+    options = dataclasses.replace(OPTIONS, settings=Settings(steps=10**9, minutes=2.0))
+    _, found = tuned(dense, magnitude_pruned(dense, NAMES), options)
+    assert found.trained.steps == 1 and work_clock.value == 200 + 1 + 2 * 2  # before it and after it

@@ -71,7 +71,7 @@ def test_is_frozen() -> None:
         ({"threshold": "attention:1", "criterion": "attention", "selection": "sample"}, "--selection sample"),
         ({"allocation": "even"}, "sensitivity"),
         ({"solve": "fast"}, "one-shot"),
-        ({"attention": ("tokens",)}, "off, token, head, layer"),
+        ({"attention": ("tokens",)}, "off, token, head, channel, layer"),
         ({"attention": ("off", "token")}, "--attention off goes with nothing else"),
         ({"attention": ()}, "--attention off goes with nothing else"),
         ({"format": "zip"}, "packed"),

@@ -59,7 +59,7 @@ class TestUnits:
         )
 
         def run(**options: Any) -> Report:
-            settings = {"data": X, "samples": 20, "threads": 1, "round_to": 1, **options}
+            settings = {"data": X, "samples": 20, "threads": 1, "round_to": 1, "cache": False, **options}
             return prune(
                 tmp_path / "m.onnx", pattern="structured", eval=f"{tmp_path}/ev.py:close", **settings
             )
@@ -93,7 +93,7 @@ class TestUnits:
 
     def test_training_inside(self, search: Callable[..., Report]) -> None:
         pytest.importorskip("torch")
-        report = search(max_drop="20%", finetune=True, steps=16, lr=0.001, cache=False)
+        report = search(max_drop="20%", finetune=True, steps=16, lr=0.001)
         assert report.search is not None and report.finetuning is not None
         assert report.metric_after is not None and report.metric_after >= 80.0
 
