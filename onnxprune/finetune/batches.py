@@ -16,6 +16,7 @@ from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.labels import LABELS
 from onnxprune.calibration.mask import row_mask
 from onnxprune.calibration.streams import run
+from onnxprune.errors import OnnxPruneError
 from onnxprune.model import Model
 
 Feed = Mapping[str, NDArray[Any]]
@@ -95,7 +96,7 @@ class Batches:
         rows = [{shape[0] if shape else -1 for shape in found.values()} for found in shapes]
         self.samples = len(numbers)
         self._groups: list[Unit] | None = None
-        if not whole and all(len(found) == 1 and -1 not in found for found in rows):
+        if not whole and all(len(found) == 1 and -1 not in found for found in rows) and self._by_sample():
             self.samples = sum(next(iter(found)) for found in rows)
             self._groups = self._grouped()
 
@@ -103,6 +104,20 @@ class Batches:
     def whole(self) -> bool:
         """Whether the batches stay as they are."""
         return self._groups is None
+
+    def _by_sample(self) -> bool:
+        """Whether one sample gives values of one row.
+
+        Else their first axis is another one, such as the steps of sequences, that is as long by chance.
+        """
+        if self.live is None:
+            return True
+        first = {name: array[:1] for name, array in self.feeds(self.numbers[0]).items()}
+        try:
+            _, values = self.live(first)
+        except OnnxPruneError:  # a batch of another size than declared does not run: these are not cut either
+            return False
+        return all(array.ndim and len(array) == 1 for array in values.values())
 
     def keep_whole(self) -> None:
         """Leave the batches as they are from now on."""

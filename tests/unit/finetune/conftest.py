@@ -37,5 +37,5 @@ def work_clock(monkeypatch: pytest.MonkeyPatch) -> WorkClock:
     for module in (blocks, distill, train):
         monkeypatch.setattr(module, "now", clock)
     clock.counts(train.Trainer, "_step", 1.0)
-    clock.counts(judge.Judge, "mean", 2.0)
+    clock.counts(judge.Judge, "losses", 2.0)
     return clock

@@ -10,6 +10,7 @@ import torch
 from onnxprune import runtime
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.labels import LABELS
+from onnxprune.errors import DataError
 from onnxprune.finetune.batches import Batches, Taps, must_stay_whole
 from tests.unit.finetune.networks import images, residual_net
 
@@ -52,6 +53,25 @@ def test_values_without_a_row_per_sample_keep_batches_whole() -> None:
     units = batches.epoch(np.random.default_rng(0))
     inputs = [batches.get(unit)[0]["ids"] for unit in units]
     assert sorted(len(value) for value in inputs) == [2, 3, 5]
+
+
+def test_values_of_as_many_rows_by_chance_keep_batches_whole() -> None:
+    feeds = {"x": np.zeros((4, 3), np.float32)}
+
+    def live(changed: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        steps = np.zeros((4, len(changed["x"]), 2), np.float32)  # four steps, whatever the batch
+        return changed, {"y": steps}
+
+    def refuses(changed: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        raise DataError("the batch is four")
+
+    def rows(changed: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        return changed, {"y": changed["x"]}
+
+    for made, whole in ((live, True), (refuses, True), (rows, False)):
+        found = Batches(range(1), lambda n: feeds, lambda n, made=made: {"y": np.zeros((4, 4, 2))}, live=made)  # type: ignore[misc, arg-type]
+        assert found.whole == whole
+        assert len(found.pieces(4)) == (1 if whole else 4)
 
 
 def test_batches_that_must_stay_whole() -> None:
