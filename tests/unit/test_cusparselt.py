@@ -59,5 +59,8 @@ def test_without_a_wheel(opened: list[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_broken_wheel_is_for_the_kernels_to_report(wheel: Path) -> None:
     cusparselt.load.cache_clear()
+    assert cusparselt.wheel_path() == wheel  # so it is tried
     cusparselt.load()  # an empty file is no library
+    with pytest.raises(OSError, match=r"file too short|invalid ELF"):
+        ctypes.CDLL(str(wheel))
     cusparselt.load.cache_clear()
