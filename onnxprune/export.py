@@ -19,14 +19,14 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxprune.calibration.data import CalibrationData, from_iterable, load_data
-from onnxprune.errors import ModelError, UsageError, VerificationError
+from onnxprune.errors import DataError, ModelError, UsageError, VerificationError
 from onnxprune.interface import interface_differences
 from onnxprune.io import load, save, total_bytes
 from onnxprune.kernels.select import Selection, select
 from onnxprune.layers import Layer, find_layers
 from onnxprune.model import Model
 from onnxprune.opening import recipe_with, separated
-from onnxprune.passes.fix_input import fix_inputs
+from onnxprune.passes.fix_input import fix_inputs, input_value
 from onnxprune.passes.pack import pack
 from onnxprune.passes.sparse_initializer import to_sparse_initializers
 from onnxprune.passes.unpack import unpack
@@ -34,7 +34,9 @@ from onnxprune.progress import NullProgress, Progress
 from onnxprune.recipe import Recipe
 from onnxprune.recipe.choices import EXPORT_TARGETS, FORMATS, VALUES
 from onnxprune.runtime import session
-from onnxprune.verify import Expected, verify_file
+from onnxprune.verify import Expected, verify_file, verify_fixed
+
+_COMPARED = 16  # samples on which a model with fixed inputs is compared with what it was
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,9 @@ def export(
         target_runtime: ``cpu`` switches packed nodes to kernels where they are faster, as ``prune`` does.
         fix: input -> the value that it will always have: branches that it chooses take the place of ``If``
             nodes, so that their weights can be pruned. The input stays, and is not read any more.
-        recipe: for ``cpu``: the fields about data, ``seed``, ``threads`` and ``cache``.
-        data: for ``cpu``: inputs of the sizes that count, as :func:`onnxprune.prune`; made up if None.
+        recipe: for ``cpu`` and ``fix``: the fields about data, ``seed``, ``threads`` and ``cache``.
+        data: for ``cpu`` inputs of the sizes that count, for ``fix`` any; as :func:`onnxprune.prune`, made up
+            if None.
         force: overwrite an existing output.
         allow_external: trust external data outside the model's own folder.
         progress: told about the stages.
@@ -100,14 +103,15 @@ def export(
         UsageError: for an unknown format, or an output that exists.
         DataError: when the data do not fit the model.
         ModelError: when the model is broken or unsafe, or ONNX Runtime refuses it packed or sparse.
-        VerificationError: when the file that was written does not hold the same weights; it is removed.
+        VerificationError: when the file that was written does not hold the same weights; it is removed. Or
+            when the model with fixed inputs does not answer as it did.
     """
     _check_options(format, values, target_runtime)
     recipe, data = recipe_with(recipe, {"format": format, "values": values}, data)
     dense = model.copy() if isinstance(model, Model) else load(model, allow_external=allow_external)
     before = total_bytes(dense.path, allow_external=True) if dense.path else dense.proto.ByteSize()
     were_stored = unpack(dense)
-    decided = fix_inputs(dense, fix) if fix else []
+    fixed = _fix(dense, fix, recipe, data) if fix else ""
     kernels = target_runtime == "cpu"
     if kernels:
         dense = separated(dense, dataclasses.replace(recipe, target_runtime="cpu"))
@@ -147,15 +151,25 @@ def export(
         kept_dense,
         selection.switched,
         selection.speed,
-        "; ".join(filter(None, (_note(selection, samples), _fixed(fix or {}, decided)))),
+        "; ".join(filter(None, (_note(selection, samples), fixed))),
     )
 
 
-def _fixed(fix: Mapping[str, Any], decided: list[str]) -> str:
-    if not fix:
-        return ""
-    values = " and ".join(f"{name} is always {np.asarray(value).tolist()}" for name, value in fix.items())
-    return f"{values}: it decides {', '.join(decided) or 'no If node'}"
+def _fix(dense: Model, fix: Mapping[str, Any], recipe: Recipe, data: Any) -> str:
+    """Fix inputs of ``dense``, in place, and compare it with what it was; return what to say about it."""
+    original = dense.copy()
+    decided = fix_inputs(dense, fix)
+    values = {name: input_value(original, name, value) for name, value in fix.items()}
+    said = " and ".join(f"{name} is always {array.tolist()}" for name, array in values.items())
+    said += f": it decides {', '.join(decided) or 'no If node'}"
+    try:  # sizes are made up such that the branches that are left can run
+        samples = _samples(dense, dataclasses.replace(recipe, samples=_COMPARED), data)
+        verify_fixed(original, dense, values, samples, recipe.threads)
+    except DataError as error:
+        if data is not None or recipe.data is not None:
+            raise
+        return f"{said}; not compared with the model as it came, give it --data: {error}"
+    return said
 
 
 def _check_options(form: str, values: str, target: str) -> None:

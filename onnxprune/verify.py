@@ -73,6 +73,47 @@ def verify_file(path: Path, expected: Expected, data: CalibrationData, threads: 
     return session
 
 
+def verify_fixed(
+    original: Model,
+    fixed: Model,
+    values: Mapping[str, NDArray[Any]],
+    data: CalibrationData,
+    threads: int | None,
+) -> None:
+    """Run a model, and what is left of it for ``values`` of some inputs, on the same samples.
+
+    Args:
+        original: as it came.
+        fixed: the same after :func:`onnxprune.passes.fix_input.fix_inputs`.
+        values: input -> its value, (1, ...) also stands for as many rows as a batch has.
+        data: samples; what they hold for these inputs is not used.
+        threads: of ONNX Runtime.
+
+    Raises:
+        VerificationError: when an output differs.
+        DataError: when ONNX Runtime fails on these samples.
+    """
+    sessions = [session_of(model, threads=threads) for model in (original, fixed)]
+    errors = _Largest(list(original.index.outputs))
+    for batch in data.head(_SAMPLES).batches:
+        feed = {
+            name: _as_given(values[name], array) if name in values else array for name, array in batch.items()
+        }
+        errors.add(*(run(session, feed) for session in sessions))
+    for name, error in errors.relative().items():
+        if error > RELATIVE_TOLERANCE:
+            raise VerificationError(
+                f"with {', '.join(values)} fixed, output {name!r} is off by {error:.3g} of its largest "
+                f"value, wanted at most {RELATIVE_TOLERANCE:g}"
+            )
+
+
+def _as_given(value: NDArray[Any], array: NDArray[Any]) -> NDArray[Any]:
+    """Return ``value`` for as many rows as ``array`` has, where that is what it lacks."""
+    rows = value.ndim > 0 and value.ndim == array.ndim and len(value) == 1
+    return np.repeat(value, len(array), axis=0) if rows else value
+
+
 def _checked(path: Path, expected: Expected, threads: int | None) -> tuple[Any, Any]:
     """Check what can be seen without running ``path``; return its session, and its one without kernels."""
     written = load(path)

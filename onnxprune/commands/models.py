@@ -194,7 +194,8 @@ def export(
 ) -> None:
     """Write MODEL with its pruned weights stored in another form; the values stay the same.
 
-    Data say which sizes of inputs count when kernels are measured (--target-runtime cpu); nothing else.
+    Data say which sizes of inputs count when kernels are measured (--target-runtime cpu), and a model
+    with fixed inputs is compared on them with what it was (--fix); they change nothing else.
     """
     ours = ("values", "target_runtime", "fix")
     recipe = Recipe.from_dict({name: value for name, value in given(ctx).items() if name not in ours})

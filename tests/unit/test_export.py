@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 
 from onnxprune import export as export_function
-from onnxprune.errors import ModelError, UsageError, VerificationError
+from onnxprune.errors import DataError, ModelError, UsageError, VerificationError
 from onnxprune.export import export
 from onnxprune.inspection import inspect
 from onnxprune.io import load
+from onnxprune.model import Model
+from onnxprune.passes.fix_input import fix_inputs
 
 if TYPE_CHECKING:
     import onnx
@@ -80,6 +83,38 @@ class TestFixedInputs:
         model.reindex()
         result = export(model, both.with_name("one.onnx"), fix={"rate": 1})
         assert result.note == "rate is always 1: it decides no If node"
+
+    def test_it_is_compared_with_the_model_as_it_came(
+        self, both: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def wrong(model: Model, fix: Mapping[str, Any]) -> list[str]:
+            return fix_inputs(model, {"rate": 8000})
+
+        monkeypatch.setattr(sys.modules["onnxprune.export"], "fix_inputs", wrong)
+        with pytest.raises(VerificationError, match="with rate fixed, output 'y' is off by"):
+            export(both, both.with_name("one.onnx"), fix={"rate": 16000})
+        assert not both.with_name("one.onnx").exists()
+
+    def test_samples_that_it_cannot_run_on(self, tmp_path: Path, build_model: Callable[..., Any]) -> None:
+        """Nothing in the graph says that a sample has to have a multiple of 91 columns."""
+        text = """g (float[N, M] x, int64 rate) => (float[K, 64] y) { c = Equal(rate, high)
+            y = If (c) <then_branch = a () => (float[K, 64] p) { p = MatMul(x, pruned) },
+                        else_branch = b () => (float[K, 64] q) {
+                            r = Reshape(x, rows) q = MatMul(r, pruned) }> }"""
+        arrays = {
+            "pruned": np.ones((91, 64), np.float32),
+            "high": np.array(16000),
+            "rows": np.array([-1, 91]),
+        }
+        path = tmp_path / "m.onnx"
+        path.write_bytes(build_model(text, arrays).SerializeToString())
+        result = export(path, tmp_path / "one.onnx", fix={"rate": 8000})
+        assert "it decides If(y); not compared with the model as it came, give it --data: " in result.note
+        data = [{"x": np.ones((3, 182), np.float32), "rate": np.array(1)}]
+        result = export(path, tmp_path / "two.onnx", fix={"rate": 8000}, data=data)
+        assert result.note == "rate is always 8000: it decides If(y)"
+        with pytest.raises(DataError, match="ONNX Runtime cannot run"):
+            export(path, tmp_path / "three.onnx", fix={"rate": 16000}, data=data)
 
     def test_a_wrong_input_leaves_nothing_behind(self, both: Path) -> None:
         with pytest.raises(ModelError, match="no input named 'sr'") as caught:
