@@ -101,7 +101,8 @@ static inline void depthwise_columns_2(typename Kind::Vector (&acc)[ROWS], const
       even[n] = job.weight[n * job.kernel_w + j] - T{};
       odd[n] = (two ? job.weight[n * job.kernel_w + j + 1] : 0.f) - T{};
     }
-    ONNXPRUNE_UNROLL for (int i = 0; i < 2 * ROWS + KH - 2; ++i) {
+    _Pragma("GCC unroll 19")  // all of up to 8 rows: else the sums would not stay in registers
+    for (int i = 0; i < 2 * ROWS + KH - 2; ++i) {
       const T a = depthwise_load<Kind, EDGE>(row[i], at, first), b = depthwise_load<Kind, EDGE>(row[i], behind, second);
       depthwise_add<2, KH, ROWS>(acc, even, Kind::evens(a, b), i);
       if (two) depthwise_add<2, KH, ROWS>(acc, odd, Kind::odds(a, b), i);
