@@ -117,11 +117,9 @@ def prune_sequential(
             if repair and len(streams.models) == 2
             else []
         )
-        later = {
-            v for s in stages[number:] for v in (*s.reads, *(layer.sites[0].residual for layer in s.layers))
-        }
+        reads, later = {*stage.reads, *skips}, _values_of(stages[number:])
         streams.advance([*stage.reads, *skips], sorted(asked - later))
-        asked = (asked & later) | {*stage.reads, *skips}
+        asked = (asked & later) | reads
         if stage.layers[0].kind == "embedding":
             counts = token_counts(streams, stage, masks)
             solutions = [
@@ -144,11 +142,7 @@ def prune_sequential(
             jobs = _jobs(stage, weights, moments, zeros, kinds, tied or {}, guide, support)
             solutions = solve_layers(jobs, method, repair=repair)
         for layer, solution in zip(stage.layers, solutions, strict=True):
-            arrays = solution.arrays(dense, layer, pruned)
-            for name, array in arrays.items():
-                kept = support.get(name)
-                pruned.set_array(name, array if kept is None else np.where(kept, array, array.dtype.type(0)))
-            streams.weights_changed(arrays)
+            streams.weights_changed(_store(solution, layer, dense, pruned, support))
             unsolved -= Counter(site.node for site in layer.sites)  # of a recurrent node two weights
             refitted = repair and zeros[layer.name] == 0
             pattern = kinds[layer.name] if solution.zeros else Pattern()
@@ -157,6 +151,26 @@ def prune_sequential(
             )
             on_layer(results[-1])
     return tuple(results)
+
+
+def _values_of(stages: Sequence[Stage]) -> set[str]:
+    """Return what these stages may ask the streams for."""
+    return {
+        value
+        for stage in stages
+        for value in (*stage.reads, *(layer.sites[0].residual for layer in stage.layers))
+    }
+
+
+def _store(
+    solution: Solution, layer: Layer, dense: Model, pruned: Model, support: Mapping[str, NDArray[np.bool_]]
+) -> list[str]:
+    """Write a layer's new weight and bias to ``pruned``; return their names."""
+    arrays = solution.arrays(dense, layer, pruned)
+    for name, array in arrays.items():
+        kept = support.get(name)
+        pruned.set_array(name, array if kept is None else np.where(kept, array, array.dtype.type(0)))
+    return list(arrays)
 
 
 def _jobs(
