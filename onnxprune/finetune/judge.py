@@ -20,6 +20,7 @@ from onnxprune.finetune.world import World
 
 PIECES = 16  # that samples are cut into at least, where they can be: to see how far losses scatter
 SURE = 2.0  # standard errors of a mean difference
+LIKELY = 1.0
 NOISE = 0.1  # of a loss, where there is one piece only
 
 
@@ -37,8 +38,12 @@ class Losses:
     rows: NDArray[np.float64]
     mean: float
 
-    def worse_than(self, other: Losses) -> bool:
+    def worse_than(self, other: Losses, errors: float = SURE) -> bool:
         """Whether these are higher than those of ``other`` on the same pieces by more than their scatter.
+
+        Args:
+            other: of another state of the weights.
+            errors: how many standard errors lie between them at least.
 
         A loss of few samples may be that of the one or two that a model is least sure of. The differences of
         pairs show it: here their mean is compared with its standard error.
@@ -49,9 +54,9 @@ class Losses:
         difference = self.values - other.values
         mean = float((share * difference).sum())
         if count < 2:
-            return mean > NOISE * other.mean
+            return mean > NOISE * errors / SURE * other.mean
         error = math.sqrt(float((share**2 * (difference - mean) ** 2).sum()) * count / (count - 1))
-        return mean > SURE * error
+        return mean > errors * error
 
 
 NOTHING = Losses(np.zeros(0), np.zeros(0), math.inf)  # where nothing was measured

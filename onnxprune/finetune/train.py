@@ -16,7 +16,7 @@ from onnxprune.errors import ModelError
 from onnxprune.finetune.adam import Adam
 from onnxprune.finetune.batches import Batches, Tensors
 from onnxprune.finetune.checkpoint import Checkpoint
-from onnxprune.finetune.judge import NOTHING, Judge, Losses, quick_form
+from onnxprune.finetune.judge import LIKELY, NOTHING, Judge, Losses, quick_form
 from onnxprune.finetune.losses import Loss
 from onnxprune.finetune.rates import FIRST, RATES, best_rate, cycle, learning_scales, trial_steps
 from onnxprune.finetune.trained import Settings, Trained
@@ -74,8 +74,9 @@ class Trainer:
         self.optimizer = Adam(self.weights, BETAS)
         self.lr = settings.lr or 0.0
         self.found = Trained()
-        self.best = NOTHING  # of what is kept
+        self.first = self.best = NOTHING  # of the weights as they came, and of what is kept
         self.kept = {name: weight.detach().clone() for name, weight in self.weights.items()}
+        self.start = {name: value.clone() for name, value in self.kept.items()}
         self.norm = 0.0  # running mean of the gradient's norm
         self.random = np.random.default_rng(settings.seed)
         self.generator = torch.Generator()
@@ -91,7 +92,7 @@ class Trainer:
             ModelError: when the loss is not a number before the first step, or no weight changes it.
         """
         if not self._resume():
-            self.best = self._held_out()
+            self.first = self.best = self._held_out()
             self.found.before = self.found.after = found = self.best.mean
             if not math.isfinite(found):
                 raise ModelError(
@@ -121,6 +122,8 @@ class Trainer:
             self.tell(self.found.steps, self.found)
             if self.checkpoint is not None and self.world.rank == 0:
                 self.checkpoint.save(self._state)
+        if not self._gained():
+            self.kept, self.found.best, self.found.after = self.start, 0, self.found.before
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(self.kept[name])
@@ -154,13 +157,12 @@ class Trainer:
 
     def _best_rate(self) -> float:
         """Return the rate that short trials, each a whole cycle, speak for; undo the trials."""
-        start = {name: weight.detach().clone() for name, weight in self.weights.items()}
 
         def undo() -> None:
             self.optimizer.reset()
             with torch.no_grad():
                 for name, weight in self.weights.items():
-                    weight.copy_(start[name])
+                    weight.copy_(self.start[name])
 
         if self._late():
             return RATES[len(RATES) // 2]
@@ -259,6 +261,14 @@ class Trainer:
         """Whether ``held`` is surely worse, in the first process's eyes: all must go the same way."""
         return bool(self.world.agreed(float(held.worse_than(other))))
 
+    def _gained(self) -> bool:
+        """Whether what is kept is likely to be better than the weights as they came, if only by little.
+
+        Where pruning did no harm training learns the samples by heart: an OCR model at 2:4 read 97.1 % of new
+        lines before and 96.6 % after, its held-out loss was 0.1265 and 0.1261.
+        """
+        return bool(self.world.agreed(float(self.first.worse_than(self.best, LIKELY))))
+
     def _keep(self, held: Losses, *, last: bool) -> None:
         """Keep the weights if their held-out loss is the lowest; the last ones unless they are surely worse.
 
@@ -280,6 +290,7 @@ class Trainer:
             "optimizer": self.optimizer.state(),
             "found": vars(self.found),
             "best": torch.from_numpy(self.best.values),
+            "first": torch.from_numpy(self.first.values),
             "rows": torch.from_numpy(self.best.rows),
             "norm": self.norm,
             "prelude": self.prelude,
@@ -300,6 +311,7 @@ class Trainer:
         self.optimizer.restore(state["optimizer"])
         self.found = Trained(**state["found"])
         self.best = Losses(state["best"].numpy(), state["rows"].numpy(), self.found.after)
+        self.first = Losses(state["first"].numpy(), state["rows"].numpy(), self.found.before)
         self.norm, self.prelude = state["norm"], state["prelude"]
         self.random.bit_generator.state = state["random"]
         if self.world.rank == 0:

@@ -35,7 +35,7 @@ class Trained:
 
     Attributes:
         steps: updates made.
-        best: step whose weights were kept; 0 when training did not help.
+        best: step whose weights were kept; 0 when training did not help, or not more than by chance.
         before: held-out loss before.
         after: held-out loss of the weights that were kept.
         lr: learning rate that was used.

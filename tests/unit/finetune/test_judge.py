@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from onnxprune.errors import ModelError
 from onnxprune.finetune.batches import Batches
-from onnxprune.finetune.judge import NOISE, PIECES, SURE, Judge, Losses, quick_form
+from onnxprune.finetune.judge import LIKELY, NOISE, PIECES, SURE, Judge, Losses, quick_form
 from onnxprune.finetune.losses import Loss
 from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.world import World
@@ -84,6 +84,14 @@ def test_the_standard_error_is_the_one_of_a_paired_test() -> None:
     shift = (SURE - t) * step.std(ddof=1) / np.sqrt(12)  # now it is SURE standard errors
     assert losses(before + step + shift + 1e-9).worse_than(losses(before))
     assert not losses(before + step + shift - 1e-9).worse_than(losses(before))
+
+
+def test_fewer_standard_errors_are_enough_for_what_is_only_likely() -> None:
+    random = np.random.default_rng(1)
+    before, step = random.random(12), random.normal(size=12)
+    after = before + step - step.mean() + 1.5 * step.std(ddof=1) / np.sqrt(12)
+    assert losses(after).worse_than(losses(before), LIKELY) and not losses(after).worse_than(losses(before))
+    assert losses(np.array([1 + 0.6 * NOISE])).worse_than(losses(np.ones(1)), LIKELY)
 
 
 def test_a_single_piece_may_be_worse_by_noise() -> None:

@@ -103,6 +103,20 @@ def test_the_last_weights_are_kept_unless_they_are_surely_worse() -> None:
         assert found.run().best == best
 
 
+def test_a_gain_by_chance_leaves_the_weights_as_they_were() -> None:
+    calm, chance = np.linspace(1, 2, 16), np.tile([1, -1], 8) * 0.5
+    for last, helped in ((calm - 0.01 + chance, False), (calm - 0.2 + chance, True)):
+        view = TorchView(student())
+        before = view.weights["w"].detach().clone()
+        found = trainer(view, Settings(steps=8, lr=1e-3))
+        seen = iter([calm, *[calm * 1.2] * 7, last])
+        found.judge.losses = lambda batches, seen=seen: pieces(next(seen))  # type: ignore[method-assign, misc]
+        done = found.run()
+        assert done.best == (8 if helped else 0)
+        assert done.after == (pytest.approx(last.mean()) if helped else done.before)
+        assert torch.equal(view.weights["w"].detach(), before) is not helped
+
+
 def test_a_loss_that_is_no_number_is_refused() -> None:
     view = TorchView(student())
     bad = batches(2, 1, scale=float("inf"))
