@@ -143,6 +143,8 @@ struct Cublas {
   int (*set_workspace)(Handle, void*, size_t);
   int (*gemm)(Handle, int, int, int, int, int, const void*, const void*, int, int, const void*, int, int, const void*,
               void*, int, int, int, int);
+  int (*batched)(Handle, int, int, int, int, int, const void*, const void*, int, int, long long, const void*, int, int,
+                 long long, const void*, void*, int, int, long long, int, int, int);
 
   const char* load(const char* path) {
     void* library = nullptr;
@@ -155,7 +157,7 @@ struct Cublas {
     };
     return find(create, "cublasCreate_v2") && find(destroy, "cublasDestroy_v2") &&
                    find(set_stream, "cublasSetStream_v2") && find(set_workspace, "cublasSetWorkspace_v2") &&
-                   find(gemm, "cublasGemmEx")
+                   find(gemm, "cublasGemmEx") && find(batched, "cublasGemmStridedBatchedEx")
                ? nullptr
                : say("cuBLAS lacks a function");
   }
@@ -202,10 +204,11 @@ ONNXPRUNE_EXPORT const char* onnxprune_cuda_try(const OnnxpruneCudaOp* op, const
   return cuda_error("download", cudaMemcpy(run->y, device.y, bytes, cudaMemcpyDeviceToHost));
 }
 
-// Milliseconds of a product with rows[i] rows of X, for each i < count; copies of the weight take `total` bytes together
+// Milliseconds of a product with rows[i] rows of X, for each i < count; copies of the weight take `total` bytes
+// together. With more pixels than one X is images, and rows are multiples of it.
 ONNXPRUNE_EXPORT const char* onnxprune_cuda_time(const OnnxpruneCudaOp* op, const OnnxpruneCudaWeight* weight,
-                                                 const int64_t* rows, int32_t count, int64_t total, int32_t graph,
-                                                 float* milliseconds) {
+                                                 const int64_t* rows, int32_t count, int64_t pixels, int64_t total,
+                                                 int32_t graph, float* milliseconds) {
   using namespace onnxprune;
   Session session;
   if (const char* error = session.start()) return error;
@@ -219,7 +222,7 @@ ONNXPRUNE_EXPORT const char* onnxprune_cuda_time(const OnnxpruneCudaOp* op, cons
   if (const char* error = random(session, &x, most * weight->cols, weight->type, 1)) return error;
   if (const char* error = session.room(&y, most * weight->rows * 2)) return error;
   for (int32_t which = 0; which < count; ++which) {
-    const OnnxpruneCudaRun run = {x, y, nullptr, rows[which], 0, 0.f, 0.f, session.stream()};
+    const OnnxpruneCudaRun run = {x, y, nullptr, rows[which], pixels, 0, 0.f, 0.f, session.stream()};
     const char* error = time_products(session.stream(), static_cast<int>(plans.size()), graph, milliseconds + which,
                                       [&](int i) { return op->run(plans[i], &run); });
     if (!error) error = check_variant(*op, *weight, plans.back(), rows[which]);
@@ -228,11 +231,12 @@ ONNXPRUNE_EXPORT const char* onnxprune_cuda_time(const OnnxpruneCudaOp* op, cons
   return nullptr;
 }
 
-// The same for a dense weight and cuBLAS; transposed: stored (cols, rows), as MatMul of ONNX has it
+// The same for a dense weight and cuBLAS; transposed: stored (cols, rows), as MatMul of ONNX has it. Of images W is
+// (rows, cols) and multiplied with each, which is the least that cuDNN has to do for a 1x1 convolution.
 ONNXPRUNE_EXPORT const char* onnxprune_cuda_time_dense(const char* cublas_path, int32_t type, int64_t rows,
                                                        int64_t cols, const int64_t* x_rows, int32_t count,
-                                                       int64_t total, int32_t transposed, int32_t graph,
-                                                       float* milliseconds) {
+                                                       int64_t pixels, int64_t total, int32_t transposed,
+                                                       int32_t graph, float* milliseconds) {
   using namespace onnxprune;
   Session session;
   Cublas cublas;
@@ -253,14 +257,19 @@ ONNXPRUNE_EXPORT const char* onnxprune_cuda_time_dense(const char* cublas_path, 
   cublas.set_workspace(handle, workspace, kWorkspace);
   const float one = 1.f, zero = 0.f;
   const int cuda_type = type == kFloat16 ? 2 : 14;  // CUDA_R_16F, CUDA_R_16BF; 68: CUBLAS_COMPUTE_32F
-  const int n = static_cast<int>(rows), k = static_cast<int>(cols);
+  const int n = static_cast<int>(rows), k = static_cast<int>(cols), p = static_cast<int>(pixels);
+  const auto multiply = [&](const void* weight, int m) {
+    if (p == 1)
+      return cublas.gemm(handle, transposed ? 0 : 1, 0, n, m, k, &one, weight, cuda_type, transposed ? n : k, x,
+                         cuda_type, k, &zero, y, cuda_type, n, 68, -1);
+    return cublas.batched(handle, 0, 0, p, n, k, &one, x, cuda_type, p, pixels * cols, weight, cuda_type, k, 0, &zero, y,
+                          cuda_type, p, pixels * rows, m / p, 68, -1);
+  };
   const char* error = nullptr;
   for (int32_t which = 0; which < count && !error; ++which)
     error = time_products(
         session.stream(), static_cast<int>(weights.size()), graph, milliseconds + which, [&](int i) -> const char* {
-          const int status = cublas.gemm(handle, transposed ? 0 : 1, 0, n, static_cast<int>(x_rows[which]), k, &one,
-                                         weights[i], cuda_type, transposed ? n : k, x, cuda_type, k, &zero, y,
-                                         cuda_type, n, 68, -1);
+          const int status = multiply(weights[i], static_cast<int>(x_rows[which]));
           return status ? say("cuBLAS fails with status %d", status) : nullptr;
         });
   cublas.destroy(handle);

@@ -25,14 +25,15 @@ struct Fragment {  // a lane's part of a 16x128 group
   uint32_t meta[2];
 };
 
-template <int Tiles>
+template <int Tiles, bool Image>
 __host__ __device__ constexpr int shared_bytes(int stages) {
-  return stages * Few<Tiles>::x_bytes > Few<Tiles>::sum_bytes ? stages * Few<Tiles>::x_bytes : Few<Tiles>::sum_bytes;
+  using F = Few<Tiles, Image>;
+  return stages * F::x_bytes > F::sum_bytes ? stages * F::x_bytes : F::sum_bytes;
 }
 
-template <int Tiles, class T>
+template <int Tiles, bool Image, class T>
 __global__ void __launch_bounds__(kThreads, 2) nm_tile(const Args<T> args) {
-  using F = Few<Tiles>;
+  using F = Few<Tiles, Image>;
   ONNXPRUNE_SHARED(shared);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int way = warp / F::strips, strip = blockIdx.x * F::strips + warp % F::strips;
@@ -55,7 +56,7 @@ __global__ void __launch_bounds__(kThreads, 2) nm_tile(const Args<T> args) {
   };
 
   for (int i = 0; i + 1 < args.stages; ++i) {
-    if (i < chunks) stage_x<Tiles>(x_of(i), args, i);
+    if (i < chunks) stage_x<Tiles, Image>(x_of(i), args, i);
     commit_copies();
   }
   Fragment next;
@@ -66,22 +67,25 @@ __global__ void __launch_bounds__(kThreads, 2) nm_tile(const Args<T> args) {
     load(next, chunk + 1);  // on its way while this one is multiplied
     wait_stage(args.stages);
     const int ahead = chunk + args.stages - 1;
-    if (ahead < chunks) stage_x<Tiles>(x_of(ahead), args, ahead);
+    if (ahead < chunks) stage_x<Tiles, Image>(x_of(ahead), args, ahead);
     commit_copies();
-    const T* x = x_of(chunk) + way * layout::kGroup;
+    const T* x = x_of(chunk) + way_offset<Tiles, Image>(way);
 #pragma unroll
     for (int i = 0; i < 4; ++i)
 #pragma unroll
       for (int t = 0; t < F::tiles; ++t) {
         uint32_t b[4];
-        load_b<Tiles>(b, x, i * 32, t, lane);
+        if constexpr (Image)
+          load_pixels32<Tiles>(b, x, i * 32, t, lane);
+        else
+          load_b<Tiles>(b, x, i * 32, t, lane);
         if (i % 2 == 0)
           mma_sp<0>(sum[t], w.a[i], b, w.meta[i / 2], T{});
         else
           mma_sp<1>(sum[t], w.a[i], b, w.meta[i / 2], T{});
       }
   }
-  finish<Tiles>(sum, reinterpret_cast<float*>(shared), args, [](int) { return 1.f; });
+  finish<Tiles, Image>(sum, reinterpret_cast<float*>(shared), args, [](int) { return 1.f; });
 }
 
 // found[0]: some positions do not ascend
@@ -129,11 +133,11 @@ const char* sizes(const OnnxpruneCudaWeight* w) {
 
 template <class T>
 const char* allow_all(const Device& device) {
-  if (const char* error = allow(nm_tile<0, T>, shared_bytes<0>(2), device)) return error;
-  if (const char* error = allow(nm_tile<1, T>, shared_bytes<1>(2), device)) return error;
-  if (const char* error = allow(nm_tile<2, T>, shared_bytes<2>(2), device)) return error;
-  if (const char* error = allow(nm_tile<4, T>, shared_bytes<4>(2), device)) return error;
-  return allow(nm_tile<8, T>, shared_bytes<8>(2), device);
+  return for_each_few<8>([&](auto constant) {
+    constexpr int tiles = decltype(constant)::tiles;
+    constexpr bool image = decltype(constant)::image;
+    return allow(nm_tile<tiles, image, T>, shared_bytes<tiles, image>(2), device);
+  });
 }
 
 const char* unpack(const OnnxpruneCudaWeight& w, void* dense, cudaStream_t stream) {
@@ -174,20 +178,21 @@ const char* create(const OnnxpruneCudaWeight* w, void** plan) {
 
 template <class T>
 const char* launch(const Plan& plan, const OnnxpruneCudaRun& run) {
-  return with_tiles<8>(run.m, [&](auto constant) {
-    constexpr int tiles = decltype(constant)::value;
+  return with_tiles<8>(run, [&](auto constant) {
+    constexpr int tiles = decltype(constant)::tiles;
+    constexpr bool image = decltype(constant)::image;
     const OnnxpruneCudaWeight& w = plan.weight;
     Args<T> a;
     set_operands<T>(a, w, run);
     a.groups = static_cast<int>(layout::ceil_div(w.cols, layout::kGroup));
-    a.stages = shared_bytes<tiles>(kMaxStages) <= plan.device.block_bytes ? kMaxStages : 2;
+    a.stages = shared_bytes<tiles, image>(kMaxStages) <= plan.device.block_bytes ? kMaxStages : 2;
     a.wide = aligned(run.x, 16) && w.cols % 8 == 0;
+    a.image = pixels_of(run);
     a.meta = static_cast<const uint32_t*>(w.tensors[0].data);
     a.values = static_cast<const uint4*>(w.tensors[1].data) + 1;
     a.strips = static_cast<int>(layout::ceil_div(w.rows, layout::kStrip));
-    const dim3 grid(static_cast<unsigned>(layout::ceil_div(a.strips, Few<tiles>::strips)),
-                    static_cast<unsigned>(layout::ceil_div(run.m, Few<tiles>::rows)));
-    start(nm_tile<tiles, T>, grid, kThreads, shared_bytes<tiles>(a.stages), static_cast<cudaStream_t>(run.stream), a);
+    start(nm_tile<tiles, image, T>, grid_of<tiles, image>(a.strips, run), kThreads,
+          shared_bytes<tiles, image>(a.stages), static_cast<cudaStream_t>(run.stream), a);
     return cuda_error("launch", cudaPeekAtLastError());
   });
 }
@@ -201,8 +206,8 @@ OnnxpruneCudaRun rest_of(const OnnxpruneCudaWeight& w, OnnxpruneCudaRun run, int
 }
 
 const char* run(const void* opaque, const OnnxpruneCudaRun* run) {
-  return run_plan<Plan>(opaque, *run, [&](const Plan& plan, auto type) -> const char* {
-    const bool many = plan.many && run->m >= plan.weight.many_rows;
+  return run_plan<Plan>(kNMTile, opaque, *run, [&](const Plan& plan, auto type) -> const char* {
+    const bool many = plan.many && run->pixels == 1 && run->m >= plan.weight.many_rows;
     const OnnxpruneCudaRun rest = rest_of(plan.weight, *run, many ? plan.many->run(*run) : 0);
     return rest.m ? launch<decltype(type)>(plan, rest) : nullptr;
   });
@@ -218,7 +223,7 @@ void destroy(void* plan) { delete static_cast<Plan*>(plan); }
 
 }  // namespace
 
-const OnnxpruneCudaOp kNMTile = {"NMTile", 2, {kUint8, 0, 0, 0}, sizes, create, run, destroy,
+const OnnxpruneCudaOp kNMTile = {"NMTile", 2, {kUint8, 0, 0, 0}, 1, sizes, create, run, destroy,
                                  many_problem};
 
 }  // namespace onnxprune
