@@ -69,6 +69,7 @@ class _Op(ctypes.Structure):
         ("run", ctypes.c_void_p),
         ("destroy", ctypes.c_void_p),
         ("many_problem", ctypes.c_void_p),
+        ("many_missing", ctypes.c_void_p),
     )
 
 

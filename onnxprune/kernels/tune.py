@@ -144,7 +144,7 @@ def tune(
     device, missing = kernels.info["devices"][0], kernels.cusparselt["problem"]
     cases = [case for case in cases if not (case.cusparselt and missing)]
     total = _CACHES * int(device["l2_bytes"])
-    kinds = list(dict.fromkeys((case.pixels, shapes or case.shapes) for case in cases))
+    kinds = list(dict.fromkeys((case.pixels, tuple(shapes) or case.shapes) for case in cases))
     jobs = [(pixels, shape) for pixels, each in kinds for shape in each]
     progress.stage(
         "measuring CUDA kernels",

@@ -26,7 +26,7 @@ enum { ONNXPRUNE_CUDA_MAX_TENSORS = 4 };
 typedef struct {
   int64_t rows, cols;
   int64_t block_rows;  // of BlockSparse: 32 or 64; else 0
-  int64_t many_rows;   // of NMTile: from so many rows of X on cuSPARSELt multiplies, where it is found; 0: never
+  int64_t many_rows;   // of NMTile: from so many rows of X on cuSPARSELt multiplies, or cuBLAS without it; 0: never
   int32_t type;        // of X, Y, the bias and the weights: 10 or 16
   OnnxpruneCudaTensor tensors[ONNXPRUNE_CUDA_MAX_TENSORS];
 } OnnxpruneCudaWeight;
@@ -54,11 +54,13 @@ typedef struct {
   // Also looks at every index on the device, so that run cannot read outside the tensors; they must outlive the plan.
   const char* (*create)(const OnnxpruneCudaWeight* weight, void** plan);
   // Only launches on the stream: no allocation, no synchronisation; the variant depends on shapes alone. Except: the
-  // first runs of many_rows or more that are not captured prepare cuSPARSELt.
+  // first runs of many_rows or more that are not captured prepare cuSPARSELt, or cuBLAS in its place.
   const char* (*run)(const void* plan, const OnnxpruneCudaRun* run);
   void (*destroy)(void* plan);
   // Why the last run of many_rows or more was not cuSPARSELt's; null when it was. The function is null for other ops.
   const char* (*many_problem)(const void* plan);
+  // Why cuSPARSELt cannot be used in this process; null where it can. The function is null for other ops.
+  const char* (*many_missing)(void);
 } OnnxpruneCudaOp;
 
 // What libonnxprune_cuda exports.

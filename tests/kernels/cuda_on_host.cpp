@@ -248,7 +248,7 @@ const OnnxpruneCudaOp ops[] = {
     {"BitmapTile", 3, {2, 6, 0, 0}, 1, sizes<0>, create<0>, run, destroy},
     {"BitmapTileInt8", 4, {2, 6, 2, 1}, 1, sizes<0>, create<1>, run, destroy},
     {"BlockSparse", 2, {6, 0, 0, 0}, 1, sizes<2>, create<2>, run, destroy},
-    {"NMTile", 2, {2, 0, 0, 0}, 1, sizes<0>, create<3>, run, destroy},
+    {"NMTile", 2, {2, 0, 0, 0}, 1, sizes<0>, create<3>, run, destroy, nullptr, [] { return "the host has none"; }},
     {"Delta", 3, {6, 2, 0, 0}, 0, sizes<3>, create<4>, run, destroy},
 };
 

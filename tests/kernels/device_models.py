@@ -1,6 +1,6 @@
 """Run in a process of its own: the ops for CUDA on the CPU provider, with the library that works on the host.
 
-    python device_models.py LIBRARY cuda|cpu < JSON of [{"model": base64, "x": ..., "bfloat16": ...}]
+    python device_models.py LIBRARY cuda|cpu < JSON of [{"model": base64, "x": ..., "bfloat16": ..., "severity": of the log}]
 
 cuda: the session says that it has CUDA, and the ops are registered for the CPU provider.
 
@@ -27,7 +27,7 @@ def run(library: str, cuda: bool, item: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "optimised.onnx")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
+        options.log_severity_level = item.get("severity", 4)
         options.optimized_model_filepath = str(path)
         try:
             if cuda:

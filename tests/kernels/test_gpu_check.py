@@ -17,6 +17,7 @@ import pytest
 from onnxprune import ops, runtime
 from onnxprune.kernels.cuda import CudaKernels
 from onnxprune.storage.device import LAYOUTS
+from onnxprune.storage.device.functions import IMAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,9 +28,10 @@ def test_the_numbers_it_compares_with(
     """``correct`` on the stand-in for the kernels: what it expects is right, and a wrong output is seen."""
     monkeypatch.setattr(gpu_check, "SHAPES", ((17, 129), (70, 40)))
     monkeypatch.setattr(gpu_check, "ROWS", (1, 9))
+    monkeypatch.setattr(gpu_check, "PIXELS", ((2, 7),))
     check = gpu_check.Check(argparse.Namespace(quick=False), CudaKernels(host_library))
     gpu_check.correct(check)
-    assert len(check.lines) == 2 * 6 + 1 and {state for *_, state in check.lines} == {"ok"}
+    assert len(check.lines) == 2 * 6 + 2 * 5 + 1 and {state for *_, state in check.lines} == {"ok"}
 
     class Wrong(CudaKernels):
         def run(self, *arguments: Any, **options: Any) -> Any:
@@ -84,11 +86,14 @@ def test_the_models_it_runs(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         module, "open_session", lambda model, **_: runtime.session(model.to_bytes(), kernels=False)
     )
-    for name, layout in LAYOUTS.items():
-        model = module.chain(3, 128, 192, name, 4)
+    images = [(name, 3) for name, layout in LAYOUTS.items() if layout.prefix in IMAGES]
+    for name, side in [*dict.fromkeys(LAYOUTS, 0).items(), *images]:
+        layout = LAYOUTS[name]
+        model = module.chain(3, 128, 192, name, 4, side)
         device = module.switched(model, name)
-        assert [node.op_type for node in device.graph.node] == [f"{layout.prefix}MatMulRelu"] * 3
-        x = np.random.default_rng(5).standard_normal((4, 128)).astype(np.float16)
+        op = f"{layout.prefix}{'Conv' if side else 'MatMul'}Relu"
+        assert [node.op_type for node in device.graph.node] == [op] * 3
+        x = np.random.default_rng(5).standard_normal((4, 128, *[side] * 2 * bool(side))).astype(np.float16)
         wanted = module.expected(model, x)
         assert wanted.max() > 0.1  # the chain does not fade
         for each, limit in ((model, module.LIMIT), (device, module.LIMIT if layout.exact else 0.05)):
