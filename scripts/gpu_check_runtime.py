@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gpu_check_model import WORDS, minilm
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import runtime
@@ -220,6 +221,28 @@ def check_model(
     check.say("runtime", what, text, "")
 
 
+def check_minilm(check: Check, name: str, batch: int, tokens: int) -> None:
+    """A whole transformer: dense and switched, each with CUDA graph and without, against the CPU."""
+    model = minilm(name, DENSITIES.get(name, 0.3), batch, tokens)
+    x = np.random.default_rng(5).integers(0, WORDS, (batch, tokens))
+    wanted = runtime.session(model.to_bytes(), kernels=False).run(None, {"x": x})[0].astype(np.float64)
+    device = switched(model, name)
+    ours = {op: who for op, who in who_ran(device, x).items() if op.startswith(LAYOUTS[name].prefix)}
+    fine, texts = bool(ours) and all(who == {CUDA} for who in ours.values()), []
+    for graph in (False, True):
+        times = []
+        for what, each in (("dense", model), ("ours", device)):
+            session = open_session(each, kernels=what == "ours", graph=graph)
+            binding, output = bound(session, x)
+            times.append(milliseconds(session, binding))
+            error = error_of(output.numpy(), wanted)
+            fine &= error <= 0.05
+            texts.append(f"{what}{' in a graph' * graph} {times[-1]:.3f} ms (error {error:.2g})")
+        texts.append(f"{times[0] / times[1]:.2f}x")
+    what = f"{name}: MiniLM, {batch} x {tokens} tokens"
+    check.say("runtime", what, ", ".join(texts), "ok" if fine else "FAILED")
+
+
 def check_runtime(check: Check) -> None:
     """All of it; one that breaks does not keep the others from running."""
     ort = runtime.onnxruntime()
@@ -243,6 +266,9 @@ def check_runtime(check: Check) -> None:
     for name, images in (("block-64", 8), ("nm-tile", 1), ("bitmap-tile", 1)):  # against cuDNN
         task = lambda n=name, m=images: check_model(check, n, m, width=256, inner=1024, side=14)  # noqa: E731
         tasks.append((f"{name}: 12 convolutions", task))
+    for name, batch, tokens in (("bitmap-tile", 1, 16), ("nm-tile", 1, 32), ("block-64", 8, 128)):
+        task = lambda n=name, b=batch, t=tokens: check_minilm(check, n, b, t)  # noqa: E731
+        tasks.append((f"{name}: MiniLM", task))
     if check.kernels is not None and not check.kernels.cusparselt["problem"]:
         tasks.append(("cuSPARSELt: 12 layers", lambda: check_model(check, "nm-tile", 4096, 512)))
     for what, task in tasks:

@@ -175,7 +175,10 @@ def read_table(path: Path) -> DeviceTable:
             raise UsageError(f"{path} is a table of another version", "measure again: onnxprune ops tune")
         entries = tuple(Measured(*item) for item in document.pop("entries"))
         table = DeviceTable(entries=entries, **document)
-        sound = all(e.ms > 0 and e.dense_ms > 0 and min(e.m, e.pixels) > 0 and e.rows > 0 and e.cols > 0 for e in entries)
+        sound = all(
+            e.ms > 0 and e.dense_ms > 0 and min(e.m, e.pixels) > 0 and e.rows > 0 and e.cols > 0
+            for e in entries
+        )
     except OSError as error:
         raise UsageError(f"cannot read the table {path}: {error}", NO_TABLE) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -1,9 +1,9 @@
 """Measure the CUDA kernels against cuBLAS on this machine's GPU: ``onnxprune ops tune``.
 
 1x1 convolutions are compared with cuBLAS multiplying the weight with each image, the least that cuDNN has to
-do. Each product is timed inside a CUDA graph that takes weights in turns from several times the L2 cache, so it
-reads them from memory, as in a model of many layers. Zeros are random: in whole blocks for the block layouts,
-two of four for 2:4.
+do. Each product is timed inside a CUDA graph that takes weights in turns from several times the L2 cache, so
+it reads them from memory, as in a model of many layers. Zeros are random: in whole blocks for the block
+layouts, two of four for 2:4.
 """
 
 from __future__ import annotations

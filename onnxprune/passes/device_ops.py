@@ -1,13 +1,14 @@
 """Put ops with a CUDA kernel in the place of matrix products, where they are chosen for it.
 
 Matches: MatMul whose second operand is a matrix and a constant, Gemm with plain attributes, and Conv with a
-kernel of ones, stride 1, one group and no padding, that alone read their weight; with the bias and the activation behind them, if nothing else reads the values in between
-and none of them is a graph output. Weights are float32, float16 or bfloat16. Changes: product, bias and
-activation become one node of domain ``onnxprune`` with the product's name; the weight's tensor becomes the
-values of its layout, others come beside it. Where the model is float32, the weight and the bias are rounded
-to float16, a Cast goes before the node (one for all that read the same value) and one behind it. Writes the
-functions; IR version 8 or newer. Guarantees: stock ONNX Runtime computes the same from the same weights,
-decoded at load. :mod:`onnxprune.passes.unpack` makes standard nodes again.
+kernel of ones, stride 1, one group and no padding, that alone read their weight; with the bias and the
+activation behind them, if nothing else reads the values in between and none of them is a graph output.
+Weights are float32, float16 or bfloat16. Changes: product, bias and activation become one node of domain
+``onnxprune`` with the product's name; the weight's tensor becomes the values of its layout, others come
+beside it. Where the model is float32, the weight and the bias are rounded to float16, a Cast goes before the
+node (one for all that read the same value) and one behind it. Writes the functions; IR version 8 or newer.
+Guarantees: stock ONNX Runtime computes the same from the same weights, decoded at load.
+:mod:`onnxprune.passes.unpack` makes standard nodes again.
 """
 
 from __future__ import annotations
@@ -108,7 +109,8 @@ def _conv_refusal(model: Model, node: onnx.NodeProto, tensor: TensorProto) -> st
     kernel, group = list(tensor.dims[2:]), attribute(node, "group", 1)
     numbers = {a.name: list(a.ints) for a in node.attribute}
     if any(size != 1 for size in kernel):
-        return f"its kernel is {'x'.join(map(str, kernel))}: only 1x1 is a product; --pattern structured helps it"
+        size = "x".join(map(str, kernel))
+        return f"its kernel is {size}: only 1x1 is a product; --pattern structured makes others smaller"
     if group != 1:
         return f"it has {group} groups, wanted one"
     if any(stride != 1 for stride in numbers.get("strides", ())) or any(numbers.get("pads", ())):
@@ -194,8 +196,8 @@ def rewrite_device(
 ) -> None:
     """Replace the products of the weights ``chosen`` (name -> layout) in place.
 
-    Each must be among :func:`find_device_products`, and its layout must not refuse :func:`device_matrix`; that
-    of a convolution has a kernel for it (:data:`onnxprune.storage.device.functions.IMAGES`).
+    Each must be among :func:`find_device_products`, and its layout must not refuse :func:`device_matrix`;
+    that of a convolution has a kernel for it (:data:`onnxprune.storage.device.functions.IMAGES`).
     ``many_rows``: of 2:4 weights, from how many rows of X on cuSPARSELt multiplies, 0 for never; the kernel
     decides for the others.
     """

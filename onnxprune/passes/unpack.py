@@ -157,7 +157,8 @@ class _Unpacker:
         number = {a.name: a.i for a in node.attribute}
         # "stored" only of convolutions
         shape, stored = (
-            next((tuple(a.ints) for a in node.attribute if a.name == name), ()) for name in ("shape", "stored")
+            next((tuple(a.ints) for a in node.attribute if a.name == name), ())
+            for name in ("shape", "stored")
         )
         key = (
             (*(n for n in names if n != values), values),

@@ -92,8 +92,9 @@ def render_ops(console: Console, info: OpsInfo, quiet: bool = False) -> None:
             ("CUDA library", info.cuda.library or "none"),
             ("CUDA kernels", f"{info.cuda.ops}, {info.cuda.compiler}" if info.cuda.compiler else "none"),
             ("GPUs", ", ".join(info.cuda.devices) or "none"),
+            ("onnxruntime-gpu", info.cuda.onnxruntime or 'none: pip install "onnxprune[gpu]"'),
             ("cuSPARSELt", info.cuda.cusparselt or f"none: {info.cuda.cusparselt_problem}"),
-            ("nvcc", info.cuda.nvcc or "none"),
+            ("nvcc", info.cuda.nvcc or f"none: {info.cuda.nvcc_problem}"),
         ]
         table(console, ("", ""), rows)
         console.print()
@@ -122,7 +123,9 @@ def render_device_table(console: Console, measured: DeviceTable) -> None:
             for layout, n, k, density in keys
         ]
         heads = [f">M={m}" if pixels == 1 else f">images={m // pixels}" for m in counts]
-        table(console, ("layout", "weight" if pixels == 1 else f"1x1, {pixels} pixels", "zeros", *heads), rows)
+        table(
+            console, ("layout", "weight" if pixels == 1 else f"1x1, {pixels} pixels", "zeros", *heads), rows
+        )
         console.print()
 
 

@@ -1,6 +1,8 @@
 """Run in a process of its own: the ops for CUDA on the CPU provider, with the library that works on the host.
 
-    python device_models.py LIBRARY cuda|cpu < JSON of [{"model": base64, "x": ..., "bfloat16": ..., "severity": of the log}]
+    python device_models.py LIBRARY cuda|cpu < JSON of [{"model": base64, "x": ..., "bfloat16": ...}]
+
+"severity" of an item: what ONNX Runtime logs, by default nothing.
 
 cuda: the session says that it has CUDA, and the ops are registered for the CPU provider.
 

@@ -69,7 +69,7 @@ OFF = "cuSPARSELt is switched off by ONNXPRUNE_CUSPARSELT=off"
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_products(op: Dense, dtype: Any) -> None:
-    """Shapes that cuSPARSELt does not take, with bias and activation and without; few rows on our own kernel."""
+    """Also shapes that cuSPARSELt does not take, with bias and activation and without; few rows are ours."""
     for number, shape in enumerate(((ROWS, COLS), (40, COLS), (37, 131), (16, 130))):
         plan = op.plan(dtype, shape)
         for i, activation in enumerate(("", "Relu", "Gelu", "Clip")):

@@ -272,6 +272,8 @@ def test_what_the_library_says_of_cuda(ops_library: Path, host_library: Path, tm
     alone = shutil.copy(ops_library, tmp_path)
     assert described(alone)["problem"].endswith("is not there")
     assert described(alone, ONNXPRUNE_CUDA="off")["problem"] == "switched off by ONNXPRUNE_CUDA=off"
+    wrong = "ONNXPRUNE_CUDA is maybe, wanted auto, on, off or a path"
+    assert described(alone, ONNXPRUNE_CUDA="maybe")["problem"] == wrong
     found = described(alone, ONNXPRUNE_CUDA=str(host_library))
     assert (found["problem"], found["ops"]) == ("", 5)
     (tmp_path / cudabuild.NAME).write_bytes(b"no library")

@@ -164,7 +164,12 @@ def test_the_emulator_sees_mistakes(tmp_path: Path, file: str, old: str, new: st
 def worst_of(library: Path) -> float:
     """Largest error of some products, infinite for what is not a number."""
     worst = 0.0
-    for name, m, pixels in (("bitmap-tile", 3, 0), ("block-64", 40, 0), ("nm-tile", 1, 20), ("block-64", 1, 60)):
+    for name, m, pixels in (
+        ("bitmap-tile", 3, 0),
+        ("block-64", 40, 0),
+        ("nm-tile", 1, 20),
+        ("block-64", 1, 60),
+    ):
         weight = random_weight(LAYOUTS[name], (70, 1100), 0.4)
         packed = DeviceWeight.of(LAYOUTS[name], weight)
         worst = max(worst, error_of(CudaKernels(library), packed, m, "", False, pixels))

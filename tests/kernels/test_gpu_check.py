@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxprune import ops, runtime
@@ -100,6 +101,24 @@ def test_the_models_it_runs(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPat
             (found,) = module.open_session(each).run(None, {"x": x})
             assert module.error_of(found, wanted) < limit, name
     assert module.error_of(np.array([np.nan]), np.ones(1)) == np.inf
+
+
+def test_minilm(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two layers of it, on a CPU: every product of a weight is switched, and the output stays."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    models, module = (importlib.import_module(f"gpu_check_{name}") for name in ("model", "runtime"))
+    monkeypatch.setattr(models, "WORDS", 100)
+    model = models.minilm("block-64", 0.3, 2, 5, layers=2)
+    onnx.checker.check_model(model.proto)
+    device = module.switched(model, "block-64")
+    ops = [node.op_type for node in device.graph.node if node.domain]
+    assert sorted(ops) == ["BlockSparseMatMul"] * 10 + ["BlockSparseMatMulGelu"] * 2
+    x = np.random.default_rng(5).integers(0, 100, (2, 5))
+    first, second = (
+        runtime.session(each.to_bytes(), kernels=False).run(None, {"x": x})[0] for each in (model, device)
+    )
+    assert np.isfinite(first).all() and first.std() > 0.1
+    assert module.error_of(second, first.astype(np.float64)) < 0.01
 
 
 @pytest.mark.gpu

@@ -50,7 +50,9 @@ def test_images_are_compared_with_images() -> None:
     def image(pixels: int, gain: float) -> Measured:
         return Measured("bitmap-tile", 1024, 1024, 0.25, 8 * pixels, 1.0, gain, 100, pixels)
 
-    table = DeviceTable("g", "", 1.0, (entry(0.25, 9.0, 10000), image(49, 1.1), image(196, 1.5), image(784, 2.0)))
+    table = DeviceTable(
+        "g", "", 1.0, (entry(0.25, 9.0, 10000), image(49, 1.1), image(196, 1.5), image(784, 2.0))
+    )
 
     def gain(m: int, pixels: int) -> float | None:
         return table.gain("bitmap-tile", 1024, 1024, 0.25, m, pixels)

@@ -107,7 +107,10 @@ def test_images_are_measured_on_weights_of_their_own() -> None:
     assert {(e.pixels, e.m) for e in images} == {(49, 49), (49, 8 * 49)}
     assert all(e.dense_ms == 2 * e.rows * e.cols + e.m for e in images)
     one = tune(Kernels(), cases=cases, shapes=[(128, 256)], rows=(8,))  # type: ignore[arg-type]
-    assert [(e.rows, e.cols, e.m, e.pixels) for e in one.entries] == [(128, 256, 8, 1), (128, 256, 8 * 49, 49)]
+    assert [(e.rows, e.cols, e.m, e.pixels) for e in one.entries] == [
+        (128, 256, 8, 1),
+        (128, 256, 8 * 49, 49),
+    ]
     assert {case.pixels for case in CASES} == {1, 49, 196, 784}
 
 

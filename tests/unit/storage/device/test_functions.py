@@ -34,7 +34,14 @@ def test_names() -> None:
     for prefix in IMAGES:
         op = DeviceOp(prefix, "Relu", conv=True)
         assert op.name == f"{prefix}ConvRelu" and parse(op.name) == op
-    for name in ("DeltaConv", "BitmapMatMul", "BitmapTileGemm", "NMTileMatMulNorm", "SparseBitmapMatMul", "XDeltaMatMul"):
+    for name in (
+        "DeltaConv",
+        "BitmapMatMul",
+        "BitmapTileGemm",
+        "NMTileMatMulNorm",
+        "SparseBitmapMatMul",
+        "XDeltaMatMul",
+    ):
         assert parse(name) is None
     assert device_op(helper.make_node("DeltaMatMul", [], [], domain="other")) is None
     assert refusal(12) and not refusal(13)
