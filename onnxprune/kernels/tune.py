@@ -59,7 +59,7 @@ class Case:
         return CUSPARSELT if self.cusparselt else self.layout
 
 
-CASES = (
+CASES: tuple[Case, ...] = (
     Case("bitmap-tile", (0.6, 0.5, 0.3, 0.2), FEW),
     Case("delta", (0.3, 0.2, 0.1, 0.05), (1, 4, 8)),
     Case("nm-tile", (0.5,), (*FEW, 64, *LARGE)),
