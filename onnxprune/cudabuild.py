@@ -25,11 +25,11 @@ USAGE_NAME = "libonnxprune_cuda.json"  # beside it: what the compiler says of it
 _NO_NVCC = 'pip install "onnxprune[cuda-build]", install the CUDA toolkit, or name it: NVCC=/path/to/nvcc'
 _KERNEL = re.compile(
     r"\d(?P<name>(?:check_|unpack_)?(?:bitmap_tile|nm_tile|delta|block_sparse(?:_few|_many)?)"
-    r"|activate_in_place|fill)"
-    r"(?:I(?P<arguments>(?:Li\d+E|6__half|13__nv_bfloat16|[ht]|S\d*_)+)E)?[Ev]"
+    r"|end_in_place|fill)"
+    r"(?:I(?P<arguments>(?:L[ib]\d+E|6__half|13__nv_bfloat16|[ht]|S\d*_)+)E)?[Ev]"
 )
-_ARGUMENT = re.compile(r"Li(\d+)E|6(__half)|13(__nv_bfloat16)|([ht])")
-_WORDS = {"__half": "fp16", "__nv_bfloat16": "bf16", "h": "int8", "t": ""}
+_ARGUMENT = re.compile(r"Li(\d+)E|L(b\d)E|6(__half)|13(__nv_bfloat16)|([ht])")
+_WORDS = {"__half": "fp16", "__nv_bfloat16": "bf16", "h": "int8", "t": "", "b0": "", "b1": "images"}
 
 
 @dataclass(frozen=True)

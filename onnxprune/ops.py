@@ -56,6 +56,8 @@ class CudaInfo:
         compiler: what the library was compiled with.
         devices: name and compute capability of each GPU.
         nvcc: path of the compiler that ``ops build --cuda`` would use, empty when there is none.
+        nvcc_problem: why there is none.
+        onnxruntime: version of onnxruntime-gpu, empty when it is not installed.
         cusparselt: version and path of the library for 2:4 and many rows, empty when it cannot be used.
         cusparselt_problem: why it cannot be used.
     """
@@ -66,6 +68,8 @@ class CudaInfo:
     compiler: str = ""
     devices: tuple[str, ...] = ()
     nvcc: str = ""
+    nvcc_problem: str = ""
+    onnxruntime: str = ""
     cusparselt: str = ""
     cusparselt_problem: str = ""
 
@@ -222,10 +226,11 @@ def _cuda_info(described: object) -> CudaInfo:
     found = described if isinstance(described, dict) else {}
     about = found.get("about", {})
     devices = about.get("devices", []) if isinstance(about, dict) else []
+    nvcc = nvcc_problem = ""
     try:
         nvcc = str(cudabuild.find_nvcc())
-    except ResourceError:
-        nvcc = ""
+    except ResourceError as error:
+        nvcc_problem = f"{error}; {error.hint}"
     problem = str(found.get("problem", "the library is not there" if not found else ""))
     if problem.endswith("is not there"):
         problem += "; onnxprune ops build --cuda makes it"
@@ -237,6 +242,8 @@ def _cuda_info(described: object) -> CudaInfo:
         compiler=str(about.get("compiler", "")) if isinstance(about, dict) else "",
         devices=tuple(f"{d.get('name')} ({d.get('capability')})" for d in devices),
         nvcc=nvcc,
+        nvcc_problem=nvcc_problem,
+        onnxruntime=machine.version("onnxruntime-gpu") or "",
         cusparselt=usable,
         cusparselt_problem=lacking,
     )

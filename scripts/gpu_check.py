@@ -4,13 +4,14 @@
                       [--quick] [--cublas PATH] [--table FILE]
 
 build     both libraries, if they are not there; registers and spills of every kernel
-correct   every kernel against float64: odd shapes, both types, all activations, poisoned outputs
+correct   every kernel against float64: odd shapes, both types, all activations, poisoned outputs; images
 refuse    weights whose indices are wrong are refused when a plan is made
 sanitize  a part of that again under compute-sanitizer, if it is found
 many      2:4 with many rows of X, by cuSPARSELt, as in ``correct``
 speed     every kernel against cuBLAS in a CUDA graph that takes weights in turns from 8 times the L2 cache,
-          and the share of the time that reading the weight once takes at the speed of a copy
-runtime   through onnxruntime-gpu without fallback to the CPU: our kernel ran, IO binding, CUDA graph, a model
+          and the share of the time that reading the weight once takes at the speed of a copy; 1x1 Conv too
+runtime   through onnxruntime-gpu without fallback to the CPU: our kernel ran, IO binding, CUDA graph, chains
+          of layers, MiniLM
 
 --table keeps the measurements as ``onnxprune ops tune`` does. --dry-run ends with status 0 where a GPU is
 missing; otherwise the status is 1 when anything failed or could not be looked at.
@@ -36,13 +37,15 @@ import numpy as np
 from onnxprune import cudabuild, cusparselt, ops
 from onnxprune.errors import OnnxPruneError
 from onnxprune.kernels.cuda import CudaKernels, DeviceWeight
-from onnxprune.kernels.tune import CASES, NOT_MEASURED, Case, default_cublas, random_weight, tune
+from onnxprune.kernels.tune import CASES, CONV_SHAPES, NOT_MEASURED, Case, default_cublas, random_weight, tune
 from onnxprune.storage.device import LAYOUTS
+from onnxprune.storage.device.functions import IMAGES
 from onnxprune.storage.reference import ACTIVATIONS
 
 STEPS = ("build", "correct", "refuse", "sanitize", "many", "speed", "runtime")
 SHAPES = ((16, 128), (1, 1), (17, 129), (7, 1000), (100, 333), (513, 777), (1024, 4096), (300, 8192))
 ROWS = (1, 2, 3, 8, 9, 16, 17, 31, 32, 33, 64, 65, 129, 300)
+PIXELS = ((2, 3), (3, 49), (1, 64), (2, 196), (1, 1000))  # images, and pixels of each
 MANY_SHAPES, MANY_ROWS = ((16, 16), (48, 160), (1024, 4096), (4096, 1024)), (8, 65, 512, 2051)
 LIMIT = {np.dtype(np.float16): 2e-3, np.dtype(ml_dtypes.bfloat16): 1.6e-2}  # of the largest output
 SANITIZER_SECONDS = 100  # for each of its tools
@@ -86,7 +89,7 @@ def build(check: Check) -> None:
         library = ops.build(cuda=True, targets=targets(check.options.arch))
     path = ops.cuda_path()
     assert path is not None
-    helpers = ("check", "fill", "unpack", "activate")
+    helpers = ("check", "fill", "unpack", "end_in")
     uses = [use for use in cudabuild.usage(path) if not use.kernel.startswith(helpers)]
     spilled = [use for use in uses if use.spill_bytes or use.stack_bytes]
     most = max((use.registers for use in uses), default=0)
@@ -114,7 +117,8 @@ def error_of(
 ) -> tuple[str, float]:
     """The activation of run number ``count``, and its largest error, over the largest product in float64.
 
-    ``dense`` (N, K) is the weight; every third run has no bias, every second is a CUDA graph's.
+    ``dense`` (N, K) is the weight, ``x`` (M, K) or images (B, K, pixels); every third run has no bias, every
+    second is a CUDA graph's.
     """
     assert check.kernels is not None
     activation = ("", *ACTIVATIONS, "Clip")[count % (len(ACTIVATIONS) + 2)]
@@ -122,7 +126,9 @@ def error_of(
     found = check.kernels.run(
         packed, x, bias=bias, activation=activation, limits=(-0.5, 0.75), graph=count % 2 == 1
     ).astype(np.float64)
-    product = x.astype(np.float64) @ dense.T + (0 if bias is None else bias.astype(np.float64))
+    added = np.zeros(len(dense)) if bias is None else bias.astype(np.float64)
+    wide = x.astype(np.float64)
+    product = wide @ dense.T + added if x.ndim == 2 else dense @ wide + added[:, None]
     wanted = np.clip(product, -0.5, 0.75) if activation == "Clip" else product
     if activation in ACTIVATIONS:
         wanted = ACTIVATIONS[activation](product)
@@ -130,14 +136,14 @@ def error_of(
     return activation, error if error == error else np.inf
 
 
-def cases(quick: bool) -> Iterator[tuple[str, tuple[int, int], Any, int]]:
-    """Layout, shape, type, rows of X."""
-    for name in LAYOUTS:
+def cases(quick: bool) -> Iterator[tuple[str, tuple[int, int], Any, tuple[int, ...]]]:
+    """Layout, shape, type, and what X has beside K: its rows, or images and pixels."""
+    for name, layout in LAYOUTS.items():
         for number, shape in enumerate(SHAPES[:6] if quick else SHAPES):
             for dtype in LIMIT:
-                rows = ROWS[number % 3 :: 3] if quick else ROWS
-                for m in rows:
-                    yield name, shape, dtype, m
+                sizes = [(m,) for m in ROWS] + list(PIXELS) * (layout.prefix in IMAGES)
+                for size in sizes[number % 3 :: 3] if quick else sizes:
+                    yield name, shape, dtype, size
 
 
 def correct(check: Check) -> None:
@@ -147,7 +153,7 @@ def correct(check: Check) -> None:
     count = 0
     rng = np.random.default_rng(0)
     held: tuple[Any, DeviceWeight, np.ndarray] | None = None
-    for name, shape, dtype, m in cases(check.options.quick):
+    for name, shape, dtype, (m, *pixels) in cases(check.options.quick):
         layout = LAYOUTS[name]
         if held is None or held[0] != (name, shape, dtype):
             weight = random_weight(layout, shape, 0.4).astype(dtype)
@@ -161,14 +167,17 @@ def correct(check: Check) -> None:
                 layout.decode(packed.tensors, shape, kind, name).astype(np.float64),
             )
         packed, dense = held[1], held[2]
-        x = rng.standard_normal((m, shape[1])).astype(dtype)
+        x = rng.standard_normal((m, shape[1], *pixels)).astype(dtype)
         activation, error = error_of(check, packed, dense, x, count)
         count += 1
-        key = f"{name} {np.dtype(dtype).name}"
+        key = f"{name} {np.dtype(dtype).name}{' images' * bool(pixels)}"
         worst[key] = max(worst.get(key, 0.0), error)
         if not error <= LIMIT[np.dtype(dtype)]:
             check.say(
-                "correct", f"{key} {shape} M={m} {activation or 'plain'}", f"off by {error:.3g}", "FAILED"
+                "correct",
+                f"{key} {shape} X={x.shape} {activation or 'plain'}",
+                f"off by {error:.3g}",
+                "FAILED",
             )
             if sum(state == "FAILED" for *_, state in check.lines) > 12:
                 raise OnnxPruneError("too many failures to go on")
@@ -265,12 +274,18 @@ def many(check: Check) -> None:
 def speed(check: Check) -> None:
     """Against cuBLAS, and against the bytes that must be read."""
     assert check.kernels is not None
-    shapes = ((4096, 4096),) if check.options.quick else ((4096, 4096), (11008, 4096), (1024, 1024))
-    chosen: tuple[Case, ...] = CASES
-    if check.options.quick:
-        chosen = tuple(replace(case, densities=case.densities[:2], rows=case.rows[:2]) for case in CASES)
-    cublas = check.options.cublas or default_cublas()
-    table = tune(check.kernels, shapes=shapes, cases=chosen, cublas=cublas)
+    quick, cublas = check.options.quick, check.options.cublas or default_cublas()
+    matrices: tuple[Case, ...] = tuple(case for case in CASES if case.pixels == 1)
+    images = tuple(case for case in CASES if case.pixels > 1)
+    if quick:
+        matrices, images = (
+            tuple(replace(case, densities=case.densities[:2], rows=case.rows[:2]) for case in each)
+            for each in (matrices, images)
+        )
+    shapes = ((4096, 4096),) if quick else ((4096, 4096), (11008, 4096), (1024, 1024))
+    table = tune(check.kernels, shapes=shapes, cases=matrices, cublas=cublas)
+    more = tune(check.kernels, shapes=CONV_SHAPES[:1], cases=images, cublas=cublas)
+    table = replace(table, entries=table.entries + more.entries)
     check.say("speed", "copy within the device", f"{table.bandwidth:.0f} GB/s", "")
     if missing := check.kernels.cusparselt["problem"]:
         check.say("speed", "nm-tile-cusparselt", f"{missing}; {cusparselt.WHEEL}", "missing")
@@ -281,9 +296,8 @@ def speed(check: Check) -> None:
         bound_ms = e.bytes / (table.bandwidth * 1e6)
         text = f"{e.ms * 1000:8.1f} us, dense {e.dense_ms * 1000:8.1f} us: {e.gain:5.2f}x"
         text += f", {100 * bound_ms / e.ms:3.0f} % of the byte bound" if e.m <= 32 else ""
-        check.say(
-            "speed", f"{e.layout:18} {e.rows}x{e.cols} {100 * (1 - e.density):2.0f} % M={e.m}", text, ""
-        )
+        rows = f"M={e.m}" if e.pixels == 1 else f"{e.m // e.pixels} images of {e.pixels} pixels"
+        check.say("speed", f"{e.layout:18} {e.rows}x{e.cols} {100 * (1 - e.density):2.0f} % {rows}", text, "")
     if check.options.table:
         table.save(Path(check.options.table))
 

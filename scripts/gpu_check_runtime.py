@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gpu_check_model import WORDS, minilm
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import runtime
@@ -20,6 +21,7 @@ from onnxprune.kernels.tune import random_weight
 from onnxprune.model import Model
 from onnxprune.passes.device_ops import device_matrix, find_device_products, rewrite_device
 from onnxprune.storage.device import LAYOUTS
+from onnxprune.storage.device.functions import IMAGES
 
 if TYPE_CHECKING:
     from gpu_check import Check
@@ -31,29 +33,35 @@ DENSITIES = {"delta": 0.1, "nm-tile": 0.5}
 RUNS = 50
 
 
-def chain(layers: int, width: int, inner: int, layout_name: str, rows: int) -> Model:
-    """``layers`` times MatMul, Add, Relu in float16, widths in turns; with zeros that the layout can use."""
+def chain(layers: int, width: int, inner: int, layout_name: str, rows: int, side: int = 0) -> Model:
+    """``layers`` times MatMul, Add, Relu in float16, widths in turns; with zeros that the layout can use.
+
+    With ``side`` of images: 1x1 Conv and Relu on ``rows`` images of side x side pixels.
+    """
     layout, nodes, tensors, x = LAYOUTS[layout_name], [], [], "x"
     for i in range(layers):
         k, n = (width, inner) if i % 2 == 0 else (inner, width)
         weight = random_weight(layout, (n, k), DENSITIES.get(layout_name, 0.3), seed=i)
         scale = np.float16(1 / np.sqrt(k * np.count_nonzero(weight) / weight.size))
         bias = np.random.default_rng(i).standard_normal(n).astype(np.float16) * np.float16(0.1)
-        tensors.append(numpy_helper.from_array(np.ascontiguousarray((weight * scale * 2).T), f"w{i}"))
+        weight = weight * scale * 2
+        stored = weight[:, :, None, None] if side else np.ascontiguousarray(weight.T)
+        tensors.append(numpy_helper.from_array(stored, f"w{i}"))
         tensors.append(numpy_helper.from_array(bias, f"b{i}"))
-        nodes += [
-            helper.make_node("MatMul", [x, f"w{i}"], [f"p{i}"], f"product{i}"),
-            helper.make_node("Add", [f"p{i}", f"b{i}"], [f"s{i}"]),
-            helper.make_node("Relu", [f"s{i}"], [f"y{i}"]),
-        ]
+        if side:
+            nodes.append(helper.make_node("Conv", [x, f"w{i}", f"b{i}"], [f"s{i}"], f"product{i}"))
+        else:
+            nodes.append(helper.make_node("MatMul", [x, f"w{i}"], [f"p{i}"], f"product{i}"))
+            nodes.append(helper.make_node("Add", [f"p{i}", f"b{i}"], [f"s{i}"]))
+        nodes.append(helper.make_node("Relu", [f"s{i}"], [f"y{i}"]))
         x = f"y{i}"
     value = helper.make_tensor_value_info
     last = inner if layers % 2 else width
     graph = helper.make_graph(
         nodes,
         "chain",
-        [value("x", TensorProto.FLOAT16, [rows, width])],
-        [value(x, TensorProto.FLOAT16, [rows, last])],
+        [value("x", TensorProto.FLOAT16, [rows, width, *[side] * 2 * bool(side)])],
+        [value(x, TensorProto.FLOAT16, [rows, last, *[side] * 2 * bool(side)])],
         tensors,
     )
     return Model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
@@ -106,8 +114,12 @@ def milliseconds(session: Any, binding: Any) -> float:
 def expected(model: Model, x: np.ndarray) -> np.ndarray:
     """What the chain computes, in float64 between its layers' roundings to float16."""
     y = x.astype(np.float64)
-    for i in range(len(model.graph.node) // 3):
-        y = y @ model.array(f"w{i}").astype(np.float64) + model.array(f"b{i}").astype(np.float64)
+    for i in range(sum(node.op_type == "Relu" for node in model.graph.node)):
+        weight, bias = (model.array(f"{name}{i}").astype(np.float64) for name in "wb")
+        if x.ndim > 2:
+            y = np.einsum("bkhw,nk->bnhw", y, weight[:, :, 0, 0], optimize=True) + bias[:, None, None]
+        else:
+            y = y @ weight + bias
         y = np.maximum(y, 0).astype(np.float16).astype(np.float64)
     return y
 
@@ -131,17 +143,18 @@ def who_ran(model: Model, x: np.ndarray) -> dict[str, set[str]]:
     return found
 
 
-def check_layout(check: Check, name: str) -> None:
+def check_layout(check: Check, name: str, side: int = 0) -> None:
     """One layer: who ran, the output, IO binding, CUDA graph, the function without our kernels."""
     layout = LAYOUTS[name]
-    model = chain(1, 1024, 2048, name, 5)
-    x = np.random.default_rng(5).standard_normal((5, 1024)).astype(np.float16)
+    model = chain(1, 1024, 2048, name, 5, side)
+    x = np.random.default_rng(5).standard_normal((5, 1024, *[side] * 2 * bool(side))).astype(np.float16)
     device, wanted = switched(model, name), expected(model, x)
     limit = LIMIT if layout.exact else 0.05
     ran = who_ran(device, x)
     ours = {op: who for op, who in ran.items() if op.startswith(layout.prefix)}
     fine = list(ours.values()) == [{CUDA}] and len(ran) == 1
-    check.say("runtime", f"{name}: what ran", ", ".join(f"{o} on {'/'.join(w)}" for o, w in ran.items()),
+    what = f"{name}, 1x1 Conv" if side else name
+    check.say("runtime", f"{what}: what ran", ", ".join(f"{o} on {'/'.join(w)}" for o, w in ran.items()),
               "ok" if fine else "FAILED")  # fmt: skip
     errors = {"run": error_of(open_session(device, kernels=True).run(None, {"x": x})[0], wanted)}
     errors["function"] = error_of(open_session(device, kernels=False).run(None, {"x": x})[0], wanted)
@@ -152,7 +165,7 @@ def check_layout(check: Check, name: str) -> None:
             session.run_with_iobinding(binding)
         errors["graph" if graph else "binding"] = error_of(output.numpy(), wanted)
     text = ", ".join(f"{key} {error:.2g}" for key, error in errors.items())
-    check.say("runtime", f"{name}: errors", text, "ok" if max(errors.values()) <= limit else "FAILED")
+    check.say("runtime", f"{what}: errors", text, "ok" if max(errors.values()) <= limit else "FAILED")
 
 
 def check_corrupt(check: Check) -> None:
@@ -176,10 +189,18 @@ def check_corrupt(check: Check) -> None:
         check.say("runtime", "a broken weight", "was not noticed", "FAILED")
 
 
-def check_model(check: Check, name: str, rows: int, many_rows: int | None = None) -> None:
-    """Twelve layers, dense and switched, each with CUDA graph and without."""
-    model = chain(12, 2048, 4096, name, rows)
-    x = np.random.default_rng(5).standard_normal((rows, 2048)).astype(np.float16)
+def check_model(
+    check: Check,
+    name: str,
+    rows: int,
+    many_rows: int | None = None,
+    width: int = 2048,
+    inner: int = 4096,
+    side: int = 0,
+) -> None:
+    """Twelve layers, dense and switched, each with CUDA graph and without; with ``side`` 1x1 convolutions."""
+    model = chain(12, width, inner, name, rows, side)
+    x = np.random.default_rng(5).standard_normal((rows, width, *[side] * 2 * bool(side))).astype(np.float16)
     device, wanted = switched(model, name, many_rows), expected(model, x)
     times = {}
     for graph in (False, True):
@@ -195,8 +216,31 @@ def check_model(check: Check, name: str, rows: int, many_rows: int | None = None
         f"ours {times['ours', graph]:.3f} ms, {times['dense', graph] / times['ours', graph]:.2f}x"
         for graph in (False, True)
     )
-    what = f"{name}{' by cuSPARSELt' * (many_rows is not None)}: 12 layers of 2048x4096, M={rows}"
+    size = f"{rows} images of {side}x{side}, 1x1 Conv" if side else f"M={rows}"
+    what = f"{name}{' by cuSPARSELt' * (many_rows is not None)}: 12 layers of {width}x{inner}, {size}"
     check.say("runtime", what, text, "")
+
+
+def check_minilm(check: Check, name: str, batch: int, tokens: int) -> None:
+    """A whole transformer: dense and switched, each with CUDA graph and without, against the CPU."""
+    model = minilm(name, DENSITIES.get(name, 0.3), batch, tokens)
+    x = np.random.default_rng(5).integers(0, WORDS, (batch, tokens))
+    wanted = runtime.session(model.to_bytes(), kernels=False).run(None, {"x": x})[0].astype(np.float64)
+    device = switched(model, name)
+    ours = {op: who for op, who in who_ran(device, x).items() if op.startswith(LAYOUTS[name].prefix)}
+    fine, texts = bool(ours) and all(who == {CUDA} for who in ours.values()), []
+    for graph in (False, True):
+        times = []
+        for what, each in (("dense", model), ("ours", device)):
+            session = open_session(each, kernels=what == "ours", graph=graph)
+            binding, output = bound(session, x)
+            times.append(milliseconds(session, binding))
+            error = error_of(output.numpy(), wanted)
+            fine &= error <= 0.05
+            texts.append(f"{what}{' in a graph' * graph} {times[-1]:.3f} ms (error {error:.2g})")
+        texts.append(f"{times[0] / times[1]:.2f}x")
+    what = f"{name}: MiniLM, {batch} x {tokens} tokens"
+    check.say("runtime", what, ", ".join(texts), "ok" if fine else "FAILED")
 
 
 def check_runtime(check: Check) -> None:
@@ -207,6 +251,9 @@ def check_runtime(check: Check) -> None:
         check.say("runtime", "onnxruntime-gpu", f"is not there ({packages})", "missing")
         return
     tasks: list[tuple[str, Any]] = [(name, lambda n=name: check_layout(check, n)) for name in LAYOUTS]
+    for name, layout in LAYOUTS.items():
+        if layout.prefix in IMAGES:
+            tasks.append((f"{name}: 1x1 Conv", lambda n=name: check_layout(check, n, 14)))
     tasks.append(("a broken weight", lambda: check_corrupt(check)))
     for name, rows in (
         ("bitmap-tile", 1),
@@ -216,6 +263,12 @@ def check_runtime(check: Check) -> None:
         ("block-64", 512),
     ):
         tasks.append((f"{name}: 12 layers", lambda n=name, m=rows: check_model(check, n, m)))
+    for name, images in (("block-64", 8), ("nm-tile", 1), ("bitmap-tile", 1)):  # against cuDNN
+        task = lambda n=name, m=images: check_model(check, n, m, width=256, inner=1024, side=14)  # noqa: E731
+        tasks.append((f"{name}: 12 convolutions", task))
+    for name, batch, tokens in (("bitmap-tile", 1, 16), ("nm-tile", 1, 32), ("block-64", 8, 128)):
+        task = lambda n=name, b=batch, t=tokens: check_minilm(check, n, b, t)  # noqa: E731
+        tasks.append((f"{name}: MiniLM", task))
     if check.kernels is not None and not check.kernels.cusparselt["problem"]:
         tasks.append(("cuSPARSELt: 12 layers", lambda: check_model(check, "nm-tile", 4096, 512)))
     for what, task in tasks:

@@ -163,13 +163,13 @@ def ops_tune(
 ) -> None:
     """Measure the CUDA kernels against cuBLAS, for --target-runtime cuda; takes minutes."""
     from onnxprune.kernels.devicetable import table_path
-    from onnxprune.kernels.tune import SHAPES, default_cublas, open_kernels, parse_shape, tune
+    from onnxprune.kernels.tune import default_cublas, open_kernels, parse_shape, tune
 
     kernels = open_kernels()
     with working(quiet) as progress:
         table = tune(
             kernels,
-            shapes=tuple(map(parse_shape, shapes)) or SHAPES,
+            shapes=tuple(map(parse_shape, shapes)),
             rows=batches,
             cublas=cublas or default_cublas(),
             progress=progress,

@@ -22,7 +22,7 @@ from onnxprune.storage.device.layout import Layout
 from onnxprune.storage.form import Array, onnx_type
 from onnxprune.storage.sparse_functions import ACTIVATIONS
 
-ABI = 2  # ONNXPRUNE_CUDA_ABI
+ABI = 3  # ONNXPRUNE_CUDA_ABI
 _MAX_TENSORS = 4
 # As the kernels number them: 0 is none
 _ACTIVATION = {"": 0, "Relu": 1, "Clip": 2, "Gelu": 3, "GeluTanh": 4, "Silu": 5, "HardSwish": 6}
@@ -50,6 +50,7 @@ class _Run(ctypes.Structure):
         ("y", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
         ("m", ctypes.c_int64),
+        ("pixels", ctypes.c_int64),
         ("activation", ctypes.c_int32),
         ("low", ctypes.c_float),
         ("high", ctypes.c_float),
@@ -62,11 +63,13 @@ class _Op(ctypes.Structure):
         ("name", ctypes.c_char_p),
         ("tensor_count", ctypes.c_int32),
         ("tensor_types", ctypes.c_int32 * _MAX_TENSORS),
+        ("images", ctypes.c_int32),
         ("sizes", ctypes.CFUNCTYPE(ctypes.c_char_p, ctypes.POINTER(_Weight))),
         ("create", ctypes.c_void_p),
         ("run", ctypes.c_void_p),
         ("destroy", ctypes.c_void_p),
         ("many_problem", ctypes.c_void_p),
+        ("many_missing", ctypes.c_void_p),
     )
 
 
@@ -137,6 +140,10 @@ class CudaKernels:
         """Names of the kernels: prefixes of layouts."""
         return tuple(self._ops)
 
+    def takes_images(self, name: str) -> bool:
+        """Whether the kernel of this name multiplies images too: 1x1 convolutions."""
+        return bool(self._ops[name].contents.images)
+
     @property
     def info(self) -> dict[str, Any]:
         """What the library says of itself and of the devices."""
@@ -176,7 +183,7 @@ class CudaKernels:
 
         Args:
             weight: of N rows and K columns.
-            x: (M, K), of the weight's type.
+            x: (M, K), of the weight's type; or images (B, K, pixels), and Y is (B, N, pixels).
             bias: (N,), of the weight's type.
             activation: one of ``ACTIVATIONS``, or empty.
             limits: of ``Clip``.
@@ -187,9 +194,10 @@ class CudaKernels:
             ModelError: when the library refuses, or the kernel wrote behind its output.
         """
         x = np.ascontiguousarray(x)
-        y = np.empty(len(x) * weight.rows + guard, x.dtype)
+        images, pixels = len(x), x.shape[2] if x.ndim > 2 else 1
+        y = np.empty(images * weight.rows * pixels + guard, x.dtype)
         run = _Run(
-            x.ctypes.data, y.ctypes.data, None if bias is None else bias.ctypes.data, len(x),
+            x.ctypes.data, y.ctypes.data, None if bias is None else bias.ctypes.data, images * pixels, pixels,
             _ACTIVATION[activation], *limits, None,
         )  # fmt: skip
         packed = _pack(weight)
@@ -204,20 +212,27 @@ class CudaKernels:
         )
         if (y[y.size - guard :].view(np.uint16) != 0xFFFF).any():
             raise ModelError(f"{weight.layout.prefix} writes behind its output")
-        return y[: y.size - guard].reshape(len(x), weight.rows)
+        return y[: y.size - guard].reshape(images, weight.rows, *x.shape[2:])
 
     def time(
-        self, weight: DeviceWeight, rows: Sequence[int], *, total_bytes: int, graph: bool = True
+        self,
+        weight: DeviceWeight,
+        rows: Sequence[int],
+        *,
+        total_bytes: int,
+        pixels: int = 1,
+        graph: bool = True,
     ) -> list[float]:
         """Return milliseconds of a product, for each number of rows of X.
 
-        The weight is taken in turns from so many copies that they have ``total_bytes``.
+        The weight is taken in turns from so many copies that they have ``total_bytes``. With several
+        ``pixels`` it is a 1x1 convolution of images, and rows are multiples of it.
         """
         found, packed = (ctypes.c_float * len(rows))(), _pack(weight)
         self._must(
             self._library.onnxprune_cuda_time(
                 self._ops[weight.layout.prefix], ctypes.byref(packed), (ctypes.c_int64 * len(rows))(*rows),
-                len(rows), ctypes.c_int64(total_bytes), int(graph), found,
+                len(rows), ctypes.c_int64(pixels), ctypes.c_int64(total_bytes), int(graph), found,
             )
         )  # fmt: skip
         return list(found)
@@ -229,13 +244,15 @@ class CudaKernels:
         *,
         data_type: int,
         total_bytes: int,
+        pixels: int = 1,
         transposed: bool = True,
         graph: bool = True,
         cublas: str = "",
     ) -> list[float]:
         """Return milliseconds of the same with a dense weight ``shape`` (N, K) and cuBLAS.
 
-        ``transposed``: the weight is stored (K, N), as MatMul of ONNX has it. ``cublas``: path of cuBLAS.
+        ``transposed``: the weight is stored (K, N), as MatMul of ONNX has it; of images it always is (N, K).
+        ``cublas``: path of cuBLAS.
         """
         for needed in sorted(Path(cublas).parent.glob("libcublasLt.so.*")) if cublas else ():
             with contextlib.suppress(OSError):  # it lies beside cuBLAS, where the loader may not look
@@ -244,8 +261,8 @@ class CudaKernels:
         self._must(
             self._library.onnxprune_cuda_time_dense(
                 cublas.encode(), data_type, ctypes.c_int64(shape[0]), ctypes.c_int64(shape[1]),
-                (ctypes.c_int64 * len(rows))(*rows), len(rows), ctypes.c_int64(total_bytes), int(transposed),
-                int(graph), found,
+                (ctypes.c_int64 * len(rows))(*rows), len(rows), ctypes.c_int64(pixels),
+                ctypes.c_int64(total_bytes), int(transposed), int(graph), found,
             )
         )  # fmt: skip
         return list(found)

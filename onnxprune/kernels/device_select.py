@@ -6,6 +6,7 @@ not win stays an ordinary product.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +15,18 @@ from onnxprune.kernels.devicetable import CUSPARSELT, DeviceTable, find_table
 from onnxprune.kernels.select import Decision, Selection
 from onnxprune.model import Model
 from onnxprune.parallel import workers
-from onnxprune.passes.device_ops import device_matrix, find_device_products, rewrite_device
+from onnxprune.passes.device_ops import (
+    DeviceProduct,
+    device_matrix,
+    find_device_products,
+    rewrite_device,
+)
 from onnxprune.passes.pack import pack
+from onnxprune.passes.shapes import Shapes, infer
 from onnxprune.recipe import Recipe
 from onnxprune.report import units
 from onnxprune.storage.device import LAYOUTS
-from onnxprune.storage.device.functions import DeviceOp
+from onnxprune.storage.device.functions import IMAGES, DeviceOp
 from onnxprune.storage.device.layout import Layout
 from onnxprune.storage.domain import packed_inputs
 from onnxprune.storage.form import Array
@@ -72,8 +79,9 @@ def select_device(model: Model, weights: list[str], table: DeviceTable, batch: i
         model: the pruned model with plain weights.
         weights: names of those that were pruned.
         table: what was measured.
-        batch: rows of X at run time: samples, times tokens.
+        batch: rows of X at run time: samples, times tokens; of a convolution, images.
     """
+    shapes = Shapes(infer(model))
     products, refusals = find_device_products(model)
     decisions: dict[str, Decision] = {}
     chosen: dict[str, Layout] = {}
@@ -87,7 +95,11 @@ def select_device(model: Model, weights: list[str], table: DeviceTable, batch: i
         if matrix is None:
             decisions[name] = Decision(name, reason="float16 cannot hold its largest value")
             continue
-        found = best_layout(matrix, table, batch)
+        pixels = _pixels(shapes, product)
+        if pixels is None:
+            decisions[name] = Decision(name, reason="the size of its images is not known: fix the input's")
+            continue
+        found = best_layout(matrix, table, batch * max(pixels, 1), pixels)
         if found is None:
             decisions[name] = Decision(name, reason="no CUDA kernel was measured on anything like it")
         elif found.gain < ENOUGH:
@@ -96,7 +108,7 @@ def select_device(model: Model, weights: list[str], table: DeviceTable, batch: i
             chosen[name] = found.layout
             if found.many_rows is not None:
                 many[name] = found.many_rows
-            op = DeviceOp(found.layout.prefix, product.activation).name
+            op = DeviceOp(found.layout.prefix, product.activation, bool(product.space)).name
             decisions[name] = Decision(name, op, found.gain, f"measured on {table.gpu}")
     wide = any(model.array(name).dtype == np.float32 for name in chosen)
     rewrite_device(model, chosen, many)
@@ -108,20 +120,35 @@ def select_device(model: Model, weights: list[str], table: DeviceTable, batch: i
     return Selection(decisions, {}, "device table", note)
 
 
-def best_layout(weight: Array, table: DeviceTable, batch: int) -> Choice | None:
+def _pixels(shapes: Shapes, product: DeviceProduct) -> int | None:
+    """Return how many pixels an image of X has, None when that is not known; 0 for a matrix."""
+    if not product.space:
+        return 0
+    dims = [dim for dim in (shapes.dims(product.x) or ())[2:] if isinstance(dim, int)]
+    return math.prod(dims) if len(dims) == product.space else None
+
+
+def best_layout(weight: Array, table: DeviceTable, batch: int, pixels: int = 0) -> Choice | None:
     """Return the layout with the highest expected gain for ``weight`` (N, K), None when nothing tells.
 
     Only layouts that keep every value are looked at; ties go to the first of ``LAYOUTS``.
+
+    Args:
+        weight: float16 or bfloat16.
+        table: what was measured.
+        batch: rows of X, pixels counted.
+        pixels: of an image, where it is a 1x1 convolution, else 0.
     """
     best: Choice | None = None
     nonzeros = float(np.count_nonzero(weight)) / weight.size
     for layout in LAYOUTS.values():
-        if not layout.exact or layout.refusal(weight):
+        if not layout.exact or layout.refusal(weight) or (pixels and layout.prefix not in IMAGES):
             continue
         density = stored_density(layout, weight, nonzeros)
-        gain = table.gain(layout.name, len(weight), weight.shape[1], density, batch)
+        # An image of one pixel is a row of a matrix, for the kernels too
+        gain = table.gain(layout.name, len(weight), weight.shape[1], density, batch, max(pixels, 1))
         found = None if gain is None else Choice(layout, gain)
-        if layout.name == "nm-tile":
+        if layout.name == "nm-tile" and not pixels:
             found = _by_cusparselt(found, weight, table, batch)
         if found is not None and (best is None or found.gain > best.gain):
             best = found

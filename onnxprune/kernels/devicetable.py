@@ -17,7 +17,7 @@ from onnxprune.errors import ResourceError, UsageError
 from onnxprune.files.atomic import atomic_write_text
 from onnxprune.machine import cache_dir
 
-FORMAT = 1
+FORMAT = 2
 # How far (a factor, in rows and columns together) a measured shape may be from the one that is asked for.
 FARTHEST_SHAPE = 4.0
 CUSPARSELT = "nm-tile-cusparselt"  # layout nm-tile, multiplied by cuSPARSELt
@@ -41,6 +41,7 @@ class Measured:
         ms: milliseconds of the kernel.
         dense_ms: of the dense product in float16, the faster of two layouts.
         bytes: of the weight in this layout.
+        pixels: of an image, where it is a 1x1 convolution of ``m / pixels`` of them; 1 for a matrix.
     """
 
     layout: str
@@ -51,6 +52,7 @@ class Measured:
     ms: float
     dense_ms: float
     bytes: int
+    pixels: int = 1
 
     @property
     def gain(self) -> float:
@@ -74,13 +76,22 @@ class DeviceTable:
     bandwidth: float
     entries: tuple[Measured, ...]
 
-    def gain(self, layout: str, rows: int, cols: int, density: float, m: int) -> float | None:
+    def gain(
+        self, layout: str, rows: int, cols: int, density: float, m: int, pixels: int = 1
+    ) -> float | None:
         """Return how many times faster than dense a product is to be expected, None where nothing tells.
 
         Of the measured shapes the nearest counts, of the numbers of rows the next one up; between two
-        densities the times are interpolated, below the lowest its time counts.
+        densities the times are interpolated, below the lowest its time counts. Of images the nearest in size
+        counts whose channels do not lie better in memory (multiples of 8, 4 or 2 pixels).
         """
         own = [entry for entry in self.entries if entry.layout == layout]
+        if pixels == 1:
+            own = [entry for entry in own if entry.pixels == 1]
+        else:
+            own = [e for e in own if e.pixels > 1 and math.gcd(e.pixels, 8) <= math.gcd(pixels, 8)]
+            size = min((e.pixels for e in own), key=lambda p: abs(math.log(p / pixels)), default=0)
+            own = [entry for entry in own if entry.pixels == size]
         m_up = min((entry.m for entry in own if entry.m >= m), default=None)
         if m_up is None:
             return None
@@ -100,7 +111,7 @@ class DeviceTable:
 
         0: it never is. None: nothing tells.
         """
-        counts = {e.m for e in self.entries if e.layout == one} & {
+        counts = {e.m for e in self.entries if e.layout == one and e.pixels == 1} & {
             e.m for e in self.entries if e.layout == other
         }
         found = None
@@ -164,7 +175,10 @@ def read_table(path: Path) -> DeviceTable:
             raise UsageError(f"{path} is a table of another version", "measure again: onnxprune ops tune")
         entries = tuple(Measured(*item) for item in document.pop("entries"))
         table = DeviceTable(entries=entries, **document)
-        sound = all(e.ms > 0 and e.dense_ms > 0 and e.m > 0 and e.rows > 0 and e.cols > 0 for e in entries)
+        sound = all(
+            e.ms > 0 and e.dense_ms > 0 and min(e.m, e.pixels) > 0 and e.rows > 0 and e.cols > 0
+            for e in entries
+        )
     except OSError as error:
         raise UsageError(f"cannot read the table {path}: {error}", NO_TABLE) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -1,8 +1,9 @@
 """Measure the CUDA kernels against cuBLAS on this machine's GPU: ``onnxprune ops tune``.
 
-Each product is timed inside a CUDA graph that takes weights in turns from several times the L2 cache, so it
-reads them from memory, as in a model of many layers. Zeros are random: in whole blocks for the block layouts,
-two of four for 2:4.
+1x1 convolutions are compared with cuBLAS multiplying the weight with each image, the least that cuDNN has to
+do. Each product is timed inside a CUDA graph that takes weights in turns from several times the L2 cache, so
+it reads them from memory, as in a model of many layers. Zeros are random: in whole blocks for the block
+layouts, two of four for 2:4.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from onnxprune.storage.device.layout import Layout
 from onnxprune.storage.form import Array
 
 SHAPES = ((768, 768), (3072, 768), (768, 3072), (4096, 4096), (11008, 4096), (4096, 11008))
+CONV_SHAPES = ((256, 1024), (1024, 256), (512, 2048))
 FEW, MANY = (1, 4, 8, 16, 32), (64, 512, 2048)  # rows of X
 LARGE = (512, 1024, 2048, 4096, 8192)
 NOT_MEASURED = "cuSPARSELt not measured with "  # in a table's ``about``, before weights and reasons
@@ -35,12 +37,21 @@ _CACHES = 8  # how many L2 caches the copies of a weight fill
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured of a layout: densities, and numbers of rows of X; by cuSPARSELt or our own kernel."""
+    """What is measured of a layout: densities, and numbers of rows of X; by cuSPARSELt or our own kernel.
+
+    With ``pixels`` a 1x1 convolution: ``rows`` are images then.
+    """
 
     layout: str
     densities: tuple[float, ...]
     rows: tuple[int, ...]
     cusparselt: bool = False
+    pixels: int = 1
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """Weights (N, K) on which it is measured by default."""
+        return SHAPES if self.pixels == 1 else CONV_SHAPES
 
     @property
     def name(self) -> str:
@@ -48,13 +59,26 @@ class Case:
         return CUSPARSELT if self.cusparselt else self.layout
 
 
-CASES = (
+CASES: tuple[Case, ...] = (
     Case("bitmap-tile", (0.6, 0.5, 0.3, 0.2), FEW),
     Case("delta", (0.3, 0.2, 0.1, 0.05), (1, 4, 8)),
     Case("nm-tile", (0.5,), (*FEW, 64, *LARGE)),
     Case("nm-tile", (0.5,), LARGE, cusparselt=True),
     Case("block-64", (0.5, 0.25, 0.1), (*FEW, *MANY)),
     Case("block-32", (0.5, 0.25, 0.1), (*FEW, *MANY)),
+)
+
+
+# Images of 7x7, 14x14 and 28x28: channels that begin at any, at every fourth and at every eighth element
+CASES += tuple(
+    Case(layout, densities, (1, 8, 32), pixels=pixels)
+    for pixels in (49, 196, 784)
+    for layout, densities in (
+        ("bitmap-tile", (0.5, 0.2)),
+        ("nm-tile", (0.5,)),
+        ("block-64", (0.5, 0.25)),
+        ("block-32", (0.5, 0.25)),
+    )
 )
 
 
@@ -94,7 +118,7 @@ def random_weight(layout: Layout, shape: tuple[int, int], density: float, seed: 
 def tune(
     kernels: CudaKernels,
     *,
-    shapes: Sequence[tuple[int, int]] = SHAPES,
+    shapes: Sequence[tuple[int, int]] = (),
     cases: Sequence[Case] = CASES,
     rows: Sequence[int] | None = None,
     cublas: str = "",
@@ -104,9 +128,9 @@ def tune(
 
     Args:
         kernels: of a machine with a GPU.
-        shapes: (N, K) of the weights.
+        shapes: (N, K) of the weights; default: those of each case.
         cases: layouts, densities and numbers of rows.
-        rows: only these numbers of rows, where given.
+        rows: only these numbers of rows (or of images), where given.
         cublas: path of cuBLAS; default what the system finds.
         progress: told about each weight.
 
@@ -120,13 +144,19 @@ def tune(
     device, missing = kernels.info["devices"][0], kernels.cusparselt["problem"]
     cases = [case for case in cases if not (case.cusparselt and missing)]
     total = _CACHES * int(device["l2_bytes"])
-    progress.stage("measuring CUDA kernels", len(shapes) * sum(len(case.densities) for case in cases))
+    kinds = list(dict.fromkeys((case.pixels, tuple(shapes) or case.shapes) for case in cases))
+    jobs = [(pixels, shape) for pixels, each in kinds for shape in each]
+    progress.stage(
+        "measuring CUDA kernels",
+        sum(len(case.densities) for pixels, _ in jobs for case in cases if case.pixels == pixels),
+    )
     entries, failures = [], list[str]()
-    for shape in shapes:
-        wanted = sorted({m for case in cases for m in case.rows if rows is None or m in rows})
-        dense = dict(zip(wanted, _dense(kernels, shape, wanted, total, cublas), strict=True))
-        for case in cases:
-            counts = [m for m in case.rows if m in dense]
+    for pixels, shape in jobs:
+        own = [case for case in cases if case.pixels == pixels]
+        wanted = sorted({m * pixels for case in own for m in case.rows if rows is None or m in rows})
+        dense = dict(zip(wanted, _dense(kernels, shape, wanted, total, cublas, pixels), strict=True))
+        for case in own:
+            counts = [m * pixels for m in case.rows if m * pixels in dense]
             for density in case.densities:
                 try:
                     entries += _measured(kernels, case, shape, density, counts, dense, total)
@@ -143,14 +173,20 @@ def tune(
 
 
 def _dense(
-    kernels: CudaKernels, shape: tuple[int, int], rows: Sequence[int], total: int, cublas: str
+    kernels: CudaKernels, shape: tuple[int, int], rows: Sequence[int], total: int, cublas: str, pixels: int
 ) -> list[float]:
-    """Times of the dense product; the weight lies as it suits cuBLAS better."""
+    """Times of the dense product; the weight lies as it suits cuBLAS better, where there is a choice."""
     both = [
         kernels.time_dense(
-            shape, rows, data_type=TensorProto.FLOAT16, total_bytes=total, transposed=way, cublas=cublas
+            shape,
+            rows,
+            data_type=TensorProto.FLOAT16,
+            total_bytes=total,
+            pixels=pixels,
+            transposed=way,
+            cublas=cublas,
         )
-        for way in (True, False)
+        for way in ((True, False) if pixels == 1 else (False,))
     ]
     return [min(pair) for pair in zip(*both, strict=True)]
 
@@ -170,9 +206,9 @@ def _measured(
         return []
     packed = DeviceWeight.of(layout, weight, int(case.cusparselt))
     found = float(np.count_nonzero(weight)) / weight.size
-    times = kernels.time(packed, rows, total_bytes=total)
+    times = kernels.time(packed, rows, total_bytes=total, pixels=case.pixels)
     return [
-        Measured(case.name, *shape, round(found, 4), m, ms, dense[m], packed.nbytes)
+        Measured(case.name, *shape, round(found, 4), m, ms, dense[m], packed.nbytes, case.pixels)
         for m, ms in zip(rows, times, strict=True)
     ]
 

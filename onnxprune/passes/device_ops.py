@@ -1,13 +1,14 @@
 """Put ops with a CUDA kernel in the place of matrix products, where they are chosen for it.
 
-Matches: MatMul whose second operand is a matrix and a constant, and Gemm with plain attributes, that alone
-read their weight; with the bias and the activation behind them, if nothing else reads the values in between
-and none of them is a graph output. Weights are float32, float16 or bfloat16. Changes: product, bias and
-activation become one node of domain ``onnxprune`` with the product's name; the weight's tensor becomes the
-values of its layout, others come beside it. Where the model is float32, the weight and the bias are rounded
-to float16, a Cast goes before the node (one for all that read the same value) and one behind it. Writes the
-functions; IR version 8 or newer. Guarantees: stock ONNX Runtime computes the same from the same weights,
-decoded at load. :mod:`onnxprune.passes.unpack` makes standard nodes again.
+Matches: MatMul whose second operand is a matrix and a constant, Gemm with plain attributes, and Conv with a
+kernel of ones, stride 1, one group and no padding, that alone read their weight; with the bias and the
+activation behind them, if nothing else reads the values in between and none of them is a graph output.
+Weights are float32, float16 or bfloat16. Changes: product, bias and activation become one node of domain
+``onnxprune`` with the product's name; the weight's tensor becomes the values of its layout, others come
+beside it. Where the model is float32, the weight and the bias are rounded to float16, a Cast goes before the
+node (one for all that read the same value) and one behind it. Writes the functions; IR version 8 or newer.
+Guarantees: stock ONNX Runtime computes the same from the same weights, decoded at load.
+:mod:`onnxprune.passes.unpack` makes standard nodes again.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from onnxprune.storage.edit import Names, drop_value_info, fill, is_overridable,
 from onnxprune.storage.form import DOMAIN, MIN_IR_VERSION, Array, onnx_type, round_to_fp16
 
 _STANDARD = ("", "ai.onnx")
+_OPS = ("MatMul", "Gemm", "Conv")
 _TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
@@ -45,6 +47,7 @@ class DeviceProduct:
         nodes: positions of all nodes that go, ascending.
         output: the value that they make.
         trans: whether the weight is stored (N, K).
+        space: spatial axes of a convolution, whose weight is stored (N, K, 1...); 0 for a matrix.
         bias: name of a constant of N elements, empty for none.
         activation: as in the op's name.
         limits: ``low`` and ``high`` of Clip.
@@ -55,17 +58,18 @@ class DeviceProduct:
     nodes: tuple[int, ...]
     output: str
     trans: bool = False
+    space: int = 0
     bias: str = ""
     activation: str = ""
     limits: Mapping[str, float] = field(default_factory=dict)
 
 
 def find_device_products(model: Model) -> tuple[dict[str, DeviceProduct], dict[str, str]]:
-    """Return what can be replaced by weight, and for other constants of two axes why not."""
+    """Return what can be replaced by weight, and for other weights of products and convolutions why not."""
     found: dict[str, DeviceProduct] = {}
     refusals: dict[str, str] = {}
     for position, node in enumerate(model.graph.node):
-        if node.domain not in _STANDARD or node.op_type not in ("MatMul", "Gemm") or len(node.input) < 2:
+        if node.domain not in _STANDARD or node.op_type not in _OPS or len(node.input) < 2:
             continue
         name = node.input[1]
         tensor = model.index.tensors.get(name)
@@ -83,8 +87,11 @@ def _refusal(model: Model, node: onnx.NodeProto, tensor: TensorProto) -> str:
     name = node.input[1]
     if reason := refusal(model.opset):
         return reason
-    if len(tensor.dims) != 2 or tensor.data_type not in _TYPES:
+    conv = node.op_type == "Conv"
+    if (len(tensor.dims) != 2 and not conv) or tensor.data_type not in _TYPES:
         return "its weight is no matrix of float32, float16 or bfloat16"
+    if conv and (reason := _conv_refusal(model, node, tensor)):
+        return reason
     if len(model.index.uses[name]) != 1 or name in model.index.outputs or is_overridable(model, name):
         return "more than one node reads the weight, or callers may replace it"
     if node.op_type == "Gemm":
@@ -97,6 +104,21 @@ def _refusal(model: Model, node: onnx.NodeProto, tensor: TensorProto) -> str:
     return ""
 
 
+def _conv_refusal(model: Model, node: onnx.NodeProto, tensor: TensorProto) -> str:
+    """Why a convolution is no product of a matrix with the pixels of each image."""
+    kernel, group = list(tensor.dims[2:]), attribute(node, "group", 1)
+    numbers = {a.name: list(a.ints) for a in node.attribute}
+    if any(size != 1 for size in kernel):
+        size = "x".join(map(str, kernel))
+        return f"its kernel is {size}: only 1x1 is a product; --pattern structured makes others smaller"
+    if group != 1:
+        return f"it has {group} groups, wanted one"
+    if any(stride != 1 for stride in numbers.get("strides", ())) or any(numbers.get("pads", ())):
+        return "it has strides or pads, wanted strides of 1 and no pads"
+    bias = node.input[2] if len(node.input) > 2 else ""
+    return "its bias is computed" if bias and not _is_bias(model, bias, tensor.dims[0]) else ""
+
+
 def _is_bias(model: Model, name: str, features: int) -> bool:
     tensor = model.index.tensors.get(name)
     if tensor is None or is_overridable(model, name) or tensor.data_type not in _TYPES:
@@ -107,7 +129,8 @@ def _is_bias(model: Model, name: str, features: int) -> bool:
 
 def _product(model: Model, position: int) -> DeviceProduct:
     node = model.graph.node[position]
-    trans = node.op_type == "Gemm" and bool(attribute(node, "transB", 0))
+    conv = node.op_type == "Conv"
+    trans = conv or (node.op_type == "Gemm" and bool(attribute(node, "transB", 0)))
     dims = model.index.tensors[node.input[1]].dims
     nodes, output = [position], node.output[0]
     bias = node.input[2] if len(node.input) > 2 else ""
@@ -136,8 +159,9 @@ def _product(model: Model, position: int) -> DeviceProduct:
         kind, position = single
         nodes.append(position)
         output = model.graph.node[position].output[0]
+    space = len(dims) - 2 if conv else 0
     return DeviceProduct(
-        node.input[1], node.input[0], tuple(sorted(nodes)), output, trans, bias, kind, limits
+        node.input[1], node.input[0], tuple(sorted(nodes)), output, trans, space, bias, kind, limits
     )
 
 
@@ -159,6 +183,7 @@ def _single_activation(model: Model, value: str) -> tuple[str, int] | None:
 def device_matrix(model: Model, product: DeviceProduct) -> Array | None:
     """Return the weight as ``W (N, K)`` in 16 bits, None when float16 cannot hold it or its bias."""
     stored = model.array(product.weight)
+    stored = stored.reshape(stored.shape[:2])
     rounded = round_to_fp16(stored) if stored.dtype == np.float32 else stored
     bias = model.array(product.bias) if product.bias else np.zeros(1, np.float32)
     if rounded.dtype == np.float32 or (bias.dtype == np.float32 and round_to_fp16(bias).dtype == np.float32):
@@ -171,7 +196,8 @@ def rewrite_device(
 ) -> None:
     """Replace the products of the weights ``chosen`` (name -> layout) in place.
 
-    Each must be among :func:`find_device_products`, and its layout must not refuse :func:`device_matrix`.
+    Each must be among :func:`find_device_products`, and its layout must not refuse :func:`device_matrix`;
+    that of a convolution has a kernel for it (:data:`onnxprune.storage.device.functions.IMAGES`).
     ``many_rows``: of 2:4 weights, from how many rows of X on cuSPARSELt multiplies, 0 for never; the kernel
     decides for the others.
     """
@@ -204,13 +230,13 @@ class _Writer:
         old = graph.node[next(i for i in product.nodes if product.weight in graph.node[i].input)]
         bias = self._bias(product, matrix)  # before the weight is gone
         tensors = self._tensors(product.weight, layout, layout.encode(matrix))
-        op = DeviceOp(layout.prefix, product.activation)
+        op = DeviceOp(layout.prefix, product.activation, bool(product.space))
         x = self._cast(product.x) if wide else product.x
         y = self.names.fresh(f"{product.output}_fp16") if wide else product.output
         node = helper.make_node(op.name, [x, *tensors, bias], [y], old.name, old.doc_string, DOMAIN)
         node.metadata_props.extend(old.metadata_props)
         node.attribute.extend(
-            attributes(layout, len(matrix), matrix.shape[1], kind, product.trans, many_rows)
+            attributes(layout, len(matrix), matrix.shape[1], kind, product.trans, many_rows, product.space)
         )
         node.attribute.extend(helper.make_attribute(name, value) for name, value in product.limits.items())
         after = (

@@ -155,10 +155,14 @@ class _Unpacker:
         layout = device.layout_of(node)
         values = names[layout.inputs.index("values")]
         number = {a.name: a.i for a in node.attribute}
-        shape = next((tuple(a.ints) for a in node.attribute if a.name == "shape"), ())
+        # "stored" only of convolutions
+        shape, stored = (
+            next((tuple(a.ints) for a in node.attribute if a.name == name), ())
+            for name in ("shape", "stored")
+        )
         key = (
             (*(n for n in names if n != values), values),
-            (*shape, number.get("trans", 0)),
+            (*shape, number.get("trans", 0), *stored),
             number.get("dtype", 0),
         )
         if key not in arrays:

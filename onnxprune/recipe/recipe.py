@@ -179,7 +179,8 @@ class Recipe:
     )
     batch: int | None = _option(
         None,
-        "For CUDA: rows that a product has at run time, samples times tokens (default: 1).",
+        "For CUDA: rows that a product has at run time, samples times tokens; of convolutions, images "
+        "(default: 1).",
     )
     cuda_table: str | None = _option(
         None, "For CUDA: file that onnxprune ops tune wrote (default: the one in the user's cache)."

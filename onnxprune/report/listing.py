@@ -92,8 +92,9 @@ def render_ops(console: Console, info: OpsInfo, quiet: bool = False) -> None:
             ("CUDA library", info.cuda.library or "none"),
             ("CUDA kernels", f"{info.cuda.ops}, {info.cuda.compiler}" if info.cuda.compiler else "none"),
             ("GPUs", ", ".join(info.cuda.devices) or "none"),
+            ("onnxruntime-gpu", info.cuda.onnxruntime or 'none: pip install "onnxprune[gpu]"'),
             ("cuSPARSELt", info.cuda.cusparselt or f"none: {info.cuda.cusparselt_problem}"),
-            ("nvcc", info.cuda.nvcc or "none"),
+            ("nvcc", info.cuda.nvcc or f"none: {info.cuda.nvcc_problem}"),
         ]
         table(console, ("", ""), rows)
         console.print()
@@ -108,16 +109,24 @@ def render_ops(console: Console, info: OpsInfo, quiet: bool = False) -> None:
 
 
 def render_device_table(console: Console, measured: DeviceTable) -> None:
-    """Print how many times faster than dense each CUDA kernel is, a column for each number of rows."""
-    counts = sorted({entry.m for entry in measured.entries})
-    keys = list(dict.fromkeys((e.layout, e.rows, e.cols, e.density) for e in measured.entries))
-    found = {(e.layout, e.rows, e.cols, e.density, e.m): e.gain for e in measured.entries}
-    rows = [
-        (layout, f"{n}x{k}", units.percent(1 - density), *_gains(found, (layout, n, k, density), counts))
-        for layout, n, k, density in keys
-    ]
-    table(console, ("layout", "weight", "zeros", *(f">M={m}" for m in counts)), rows)
-    console.print()
+    """Print how many times faster than dense each CUDA kernel is, a column for each number of rows.
+
+    Images of one size have a table of their own, a column for each number of them.
+    """
+    for pixels in sorted({entry.pixels for entry in measured.entries}):
+        own = [entry for entry in measured.entries if entry.pixels == pixels]
+        counts = sorted({entry.m for entry in own})
+        keys = list(dict.fromkeys((e.layout, e.rows, e.cols, e.density) for e in own))
+        found = {(e.layout, e.rows, e.cols, e.density, e.m): e.gain for e in own}
+        rows = [
+            (layout, f"{n}x{k}", units.percent(1 - density), *_gains(found, (layout, n, k, density), counts))
+            for layout, n, k, density in keys
+        ]
+        heads = [f">M={m}" if pixels == 1 else f">images={m // pixels}" for m in counts]
+        table(
+            console, ("layout", "weight" if pixels == 1 else f"1x1, {pixels} pixels", "zeros", *heads), rows
+        )
+        console.print()
 
 
 def _gains(found: dict[Any, float], key: tuple[Any, ...], counts: Sequence[int]) -> list[str]:

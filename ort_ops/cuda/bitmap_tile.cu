@@ -65,24 +65,26 @@ struct Args : FewArgs<T> {
 };
 
 // Shared memory: [stage][X, then values of each warp], then per warp its table, then offsets of the block's strips
-template <int Tiles>
-__host__ __device__ constexpr int stage_bytes(int value_bytes) { return Few<Tiles>::x_bytes + kWarps * value_bytes; }
+template <int Tiles, bool Image>
+__host__ __device__ constexpr int stage_bytes(int value_bytes) {
+  return Few<Tiles, Image>::x_bytes + kWarps * value_bytes;
+}
 constexpr int kTableBytes = kWarps * 32 * 16;
 
-template <int Tiles, class T, class V>
+template <int Tiles, bool Image, class T, class V>
 __global__ void __launch_bounds__(kThreads, 2) bitmap_tile(const Args<T, V> a) {
-  using F = Few<Tiles>;
+  using F = Few<Tiles, Image>;
   ONNXPRUNE_SHARED(shared);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int part = warp % F::strips, way = warp / F::strips;
   const int strip = blockIdx.x * F::strips + part;
-  const int size = stage_bytes<Tiles>(a.value_bytes);
+  const int size = stage_bytes<Tiles, Image>(a.value_bytes);
   uint4* table = reinterpret_cast<uint4*>(shared + a.stages * size) + warp * 32;
   int* offsets = reinterpret_cast<int*>(shared + a.stages * size + kTableBytes);
   const int chunks = (a.groups + F::ways - 1) / F::ways;
 
   const auto bring_x = [&](int chunk) {
-    if (chunk < chunks) stage_x<Tiles>(reinterpret_cast<T*>(shared + chunk % a.stages * size), a, chunk);
+    if (chunk < chunks) stage_x<Tiles, Image>(reinterpret_cast<T*>(shared + chunk % a.stages * size), a, chunk);
   };
   const auto bring_values = [&](int chunk) {
     char* to = shared + chunk % a.stages * size;
@@ -120,24 +122,34 @@ __global__ void __launch_bounds__(kThreads, 2) bitmap_tile(const Args<T, V> a) {
     bring_values(chunk + a.stages - 1);
     commit_copies();
     const char* from = shared + chunk % a.stages * size;
-    const T* x = reinterpret_cast<const T*>(from) + way * layout::kGroup;
+    const T* x = reinterpret_cast<const T*>(from) + way_offset<Tiles, Image>(way);
     const V* values = reinterpret_cast<const V*>(from + F::x_bytes + warp * a.value_bytes);
 #pragma unroll
     for (int step = 0; step < layout::kSteps; ++step) {
       uint32_t w[4];
 #pragma unroll
       for (int r = 0; r < 4; ++r) w[r] = decode(read_half(table, step * 4 + r, lane), values, lane, T{});
+      if constexpr (Image) {
 #pragma unroll
-      for (int t = 0; t < F::tiles; ++t) {
-        uint32_t b[2];
-        load_b<Tiles>(b, x, step * 16, t, lane);
-        mma(sum[t], w, b, T{});
+        for (int t = 0; t < F::tiles; t += 2) {
+          uint32_t b[2][2];
+          load_pixels16<F::stride>(b, x, step * 16, t, lane);
+          mma(sum[t], w, b[0], T{});
+          mma(sum[t + 1], w, b[1], T{});
+        }
+      } else {
+#pragma unroll
+        for (int t = 0; t < F::tiles; ++t) {
+          uint32_t b[2];
+          load_b<Tiles>(b, x, step * 16, t, lane);
+          mma(sum[t], w, b, T{});
+        }
       }
     }
     __syncwarp();  // before the table is written again
   }
-  finish<Tiles>(sum, reinterpret_cast<float*>(shared), a,
-                [&](int row) { return sizeof(V) == 1 ? a.scales[row] : 1.f; });
+  finish<Tiles, Image>(sum, reinterpret_cast<float*>(shared), a,
+                       [&](int row) { return sizeof(V) == 1 ? a.scales[row] : 1.f; });
 }
 
 // found[0]: 1 offsets do not begin at 1, 2 a group's count is not what its bits say, 3 offsets do not end with the
@@ -182,21 +194,22 @@ const char* sizes(const OnnxpruneCudaWeight* w) {
   return nullptr;
 }
 
-template <int Tiles, class V>
+template <int Tiles, bool Image>
 int shared_bytes(const Plan& plan, int stages) {
+  using F = Few<Tiles, Image>;
   const int groups = static_cast<int>(layout::ceil_div(plan.weight.cols, layout::kGroup));
-  const int working = stages * stage_bytes<Tiles>(plan.value_bytes) + kTableBytes + (Few<Tiles>::strips * groups + 1) * 4;
-  return working > Few<Tiles>::sum_bytes ? working : Few<Tiles>::sum_bytes;
+  const int working = stages * stage_bytes<Tiles, Image>(plan.value_bytes) + kTableBytes + (F::strips * groups + 1) * 4;
+  return working > F::sum_bytes ? working : F::sum_bytes;
 }
 
 template <class T, class V>
 const char* allow_all(const Plan& plan) {
-  constexpr char why[] = ": the weight is too dense or too wide";
-  const Device& device = plan.device;
-  if (const char* error = allow(bitmap_tile<0, T, V>, shared_bytes<0, V>(plan, 2), device, why)) return error;
-  if (const char* error = allow(bitmap_tile<1, T, V>, shared_bytes<1, V>(plan, 2), device, why)) return error;
-  if (const char* error = allow(bitmap_tile<2, T, V>, shared_bytes<2, V>(plan, 2), device, why)) return error;
-  return allow(bitmap_tile<4, T, V>, shared_bytes<4, V>(plan, 2), device, why);
+  return for_each_few<4>([&](auto constant) {
+    constexpr int tiles = decltype(constant)::tiles;
+    constexpr bool image = decltype(constant)::image;
+    return allow(bitmap_tile<tiles, image, T, V>, shared_bytes<tiles, image>(plan, 2), plan.device,
+                 ": the weight is too dense or too wide");
+  });
 }
 
 template <class V>
@@ -226,31 +239,31 @@ const char* create(const OnnxpruneCudaWeight* w, void** plan) {
 
 template <class T, class V>
 const char* launch(const Plan& plan, const OnnxpruneCudaRun& run) {
-  return with_tiles<4>(run.m, [&](auto constant) {
-    constexpr int tiles = decltype(constant)::value;
+  return with_tiles<4>(run, [&](auto constant) {
+    constexpr int tiles = decltype(constant)::tiles;
+    constexpr bool image = decltype(constant)::image;
     const OnnxpruneCudaWeight& w = plan.weight;
     Args<T, V> a;
     set_operands<T>(a, w, run);
     a.groups = static_cast<int>(layout::ceil_div(w.cols, layout::kGroup));
-    a.stages = shared_bytes<tiles, V>(plan, kMaxStages) <= plan.device.block_bytes ? kMaxStages : 2;
+    a.stages = shared_bytes<tiles, image>(plan, kMaxStages) <= plan.device.block_bytes ? kMaxStages : 2;
     a.wide = aligned(run.x, 16) && w.cols % 8 == 0;
+    a.image = pixels_of(run);
     a.mask = static_cast<const uint64_t*>(w.tensors[0].data);
     a.offsets = static_cast<const int*>(w.tensors[1].data);
     a.values = static_cast<const V*>(w.tensors[2].data);
     a.scales = static_cast<const float*>(w.tensors[3].data);
     a.strips = static_cast<int>(layout::ceil_div(w.rows, layout::kStrip));
     a.value_bytes = plan.value_bytes;
-    const dim3 grid(static_cast<unsigned>(layout::ceil_div(a.strips, Few<tiles>::strips)),
-                    static_cast<unsigned>(layout::ceil_div(run.m, Few<tiles>::rows)));
-    start(bitmap_tile<tiles, T, V>, grid, kThreads, shared_bytes<tiles, V>(plan, a.stages),
-          static_cast<cudaStream_t>(run.stream), a);
+    start(bitmap_tile<tiles, image, T, V>, grid_of<tiles, image>(a.strips, run), kThreads,
+          shared_bytes<tiles, image>(plan, a.stages), static_cast<cudaStream_t>(run.stream), a);
     return cuda_error("launch", cudaPeekAtLastError());
   });
 }
 
 template <class V>
 const char* run(const void* opaque, const OnnxpruneCudaRun* run) {
-  return run_plan<Plan>(opaque, *run,
+  return run_plan<Plan>(op_of<V>(), opaque, *run,
                         [&](const Plan& plan, auto type) { return launch<decltype(type), V>(plan, *run); });
 }
 
@@ -258,9 +271,9 @@ void destroy(void* plan) { delete static_cast<Plan*>(plan); }
 
 }  // namespace
 
-const OnnxpruneCudaOp kBitmapTile = {"BitmapTile", 3, {kUint8, kInt32, 0, 0}, sizes<uint16_t>, create<uint16_t>,
+const OnnxpruneCudaOp kBitmapTile = {"BitmapTile", 3, {kUint8, kInt32, 0, 0}, 1, sizes<uint16_t>, create<uint16_t>,
                                      run<uint16_t>, destroy};
-const OnnxpruneCudaOp kBitmapTileInt8 = {"BitmapTileInt8", 4, {kUint8, kInt32, kUint8, kFloat32}, sizes<uint8_t>,
+const OnnxpruneCudaOp kBitmapTileInt8 = {"BitmapTileInt8", 4, {kUint8, kInt32, kUint8, kFloat32}, 1, sizes<uint8_t>,
                                          create<uint8_t>, run<uint8_t>, destroy};
 
 }  // namespace onnxprune

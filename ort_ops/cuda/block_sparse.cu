@@ -3,6 +3,8 @@
 // Kept blocks are dense and in fragment order. For few rows of X (up to 32) a block of threads takes one strip of 16
 // rows of W, its warps take the kept blocks in turns and read them straight into registers: as many bytes in flight as
 // there are warps. For more, a block of threads takes a row of blocks and 64 or 128 rows of X through shared memory.
+// So it does for a 1x1 convolution with 64 or 128 pixels of one image (blockIdx.z), staged as they lie and turned on
+// the way to the registers.
 #include <new>
 
 #include "common.cuh"
@@ -24,6 +26,7 @@ struct Args {
   int block_rows;       // 32 or 64
   bool wide;            // rows of X begin at multiples of 16 bytes
   bool even;            // and at least at multiples of 4
+  Pixels image;
 };
 
 // The columns of blocks that one row of blocks keeps and their slots, in ascending order; by one warp
@@ -122,23 +125,24 @@ constexpr int kManyWarps = 4;
 constexpr int kManyStages = 3;
 constexpr int kStride = kCols + 8;  // of X in shared memory: rows begin 4 banks apart
 
-template <int Rows, int XRows>
-__host__ __device__ constexpr int many_stage_bytes() { return Rows * kCols * 2 + XRows * kStride * 2; }
-// The output tile comes through the same memory, so that rows of Y are written whole
-template <int Rows, int XRows>
-__host__ __device__ constexpr int many_bytes() {
-  return kManyStages * many_stage_bytes<Rows, XRows>() > XRows * (Rows + 2) * 4
-             ? kManyStages * many_stage_bytes<Rows, XRows>()
-             : XRows * (Rows + 2) * 4;
-}
+template <int Rows, int XRows, bool Image>
+struct Many {
+  static constexpr int stride = Image ? XRows + 8 : kStride;  // pixels of a channel: 4 banks apart as well
+  static constexpr int stage_bytes = Rows * kCols * 2 + (Image ? kCols : XRows) * stride * 2;
+  // The output tile comes through the same memory, so that rows of Y (or of pixels) are written whole
+  static constexpr int out_row = Image ? XRows + 8 : 1, out_column = Image ? 1 : Rows + 2;
+  static constexpr int out_bytes = (Image ? Rows * out_row : XRows * out_column) * 4;
+  static constexpr int bytes = kManyStages * stage_bytes > out_bytes ? kManyStages * stage_bytes : out_bytes;
+};
 
-template <int Rows, int XRows, class T>
+template <int Rows, int XRows, bool Image, class T>
 __global__ void __launch_bounds__(32 * kManyWarps, 2) block_sparse_many(const Args<T> a) {
+  using M = Many<Rows, XRows, Image>;
   constexpr int strips = Rows / layout::kStrip;
   constexpr int tiles = XRows / kManyWarps / 8;  // of 8 rows of X, of one warp
-  constexpr int threads = 32 * kManyWarps, stage_size = many_stage_bytes<Rows, XRows>();
+  constexpr int threads = 32 * kManyWarps, stage_size = M::stage_bytes;
   ONNXPRUNE_SHARED(shared);
-  int2* kept = reinterpret_cast<int2*>(shared + many_bytes<Rows, XRows>());
+  int2* kept = reinterpret_cast<int2*>(shared + M::bytes);
   __shared__ int total;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t row0 = static_cast<int64_t>(blockIdx.x) * XRows;
@@ -154,10 +158,20 @@ __global__ void __launch_bounds__(32 * kManyWarps, 2) block_sparse_many(const Ar
       copy_async(to + piece * 16, block + piece * 16);
     T* x = reinterpret_cast<T*>(to + Rows * kCols * 2);
     const int64_t first = static_cast<int64_t>(kept[i].x) * kCols;
-    for (int piece = threadIdx.x; piece < XRows * (kCols / 8); piece += threads) {
-      const int row = piece / (kCols / 8), k = piece % (kCols / 8) * 8;
-      const bool present = row0 + row < a.m;
-      stage8(x + row * kStride + k, a.x + (present ? row0 + row : 0) * a.k, first + k, a.k, present, a.wide);
+    if constexpr (Image) {
+      const T* channels = a.x + static_cast<int64_t>(blockIdx.z) * a.k * a.image.pixels;
+      for (int piece = threadIdx.x; piece < kCols * (XRows / 8); piece += threads) {
+        const int k = piece / (XRows / 8), p = piece % (XRows / 8) * 8;
+        const bool present = first + k < a.k;
+        stage_pixels(x + k * M::stride + p, channels + (present ? first + k : 0) * a.image.pixels,
+                     static_cast<int>(row0) + p, a.image.pixels, present, a.image.grain);
+      }
+    } else {
+      for (int piece = threadIdx.x; piece < XRows * (kCols / 8); piece += threads) {
+        const int row = piece / (kCols / 8), k = piece % (kCols / 8) * 8;
+        const bool present = row0 + row < a.m;
+        stage8(x + row * kStride + k, a.x + (present ? row0 + row : 0) * a.k, first + k, a.k, present, a.wide);
+      }
     }
   };
 
@@ -174,44 +188,50 @@ __global__ void __launch_bounds__(32 * kManyWarps, 2) block_sparse_many(const Ar
     commit_copies();
     const char* from = shared + i % kManyStages * stage_size;
     const T* w = reinterpret_cast<const T*>(from);
-    const T* x = reinterpret_cast<const T*>(from + Rows * kCols * 2) + warp * tiles * 8 * kStride;
+    const T* x = reinterpret_cast<const T*>(from + Rows * kCols * 2) + warp * tiles * 8 * (Image ? 1 : kStride);
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      uint32_t b[tiles][2];
+      uint32_t b[tiles / 2][2][2];  // by pairs of tiles
 #pragma unroll
       for (int t = 0; t < tiles; ++t)
+        if constexpr (Image) {
+          if (t % 2 == 0) load_pixels16<M::stride>(b[t / 2], x, step * 16, t, lane);
+        } else {
 #pragma unroll
-        for (int r = 0; r < 2; ++r)
-          b[t][r] = *reinterpret_cast<const uint32_t*>(x + (t * 8 + layout::b_n(lane)) * kStride + step * 16 +
-                                                       layout::b_k(lane, r));
+          for (int r = 0; r < 2; ++r)
+            b[t / 2][t % 2][r] = *reinterpret_cast<const uint32_t*>(x + (t * 8 + layout::b_n(lane)) * kStride +
+                                                                    step * 16 + layout::b_k(lane, r));
+        }
 #pragma unroll
       for (int s = 0; s < strips; ++s) {
         const uint4 four = *reinterpret_cast<const uint4*>(w + layout::block_offset(s, step, lane));
         const uint32_t fragment[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
-        for (int t = 0; t < tiles; ++t) mma(sum[s][t], fragment, b[t], T{});
+        for (int t = 0; t < tiles; ++t) mma(sum[s][t], fragment, b[t / 2][t % 2], T{});
       }
     }
   }
   wait_copies<0>();
   __syncthreads();
-  float* tile = reinterpret_cast<float*>(shared);  // [row of X][row of W]
+  float* tile = reinterpret_cast<float*>(shared);
 #pragma unroll
   for (int s = 0; s < strips; ++s)
 #pragma unroll
     for (int t = 0; t < tiles; ++t)
 #pragma unroll
       for (int i = 0; i < 4; ++i)
-        tile[((warp * tiles + t) * 8 + layout::d_col(lane, i)) * (Rows + 2) + s * layout::kStrip +
-             layout::d_row(lane, i)] = sum[s][t][i];
+        tile[((warp * tiles + t) * 8 + layout::d_col(lane, i)) * M::out_column +
+             (s * layout::kStrip + layout::d_row(lane, i)) * M::out_row] = sum[s][t][i];
   __syncthreads();
   for (int e = threadIdx.x; e < XRows * Rows; e += threads) {
-    const int64_t m = row0 + e / Rows;
-    const int n = blockIdx.y * Rows + e % Rows;
-    if (n >= a.n || m >= a.m) continue;
-    float value = tile[e / Rows * (Rows + 2) + e % Rows];
+    const int column = Image ? e % XRows : e / Rows, row = Image ? e / XRows : e % Rows;
+    const int64_t m = row0 + column;
+    const int n = blockIdx.y * Rows + row;
+    if (n >= a.n || m >= (Image ? a.image.pixels : a.m)) continue;
+    float value = tile[column * M::out_column + row * M::out_row];
     if (a.ending.bias) value += to_float(static_cast<const T*>(a.ending.bias)[n]);
-    a.y[m * a.n + n] = from_float<T>(activate(value, a.ending));
+    const int64_t at = Image ? (static_cast<int64_t>(blockIdx.z) * a.n + n) * a.image.pixels + m : m * a.n + n;
+    a.y[at] = from_float<T>(activate(value, a.ending));
   }
 }
 
@@ -247,12 +267,17 @@ int few_bytes(const Plan& plan) {
   return plan.block_cols * 8 + kFewWarps * layout::kStrip * 8 * Tiles * 4;
 }
 
-template <int Rows, class T>
+template <int Rows, int XRows, bool Image>
+int many_bytes(const Plan& plan) {
+  return Many<Rows, XRows, Image>::bytes + plan.block_cols * 8;
+}
+
+template <int Rows, bool Image, class T>
 const char* allow_many(const Plan& plan) {
-  const int kept = plan.block_cols * 8;
-  if (const char* error = allow(block_sparse_many<Rows, 64, T>, many_bytes<Rows, 64>() + kept, plan.device))
+  if (const char* error =
+          allow(block_sparse_many<Rows, 64, Image, T>, many_bytes<Rows, 64, Image>(plan), plan.device))
     return error;
-  return allow(block_sparse_many<Rows, 128, T>, many_bytes<Rows, 128>() + kept, plan.device);
+  return allow(block_sparse_many<Rows, 128, Image, T>, many_bytes<Rows, 128, Image>(plan), plan.device);
 }
 
 template <class T>
@@ -260,7 +285,12 @@ const char* allow_all(const Plan& plan) {
   if (const char* error = allow(block_sparse_few<1, T>, few_bytes<1>(plan), plan.device)) return error;
   if (const char* error = allow(block_sparse_few<2, T>, few_bytes<2>(plan), plan.device)) return error;
   if (const char* error = allow(block_sparse_few<4, T>, few_bytes<4>(plan), plan.device)) return error;
-  return plan.weight.block_rows == 32 ? allow_many<32, T>(plan) : allow_many<64, T>(plan);
+  if (plan.weight.block_rows == 32) {
+    if (const char* error = allow_many<32, false, T>(plan)) return error;
+    return allow_many<32, true, T>(plan);
+  }
+  if (const char* error = allow_many<64, false, T>(plan)) return error;
+  return allow_many<64, true, T>(plan);
 }
 
 const char* create(const OnnxpruneCudaWeight* w, void** plan) {
@@ -292,14 +322,22 @@ const char* launch_few(const Plan& plan, const Args<T>& a, cudaStream_t stream) 
   return cuda_error("launch", cudaPeekAtLastError());
 }
 
-template <int Rows, int XRows, class T>
-const char* launch_many(const Plan& plan, const Args<T>& a, cudaStream_t stream) {
+template <int Rows, int XRows, bool Image, class T>
+const char* launch_many(const Plan& plan, const Args<T>& a, const OnnxpruneCudaRun& run) {
   // Neighbouring blocks of threads share a row of blocks, which stays in the L2 cache
-  const dim3 grid(static_cast<unsigned>(layout::ceil_div(a.m, XRows)),
-                  static_cast<unsigned>(layout::ceil_div(a.n, Rows)));
-  start(block_sparse_many<Rows, XRows, T>, grid, 32 * kManyWarps, many_bytes<Rows, XRows>() + plan.block_cols * 8,
-        stream, a);
+  const dim3 grid(static_cast<unsigned>(layout::ceil_div(Image ? run.pixels : run.m, XRows)),
+                  static_cast<unsigned>(layout::ceil_div(a.n, Rows)),
+                  static_cast<unsigned>(Image ? run.m / run.pixels : 1));
+  start(block_sparse_many<Rows, XRows, Image, T>, grid, 32 * kManyWarps, many_bytes<Rows, XRows, Image>(plan),
+        static_cast<cudaStream_t>(run.stream), a);
   return cuda_error("launch", cudaPeekAtLastError());
+}
+
+// 64 pixels a block where more would be half empty, or blocks of 128 leave processors without work
+bool narrow(const Plan& plan, const OnnxpruneCudaRun& run) {
+  const int64_t blocks = layout::ceil_div(run.pixels, 128) * (run.m / run.pixels) *
+                         layout::ceil_div(plan.weight.rows, plan.weight.block_rows);
+  return run.pixels <= 64 || blocks < plan.device.processors;
 }
 
 template <class T>
@@ -313,17 +351,23 @@ const char* launch(const Plan& plan, const OnnxpruneCudaRun& run) {
   a.block_rows = static_cast<int>(w.block_rows);
   a.wide = aligned(run.x, 16) && w.cols % 8 == 0;
   a.even = aligned(run.x, 4) && w.cols % 2 == 0;
+  a.image = pixels_of(run);
   const auto stream = static_cast<cudaStream_t>(run.stream);
+  if (run.pixels > 1) {
+    if (a.block_rows == 32)
+      return narrow(plan, run) ? launch_many<32, 64, true>(plan, a, run) : launch_many<32, 128, true>(plan, a, run);
+    return narrow(plan, run) ? launch_many<64, 64, true>(plan, a, run) : launch_many<64, 128, true>(plan, a, run);
+  }
   if (a.m <= 8) return launch_few<1>(plan, a, stream);
   if (a.m <= 16) return launch_few<2>(plan, a, stream);
   if (a.m <= 32) return launch_few<4>(plan, a, stream);
   if (a.block_rows == 32)
-    return a.m <= 64 ? launch_many<32, 64>(plan, a, stream) : launch_many<32, 128>(plan, a, stream);
-  return a.m <= 64 ? launch_many<64, 64>(plan, a, stream) : launch_many<64, 128>(plan, a, stream);
+    return a.m <= 64 ? launch_many<32, 64, false>(plan, a, run) : launch_many<32, 128, false>(plan, a, run);
+  return a.m <= 64 ? launch_many<64, 64, false>(plan, a, run) : launch_many<64, 128, false>(plan, a, run);
 }
 
 const char* run(const void* opaque, const OnnxpruneCudaRun* run) {
-  return run_plan<Plan>(opaque, *run,
+  return run_plan<Plan>(kBlockSparse, opaque, *run,
                         [&](const Plan& plan, auto type) { return launch<decltype(type)>(plan, *run); });
 }
 
@@ -331,6 +375,6 @@ void destroy(void* plan) { delete static_cast<Plan*>(plan); }
 
 }  // namespace
 
-const OnnxpruneCudaOp kBlockSparse = {"BlockSparse", 2, {kInt32, 0, 0, 0}, sizes, create, run, destroy};
+const OnnxpruneCudaOp kBlockSparse = {"BlockSparse", 2, {kInt32, 0, 0, 0}, 1, sizes, create, run, destroy};
 
 }  // namespace onnxprune

@@ -88,6 +88,12 @@ __device__ __forceinline__ void copy_async(void* shared, const void* global) {
                : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// The same of 8 bytes, which the L1 cache sees
+__device__ __forceinline__ void copy_async8(void* shared, const void* global) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(global)
+               : "memory");
+}
 template <int Left>
 __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Left) : "memory");
@@ -105,6 +111,14 @@ __device__ __forceinline__ uint32_t load_once(const uint32_t* address) {
   uint32_t v;
   asm volatile("ld.global.nc.L1::no_allocate.u32 %0, [%1];" : "=r"(v) : "l"(address));
   return v;
+}
+
+// Four 8x8 matrices of 16 bits from shared memory, each transposed: lane l gives the row l % 8 of matrix l / 8
+__device__ __forceinline__ void load_transposed(uint32_t (&to)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(row)))
+               : "memory");
 }
 
 #endif  // ONNXPRUNE_EMULATOR
@@ -139,6 +153,23 @@ __device__ __forceinline__ void stage8(T* shared, const T* row, int64_t k, int64
 #pragma unroll
   for (int i = 0; i < 8; ++i) piece[i] = present && k + i < cols ? row[k + i] : from_float<T>(0.f);
   *reinterpret_cast<uint4*>(shared) = *reinterpret_cast<const uint4*>(piece);
+}
+
+// Eight neighbouring pixels of a channel, from pixel p, to shared memory; zeros behind the last. Channels begin at
+// multiples of `grain` pixels, 8 or 4 of which are a copy that may stay on its way.
+template <class T>
+__device__ __forceinline__ void stage_pixels(T* shared, const T* channel, int p, int pixels, bool present, int grain) {
+  if (grain != 4 || !present || p + 8 > pixels) return stage8(shared, channel, p, pixels, present, grain == 8);
+  copy_async8(shared, channel + p);
+  copy_async8(shared + 4, channel + p + 4);
+}
+
+// Registers of B for 16 columns of W from k and the 8 pixels of `tile`, and of the tile behind, from staged channels
+template <int Stride, class T>
+__device__ __forceinline__ void load_pixels16(uint32_t (&b)[2][2], const T* shared, int k, int tile, int lane) {
+  uint32_t four[4];
+  load_transposed(four, shared + (k + layout::pixel_k16(lane)) * Stride + (tile + layout::pixel_tile16(lane)) * 8);
+  b[0][0] = four[0], b[0][1] = four[1], b[1][0] = four[2], b[1][1] = four[3];
 }
 
 // ---------------------------------------------------------------- host
@@ -202,13 +233,14 @@ const char* check_count(const OnnxpruneCudaOp& op, const OnnxpruneCudaWeight& w,
                         int64_t wanted);
 // Which device that is goes to `id`
 const char* check_on_device(const OnnxpruneCudaOp& op, const OnnxpruneCudaWeight& w, int* id);
-const char* check_run(const OnnxpruneCudaRun& run);
+const char* check_run(const OnnxpruneCudaOp& op, const OnnxpruneCudaRun& run);
 
 // Of every op: launch(plan, T{}) with the type of X, on the plan's device, when there is something to multiply
 template <class Plan, class Launch>
-const char* run_plan(const void* opaque, const OnnxpruneCudaRun& run, const Launch& launch) {
+const char* run_plan(const OnnxpruneCudaOp& op, const void* opaque, const OnnxpruneCudaRun& run,
+                     const Launch& launch) {
   const auto& plan = *static_cast<const Plan*>(opaque);
-  if (const char* error = check_run(run)) return error;
+  if (const char* error = check_run(op, run)) return error;
   if (!run.m) return nullptr;
   const OnDevice current(plan.device.id);
   return plan.weight.type == kFloat16 ? launch(plan, __half{}) : launch(plan, __nv_bfloat16{});
@@ -221,6 +253,17 @@ void set_operands(Args& a, const OnnxpruneCudaWeight& w, const OnnxpruneCudaRun&
   a.y = static_cast<T*>(run.y);
   a.ending = {run.bias, run.activation, run.low, run.high};
   a.m = static_cast<int>(run.m), a.n = static_cast<int>(w.rows), a.k = static_cast<int>(w.cols);
+}
+
+// What the arguments of kernels for images have beside them. An image of one pixel is a row of X.
+struct Pixels {
+  int pixels;
+  int grain;  // pixels that a copy moves at once: 8, 4 or 1
+};
+inline bool aligned(const void* pointer, size_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
+inline Pixels pixels_of(const OnnxpruneCudaRun& run) {
+  const int grain = run.pixels % 8 == 0 && aligned(run.x, 16) ? 8 : run.pixels % 4 == 0 && aligned(run.x, 8) ? 4 : 1;
+  return {static_cast<int>(run.pixels), grain};
 }
 
 // Lets a kernel that needs `bytes` of shared memory have all that a block can have; `why` follows a refusal
@@ -249,8 +292,6 @@ const char* examine(int (&found)[4], Launch&& launch) {
   cudaFree(device);
   return cuda_error("the check of the weight", status);
 }
-
-inline bool aligned(const void* pointer, size_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
 
 extern const OnnxpruneCudaOp kBitmapTile, kBitmapTileInt8, kBlockSparse, kNMTile, kDelta;
 

@@ -217,7 +217,7 @@ const char* launch_any(const Plan& plan, const OnnxpruneCudaRun& run) {
 }
 
 const char* run(const void* opaque, const OnnxpruneCudaRun* run) {
-  return run_plan<Plan>(opaque, *run,
+  return run_plan<Plan>(kDelta, opaque, *run,
                         [&](const Plan& plan, auto type) { return launch_any<decltype(type)>(plan, *run); });
 }
 
@@ -225,6 +225,6 @@ void destroy(void* plan) { delete static_cast<Plan*>(plan); }
 
 }  // namespace
 
-const OnnxpruneCudaOp kDelta = {"Delta", 3, {kInt32, kUint8, 0, 0}, sizes, create, run, destroy};
+const OnnxpruneCudaOp kDelta = {"Delta", 3, {kInt32, kUint8, 0, 0}, 0, sizes, create, run, destroy};
 
 }  // namespace onnxprune

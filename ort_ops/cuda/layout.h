@@ -35,6 +35,11 @@ ONNXPRUNE_BOTH int a_col(int lane, int i) { return lane % 4 * 2 + (i & 1) + 8 * 
 // First of the two k of register r of a lane's B fragment (mma.m16n8k16: r < 2; mma.sp.m16n8k32: r < 4), and its n
 ONNXPRUNE_BOTH int b_k(int lane, int r) { return lane % 4 * 2 + 8 * r; }
 ONNXPRUNE_BOTH int b_n(int lane) { return lane / 4; }
+// Of pixels, which lie as k x n, `ldmatrix.trans` makes the same registers of four 8x8 matrices: 16 k of two tiles of n,
+// or 32 k of one. Which row of 8 the lane names: its k, and its tile.
+ONNXPRUNE_BOTH int pixel_k16(int lane) { return lane % 16; }
+ONNXPRUNE_BOTH int pixel_tile16(int lane) { return lane / 16; }
+ONNXPRUNE_BOTH int pixel_k32(int lane) { return lane; }
 // Element i (0..3) of a lane's D fragment: row (of W) and column (row of X)
 ONNXPRUNE_BOTH int d_row(int lane, int i) { return lane / 4 + 8 * (i >> 1); }
 ONNXPRUNE_BOTH int d_col(int lane, int i) { return lane % 4 * 2 + (i & 1); }

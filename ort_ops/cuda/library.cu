@@ -90,10 +90,18 @@ const char* check_on_device(const OnnxpruneCudaOp& op, const OnnxpruneCudaWeight
   return nullptr;
 }
 
-const char* check_run(const OnnxpruneCudaRun& run) {
+const char* check_run(const OnnxpruneCudaOp& op, const OnnxpruneCudaRun& run) {
   constexpr int64_t most = int64_t{1} << 18;  // grid.y holds 65535 blocks, of at least 8 rows
-  if (run.m < 0 || run.m > most)
-    return say("X has %lld rows, wanted at most %lld", static_cast<long long>(run.m), static_cast<long long>(most));
+  constexpr int64_t most_images = 65535;      // of grid.z
+  if (run.m < 0 || run.pixels < 1 || run.m % run.pixels)
+    return say("X has %lld rows in images of %lld", static_cast<long long>(run.m), static_cast<long long>(run.pixels));
+  if (run.pixels > 1 && !op.images) return say("%s multiplies no images", op.name);
+  const int64_t rows = run.pixels > 1 ? run.pixels : run.m, images = run.m / run.pixels;
+  if (rows > most)
+    return say("X has %lld rows, wanted at most %lld", static_cast<long long>(rows), static_cast<long long>(most));
+  if (run.pixels > 1 && images > most_images)
+    return say("X has %lld images, wanted at most %lld", static_cast<long long>(images),
+               static_cast<long long>(most_images));
   if (run.m && (!run.x || !run.y)) return say("X or Y has no data");
   if (!aligned(run.x, 2) || !aligned(run.y, 2)) return say("X or Y is not aligned");
   return nullptr;

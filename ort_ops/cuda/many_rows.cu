@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "held.h"
+#include "in_place.cuh"
 
 namespace onnxprune {
 namespace {
@@ -55,30 +56,6 @@ std::mutex choices_mutex;
 std::map<Sort, Choice>& choices() {
   static auto* found = new std::map<Sort, Choice>;
   return *found;
-}
-
-template <class T>
-__global__ void activate_in_place(T* y, int64_t count, const Ending ending) {
-  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * 8; i < count;
-       i += static_cast<int64_t>(gridDim.x) * blockDim.x * 8) {
-    uint4 eight = *reinterpret_cast<const uint4*>(y + i);
-    uint32_t* pairs = reinterpret_cast<uint32_t*>(&eight);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const float2 pair = pair_to_float(pairs[j], T{});
-      pairs[j] = pack_floats<T>(activate(pair.x, ending), activate(pair.y, ending));
-    }
-    *reinterpret_cast<uint4*>(y + i) = eight;
-  }
-}
-
-template <class T>
-const char* activate_all(const OnnxpruneCudaRun& run, int64_t count) {
-  const Ending ending = {nullptr, run.activation, run.low, run.high};
-  const int64_t blocks = std::min<int64_t>(layout::ceil_div(count, 8 * 256), 4096);
-  start(activate_in_place<T>, static_cast<unsigned>(blocks), 256, 0, static_cast<cudaStream_t>(run.stream),
-        static_cast<T*>(run.y), count, ending);
-  return cuda_error("launch", cudaPeekAtLastError());
 }
 
 int data_type(const OnnxpruneCudaWeight& w) { return w.type == kFloat16 ? lt::kReal16F : lt::kReal16BF; }
@@ -190,8 +167,7 @@ std::string ManyRows::multiply(const Key& key, const OnnxpruneCudaRun& run) {
                                    &kZero, run.y, run.y, product->workspace->get(), &stream, 1);
   if (status) return product->problem = failure("multiply", status);
   if (run.activation < 2) return "";  // ReLU is the plan's
-  return text_of(weight_.type == kFloat16 ? activate_all<__half>(run, key.m * weight_.rows)
-                                          : activate_all<__nv_bfloat16>(run, key.m * weight_.rows));
+  return text_of(end_all(weight_, run, key.m, false));
 }
 
 ManyRows::Product* ManyRows::find(const Key& key) {

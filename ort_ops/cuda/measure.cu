@@ -2,12 +2,11 @@
 //
 // Timed as it is used: a CUDA graph of one product after another, each with weights of its own, so many that they do
 // not fit into the L2 cache. The graph is replayed; the median of the replays counts.
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <vector>
 
 #include "common.cuh"
+#include "cublas.h"
 
 #define ONNXPRUNE_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -134,39 +133,10 @@ int copies(int64_t bytes, int64_t total) {
   return static_cast<int>(std::clamp<int64_t>(layout::ceil_div(total, std::max<int64_t>(bytes, 1)), 2, 256));
 }
 
-// The part of cuBLAS that is needed, found at run time
-struct Cublas {
-  using Handle = void*;
-  int (*create)(Handle*);
-  int (*destroy)(Handle);
-  int (*set_stream)(Handle, cudaStream_t);
-  int (*set_workspace)(Handle, void*, size_t);
-  int (*gemm)(Handle, int, int, int, int, int, const void*, const void*, int, int, const void*, int, int, const void*,
-              void*, int, int, int, int);
-
-  const char* load(const char* path) {
-    void* library = nullptr;
-    for (const char* name : {path, "libcublas.so.13", "libcublas.so.12", "libcublas.so"})
-      if (name && *name && !library) library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    if (!library) return say("cuBLAS is not there: %s", dlerror());
-    const auto find = [&](auto& to, const char* name) {
-      to = reinterpret_cast<std::decay_t<decltype(to)>>(dlsym(library, name));
-      return to != nullptr;
-    };
-    return find(create, "cublasCreate_v2") && find(destroy, "cublasDestroy_v2") &&
-                   find(set_stream, "cublasSetStream_v2") && find(set_workspace, "cublasSetWorkspace_v2") &&
-                   find(gemm, "cublasGemmEx")
-               ? nullptr
-               : say("cuBLAS lacks a function");
-  }
-};
-
 // Who asks for cuSPARSELt gets it or the reason: nobody takes the other variant for it
 const char* check_variant(const OnnxpruneCudaOp& op, const OnnxpruneCudaWeight& weight, const void* plan, int64_t m) {
   return weight.many_rows > 0 && m >= weight.many_rows && op.many_problem ? op.many_problem(plan) : nullptr;
 }
-
-constexpr int64_t kWorkspace = 32 << 20;  // what cuBLAS recommends for Hopper
 
 }  // namespace
 }  // namespace onnxprune
@@ -202,10 +172,11 @@ ONNXPRUNE_EXPORT const char* onnxprune_cuda_try(const OnnxpruneCudaOp* op, const
   return cuda_error("download", cudaMemcpy(run->y, device.y, bytes, cudaMemcpyDeviceToHost));
 }
 
-// Milliseconds of a product with rows[i] rows of X, for each i < count; copies of the weight take `total` bytes together
+// Milliseconds of a product with rows[i] rows of X, for each i < count; copies of the weight take `total` bytes
+// together. With more pixels than one X is images, and rows are multiples of it.
 ONNXPRUNE_EXPORT const char* onnxprune_cuda_time(const OnnxpruneCudaOp* op, const OnnxpruneCudaWeight* weight,
-                                                 const int64_t* rows, int32_t count, int64_t total, int32_t graph,
-                                                 float* milliseconds) {
+                                                 const int64_t* rows, int32_t count, int64_t pixels, int64_t total,
+                                                 int32_t graph, float* milliseconds) {
   using namespace onnxprune;
   Session session;
   if (const char* error = session.start()) return error;
@@ -219,7 +190,7 @@ ONNXPRUNE_EXPORT const char* onnxprune_cuda_time(const OnnxpruneCudaOp* op, cons
   if (const char* error = random(session, &x, most * weight->cols, weight->type, 1)) return error;
   if (const char* error = session.room(&y, most * weight->rows * 2)) return error;
   for (int32_t which = 0; which < count; ++which) {
-    const OnnxpruneCudaRun run = {x, y, nullptr, rows[which], 0, 0.f, 0.f, session.stream()};
+    const OnnxpruneCudaRun run = {x, y, nullptr, rows[which], pixels, 0, 0.f, 0.f, session.stream()};
     const char* error = time_products(session.stream(), static_cast<int>(plans.size()), graph, milliseconds + which,
                                       [&](int i) { return op->run(plans[i], &run); });
     if (!error) error = check_variant(*op, *weight, plans.back(), rows[which]);
@@ -228,11 +199,12 @@ ONNXPRUNE_EXPORT const char* onnxprune_cuda_time(const OnnxpruneCudaOp* op, cons
   return nullptr;
 }
 
-// The same for a dense weight and cuBLAS; transposed: stored (cols, rows), as MatMul of ONNX has it
+// The same for a dense weight and cuBLAS; transposed: stored (cols, rows), as MatMul of ONNX has it. Of images W is
+// (rows, cols) and multiplied with each, which is the least that cuDNN has to do for a 1x1 convolution.
 ONNXPRUNE_EXPORT const char* onnxprune_cuda_time_dense(const char* cublas_path, int32_t type, int64_t rows,
                                                        int64_t cols, const int64_t* x_rows, int32_t count,
-                                                       int64_t total, int32_t transposed, int32_t graph,
-                                                       float* milliseconds) {
+                                                       int64_t pixels, int64_t total, int32_t transposed,
+                                                       int32_t graph, float* milliseconds) {
   using namespace onnxprune;
   Session session;
   Cublas cublas;
@@ -246,21 +218,21 @@ ONNXPRUNE_EXPORT const char* onnxprune_cuda_time_dense(const char* cublas_path, 
   const int64_t most = *std::max_element(x_rows, x_rows + count);
   if (const char* error = random(session, &x, most * cols, type, 1)) return error;
   if (const char* error = session.room(&y, most * rows * 2)) return error;
-  if (const char* error = session.room(&workspace, kWorkspace)) return error;
+  if (const char* error = session.room(&workspace, kCublasWorkspace)) return error;
   Cublas::Handle handle = nullptr;
   if (cublas.create(&handle)) return say("cuBLAS cannot start");
   cublas.set_stream(handle, session.stream());
-  cublas.set_workspace(handle, workspace, kWorkspace);
-  const float one = 1.f, zero = 0.f;
-  const int cuda_type = type == kFloat16 ? 2 : 14;  // CUDA_R_16F, CUDA_R_16BF; 68: CUBLAS_COMPUTE_32F
-  const int n = static_cast<int>(rows), k = static_cast<int>(cols);
+  cublas.set_workspace(handle, workspace, kCublasWorkspace);
+  const int n = static_cast<int>(rows), k = static_cast<int>(cols), p = static_cast<int>(pixels);
+  const auto multiply = [&](const void* weight, int m) {
+    return p == 1 ? cublas.multiply(handle, cublas_type(type), transposed, n, k, m, weight, x, y)
+                  : cublas.multiply_images(handle, cublas_type(type), n, k, m / p, p, weight, x, y);
+  };
   const char* error = nullptr;
   for (int32_t which = 0; which < count && !error; ++which)
     error = time_products(
         session.stream(), static_cast<int>(weights.size()), graph, milliseconds + which, [&](int i) -> const char* {
-          const int status = cublas.gemm(handle, transposed ? 0 : 1, 0, n, static_cast<int>(x_rows[which]), k, &one,
-                                         weights[i], cuda_type, transposed ? n : k, x, cuda_type, k, &zero, y,
-                                         cuda_type, n, 68, -1);
+          const int status = multiply(weights[i], static_cast<int>(x_rows[which]));
           return status ? say("cuBLAS fails with status %d", status) : nullptr;
         });
   cublas.destroy(handle);

@@ -2,11 +2,13 @@
 //
 // Values and metadata lie in the order in which mma.sp.m16n8k32 wants them in registers, so a warp reads both with
 // wide loads and nothing is decoded (the layout of Sparse-Marlin, Castro et al. 2025, serves the same end; PTX ISA,
-// "Sparse matrix storage"). Memory-bound: 9 bits a weight. Many rows of X are for cuSPARSELt, where it is found.
+// "Sparse matrix storage"). Memory-bound: 9 bits a weight. Many rows of X are for cuSPARSELt, where it is found, else for
+// cuBLAS.
 #include <memory>
 #include <new>
 #include <utility>
 
+#include "dense_rows.h"
 #include "many_rows.h"
 #include "small_m.cuh"
 
@@ -25,14 +27,15 @@ struct Fragment {  // a lane's part of a 16x128 group
   uint32_t meta[2];
 };
 
-template <int Tiles>
+template <int Tiles, bool Image>
 __host__ __device__ constexpr int shared_bytes(int stages) {
-  return stages * Few<Tiles>::x_bytes > Few<Tiles>::sum_bytes ? stages * Few<Tiles>::x_bytes : Few<Tiles>::sum_bytes;
+  using F = Few<Tiles, Image>;
+  return stages * F::x_bytes > F::sum_bytes ? stages * F::x_bytes : F::sum_bytes;
 }
 
-template <int Tiles, class T>
+template <int Tiles, bool Image, class T>
 __global__ void __launch_bounds__(kThreads, 2) nm_tile(const Args<T> args) {
-  using F = Few<Tiles>;
+  using F = Few<Tiles, Image>;
   ONNXPRUNE_SHARED(shared);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int way = warp / F::strips, strip = blockIdx.x * F::strips + warp % F::strips;
@@ -55,7 +58,7 @@ __global__ void __launch_bounds__(kThreads, 2) nm_tile(const Args<T> args) {
   };
 
   for (int i = 0; i + 1 < args.stages; ++i) {
-    if (i < chunks) stage_x<Tiles>(x_of(i), args, i);
+    if (i < chunks) stage_x<Tiles, Image>(x_of(i), args, i);
     commit_copies();
   }
   Fragment next;
@@ -66,22 +69,25 @@ __global__ void __launch_bounds__(kThreads, 2) nm_tile(const Args<T> args) {
     load(next, chunk + 1);  // on its way while this one is multiplied
     wait_stage(args.stages);
     const int ahead = chunk + args.stages - 1;
-    if (ahead < chunks) stage_x<Tiles>(x_of(ahead), args, ahead);
+    if (ahead < chunks) stage_x<Tiles, Image>(x_of(ahead), args, ahead);
     commit_copies();
-    const T* x = x_of(chunk) + way * layout::kGroup;
+    const T* x = x_of(chunk) + way_offset<Tiles, Image>(way);
 #pragma unroll
     for (int i = 0; i < 4; ++i)
 #pragma unroll
       for (int t = 0; t < F::tiles; ++t) {
         uint32_t b[4];
-        load_b<Tiles>(b, x, i * 32, t, lane);
+        if constexpr (Image)
+          load_pixels32<Tiles>(b, x, i * 32, t, lane);
+        else
+          load_b<Tiles>(b, x, i * 32, t, lane);
         if (i % 2 == 0)
           mma_sp<0>(sum[t], w.a[i], b, w.meta[i / 2], T{});
         else
           mma_sp<1>(sum[t], w.a[i], b, w.meta[i / 2], T{});
       }
   }
-  finish<Tiles>(sum, reinterpret_cast<float*>(shared), args, [](int) { return 1.f; });
+  finish<Tiles, Image>(sum, reinterpret_cast<float*>(shared), args, [](int) { return 1.f; });
 }
 
 // found[0]: some positions do not ascend
@@ -92,8 +98,9 @@ __global__ void check_nm_tile(const uint32_t* meta, int64_t count, int* found) {
     if (!layout::nm_ordered(meta[i] >> shift & 15)) atomicExch(found, 1);
 }
 
-// W (rows, 4 * quads), row-major: a thread writes four columns; pairs: the two values that are kept of them
-__global__ void unpack_nm_tile(const uint32_t* meta, const uint32_t* pairs, uint2* dense, int rows, int quads) {
+// W (rows, cols), row-major: a thread writes four columns; pairs: the two values that are kept of them
+__global__ void unpack_nm_tile(const uint32_t* meta, const uint32_t* pairs, uint16_t* dense, int rows, int cols) {
+  const int quads = static_cast<int>(layout::ceil_div(cols, 4));
   const int64_t at = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (at >= static_cast<int64_t>(rows) * quads) return;
   const int row = static_cast<int>(at / quads), quad = static_cast<int>(at % quads);
@@ -107,13 +114,19 @@ __global__ void unpack_nm_tile(const uint32_t* meta, const uint32_t* pairs, uint
   const uint32_t pair = pairs[(((group * 4 + tile) * 32 + lane) * 8 + first) / 2];
   uint64_t four = static_cast<uint64_t>(pair & 0xffff) << (16 * (positions & 3));
   four |= static_cast<uint64_t>(pair >> 16) << (16 * (positions >> 2 & 3));
-  dense[at] = make_uint2(static_cast<uint32_t>(four), static_cast<uint32_t>(four >> 32));
+  uint16_t* to = dense + static_cast<int64_t>(row) * cols + 4 * quad;
+  if (cols % 4 == 0) {
+    *reinterpret_cast<uint2*>(to) = make_uint2(static_cast<uint32_t>(four), static_cast<uint32_t>(four >> 32));
+  } else {
+    for (int i = 0; i < 4 && 4 * quad + i < cols; ++i) to[i] = static_cast<uint16_t>(four >> (16 * i));
+  }
 }
 
 struct Plan {
   OnnxpruneCudaWeight weight;
   Device device;
-  std::unique_ptr<ManyRows> many;  // null where many_rows is 0
+  std::unique_ptr<ManyRows> many;    // null where many_rows is 0
+  std::unique_ptr<DenseRows> dense;  // the same
 };
 
 int64_t groups_of(const OnnxpruneCudaWeight& w) {
@@ -129,18 +142,18 @@ const char* sizes(const OnnxpruneCudaWeight* w) {
 
 template <class T>
 const char* allow_all(const Device& device) {
-  if (const char* error = allow(nm_tile<0, T>, shared_bytes<0>(2), device)) return error;
-  if (const char* error = allow(nm_tile<1, T>, shared_bytes<1>(2), device)) return error;
-  if (const char* error = allow(nm_tile<2, T>, shared_bytes<2>(2), device)) return error;
-  if (const char* error = allow(nm_tile<4, T>, shared_bytes<4>(2), device)) return error;
-  return allow(nm_tile<8, T>, shared_bytes<8>(2), device);
+  return for_each_few<8>([&](auto constant) {
+    constexpr int tiles = decltype(constant)::tiles;
+    constexpr bool image = decltype(constant)::image;
+    return allow(nm_tile<tiles, image, T>, shared_bytes<tiles, image>(2), device);
+  });
 }
 
 const char* unpack(const OnnxpruneCudaWeight& w, void* dense, cudaStream_t stream) {
-  const int quads = static_cast<int>(w.cols / 4);  // for cuSPARSELt, which takes multiples of 16 columns
+  const int64_t quads = layout::ceil_div(w.cols, 4);
   start(unpack_nm_tile, static_cast<unsigned>(layout::ceil_div(w.rows * quads, 256)), 256, 0, stream,
         static_cast<const uint32_t*>(w.tensors[0].data), static_cast<const uint32_t*>(w.tensors[1].data) + 4,
-        static_cast<uint2*>(dense), static_cast<int>(w.rows), quads);
+        static_cast<uint16_t*>(dense), static_cast<int>(w.rows), static_cast<int>(w.cols));
   return cuda_error("launch", cudaPeekAtLastError());
 }
 
@@ -149,7 +162,7 @@ const char* create(const OnnxpruneCudaWeight* w, void** plan) {
   int id = 0;
   if (const char* error = check_on_device(kNMTile, *w, &id)) return error;
   const OnDevice current(id);
-  Plan made{*w, {}, nullptr};
+  Plan made{*w, {}, nullptr, nullptr};
   if (const char* error = read_device(&made.device)) return error;
   int found[4];
   const int64_t words = w->tensors[0].count / 4;
@@ -162,9 +175,11 @@ const char* create(const OnnxpruneCudaWeight* w, void** plan) {
   error = w->type == kFloat16 ? allow_all<__half>(made.device) : allow_all<__nv_bfloat16>(made.device);
   if (error) return error;
   try {
-    if (w->many_rows > 0)
-      made.many = std::make_unique<ManyRows>(
-          *w, made.device.id, [w = *w](void* dense, cudaStream_t stream) { return unpack(w, dense, stream); });
+    const auto write = [w = *w](void* dense, cudaStream_t stream) { return unpack(w, dense, stream); };
+    if (w->many_rows > 0) {
+      made.many = std::make_unique<ManyRows>(*w, made.device.id, write);
+      made.dense = std::make_unique<DenseRows>(*w, made.device.id, write);
+    }
     *plan = new Plan(std::move(made));
   } catch (const std::bad_alloc&) {
     return say("not enough memory");
@@ -174,20 +189,21 @@ const char* create(const OnnxpruneCudaWeight* w, void** plan) {
 
 template <class T>
 const char* launch(const Plan& plan, const OnnxpruneCudaRun& run) {
-  return with_tiles<8>(run.m, [&](auto constant) {
-    constexpr int tiles = decltype(constant)::value;
+  return with_tiles<8>(run, [&](auto constant) {
+    constexpr int tiles = decltype(constant)::tiles;
+    constexpr bool image = decltype(constant)::image;
     const OnnxpruneCudaWeight& w = plan.weight;
     Args<T> a;
     set_operands<T>(a, w, run);
     a.groups = static_cast<int>(layout::ceil_div(w.cols, layout::kGroup));
-    a.stages = shared_bytes<tiles>(kMaxStages) <= plan.device.block_bytes ? kMaxStages : 2;
+    a.stages = shared_bytes<tiles, image>(kMaxStages) <= plan.device.block_bytes ? kMaxStages : 2;
     a.wide = aligned(run.x, 16) && w.cols % 8 == 0;
+    a.image = pixels_of(run);
     a.meta = static_cast<const uint32_t*>(w.tensors[0].data);
     a.values = static_cast<const uint4*>(w.tensors[1].data) + 1;
     a.strips = static_cast<int>(layout::ceil_div(w.rows, layout::kStrip));
-    const dim3 grid(static_cast<unsigned>(layout::ceil_div(a.strips, Few<tiles>::strips)),
-                    static_cast<unsigned>(layout::ceil_div(run.m, Few<tiles>::rows)));
-    start(nm_tile<tiles, T>, grid, kThreads, shared_bytes<tiles>(a.stages), static_cast<cudaStream_t>(run.stream), a);
+    start(nm_tile<tiles, image, T>, grid_of<tiles, image>(a.strips, run), kThreads,
+          shared_bytes<tiles, image>(a.stages), static_cast<cudaStream_t>(run.stream), a);
     return cuda_error("launch", cudaPeekAtLastError());
   });
 }
@@ -201,9 +217,11 @@ OnnxpruneCudaRun rest_of(const OnnxpruneCudaWeight& w, OnnxpruneCudaRun run, int
 }
 
 const char* run(const void* opaque, const OnnxpruneCudaRun* run) {
-  return run_plan<Plan>(opaque, *run, [&](const Plan& plan, auto type) -> const char* {
-    const bool many = plan.many && run->m >= plan.weight.many_rows;
-    const OnnxpruneCudaRun rest = rest_of(plan.weight, *run, many ? plan.many->run(*run) : 0);
+  return run_plan<Plan>(kNMTile, opaque, *run, [&](const Plan& plan, auto type) -> const char* {
+    const bool many = plan.many && run->pixels == 1 && run->m >= plan.weight.many_rows;
+    const int64_t done = many ? plan.many->run(*run) : 0;
+    if (many && !done && plan.dense->run(*run).empty()) return nullptr;
+    const OnnxpruneCudaRun rest = rest_of(plan.weight, *run, done);
     return rest.m ? launch<decltype(type)>(plan, rest) : nullptr;
   });
 }
@@ -214,11 +232,16 @@ const char* many_problem(const void* opaque) {
   return problem.empty() ? nullptr : say("%s", problem.c_str());
 }
 
+const char* many_missing() {
+  const std::string& problem = cusparse_lt().problem;
+  return problem.empty() ? nullptr : problem.c_str();
+}
+
 void destroy(void* plan) { delete static_cast<Plan*>(plan); }
 
 }  // namespace
 
-const OnnxpruneCudaOp kNMTile = {"NMTile", 2, {kUint8, 0, 0, 0}, sizes, create, run, destroy,
-                                 many_problem};
+const OnnxpruneCudaOp kNMTile = {"NMTile", 2, {kUint8, 0, 0, 0}, 1, sizes, create, run, destroy,
+                                 many_problem, many_missing};
 
 }  // namespace onnxprune

@@ -55,7 +55,12 @@ DeviceLibrary find() {
       return found;
     }
   found.required = wanted == "on";
-  found.path = wanted.find('/') == std::string::npos ? beside_this_library() : wanted;
+  const bool path = wanted.find('/') != std::string::npos;
+  if (!path && !found.required && !wanted.empty() && wanted != "auto") {
+    found.problem = "ONNXPRUNE_CUDA is " + wanted + ", wanted auto, on, off or a path";
+    return found;
+  }
+  found.path = path ? wanted : beside_this_library();
   found.problem = open(found);
   return found;
 }

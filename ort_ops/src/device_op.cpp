@@ -1,5 +1,6 @@
 #include "device_op.h"
 
+#include <atomic>
 #include <limits>
 #include <memory>
 #include <new>
@@ -30,7 +31,7 @@ class DeviceNode {
     weight.rows = shape[1], weight.cols = shape[0];
     weight.type = op.type;
     weight.block_rows = info.integer("block_rows", 0);
-    weight.many_rows = info.integer("many_rows", many_rows);
+    weight.many_rows = op.conv ? 0 : info.integer("many_rows", many_rows);
     for (int32_t i = 0; i < op.kernel->tensor_count; ++i) {
       const Tensor tensor = info.initializer(static_cast<size_t>(i) + 1, "the weight");
       weight.tensors[i] = {tensor.data, tensor.count, tensor.type};
@@ -39,7 +40,8 @@ class DeviceNode {
       low_ = info.real("low", std::numeric_limits<float>::lowest());
       high_ = info.real("high", std::numeric_limits<float>::max());
     }
-    rows_ = weight.rows, cols_ = weight.cols;
+    rows_ = weight.rows, cols_ = weight.cols, many_rows_ = weight.many_rows;
+    node_ = info.name();
     if (const char* error = op.kernel->sizes(&weight)) throw Refusal(error);
     if (const char* error = op.kernel->create(&weight, &plan_)) throw Refusal(error);
   }
@@ -54,19 +56,25 @@ class DeviceNode {
     size_t rank = 0;
     OnnxpruneCudaRun run{};
     run.x = input(context, 0, dims, &rank, "X");
-    if (!rank || dims[rank - 1] != cols_)
-      throw Refusal("X has shape " + text(dims, rank) + ", the weight takes [..., " + std::to_string(cols_) + "]");
-    run.m = 1;
-    for (size_t i = 0; i + 1 < rank; ++i) {
+    const size_t least = op_.conv ? 3 : 1;
+    const size_t features = op_.conv ? 1 : rank - 1;  // their axis: (B, K, pixels...), else (..., K)
+    if (rank < least || dims[features] != cols_)
+      throw Refusal("X has shape " + text(dims, rank) + ", the weight takes " +
+                    (op_.conv ? "[B, " + std::to_string(cols_) + ", pixels...]" : "[..., " + std::to_string(cols_) + "]"));
+    run.m = run.pixels = 1;
+    for (size_t i = 0; i < rank; ++i) {
+      if (i == features) continue;
       if (dims[i] && run.m > most_rows / dims[i]) throw Refusal("X has shape " + text(dims, rank));
       run.m *= dims[i];
+      if (i > features) run.pixels *= dims[i];
     }
+    if (!run.m) run.pixels = 1;  // nothing to do
     int64_t bias[max_rank];
     size_t bias_rank = 0;
     run.bias = input(context, op_.bias(), bias, &bias_rank, "the bias");
     if (bias_rank != 1 || bias[0] != rows_)
       throw Refusal("the bias has shape " + text(bias, bias_rank) + ", wanted [" + std::to_string(rows_) + "]");
-    dims[rank - 1] = rows_;
+    dims[features] = rows_;
     OrtValue* output = nullptr;
     must(ort_.KernelContext_GetOutput(context, 0, dims, rank, &output), "the output");
     run.y = data(output, "the output");
@@ -74,12 +82,31 @@ class DeviceNode {
     run.low = low_, run.high = high_;
     must(ort_.KernelContext_GetGPUComputeStream(context, &run.stream), "the stream");
     if (const char* error = op_.kernel->run(plan_, &run)) throw Refusal("onnxprune." + op_.name + ": " + error);
+    if (many_rows_ > 0 && run.m >= many_rows_ && op_.kernel->many_missing) warn_without_library(context, run.m);
   }
 
  private:
   static constexpr int64_t most_rows = int64_t{1} << 40;
   // Where the file says nothing. Published measurements on an H100: level with dense there, 1.5 times as fast above
   static constexpr int64_t many_rows = 2048;
+
+  // Once in a process, at the first product that is meant for the library. Such products run dense then, by cuBLAS, so
+  // no file is slower than the dense model for want of it (ort_ops/cuda/dense_rows.h); but none is faster either, and a
+  // weight takes more memory, which nothing else would tell. Not when a session is made: most files with 2:4 weights
+  // never see so many rows.
+  void warn_without_library(OrtKernelContext* context, int64_t rows) const {
+    static std::atomic<bool> said{false};
+    const char* missing = said.load(std::memory_order_relaxed) ? nullptr : op_.kernel->many_missing();
+    if (!missing || said.exchange(true)) return;
+    const std::string text = "onnxprune: 2:4 products with " + std::to_string(rows) + " rows of X (node '" + node_ +
+                             "') are for cuSPARSELt, which cannot be used here: " + missing +
+                             ". They run dense, by cuBLAS, with a dense copy of the weight. To change that: pip install "
+                             "nvidia-cusparselt-cu13 (or -cu12), or name the library by ONNXPRUNE_CUSPARSELT";
+    const OrtLogger* logger = nullptr;
+    OrtStatus* status = ort_.KernelContext_GetLogger(context, &logger);
+    if (!status) status = ort_.Logger_LogMessage(logger, ort::warning, text.c_str(), __FILE__, __LINE__, __func__);
+    if (status) ort_.ReleaseStatus(status);  // a product is no worse for a warning that is lost
+  }
 
   static std::string text(const int64_t* dims, size_t rank) {
     return to_string(std::vector<int64_t>(dims, dims + rank));
@@ -117,7 +144,8 @@ class DeviceNode {
   const DeviceOp& op_;
   const ort::Functions ort_;
   void* plan_ = nullptr;
-  int64_t rows_ = 0, cols_ = 0;
+  int64_t rows_ = 0, cols_ = 0, many_rows_ = 0;
+  std::string node_;
   float low_ = 0.f, high_ = 0.f;
 };
 
@@ -145,9 +173,9 @@ int input_type(const OrtCustomOp* op, size_t index) noexcept {
 
 }  // namespace
 
-DeviceOp::DeviceOp(const OnnxpruneCudaOp* kernel, Activation activation, int type)
-    : OrtCustomOp{}, kernel(kernel), activation(activation), type(type),
-      name(std::string(kernel->name) + "MatMul" + text_of(activation)) {
+DeviceOp::DeviceOp(const OnnxpruneCudaOp* kernel, bool conv, Activation activation, int type)
+    : OrtCustomOp{}, kernel(kernel), conv(conv), activation(activation), type(type),
+      name(std::string(kernel->name) + (conv ? "Conv" : "MatMul") + text_of(activation)) {
   version = ort::api_version;
   set_common_slots<DeviceOp, DeviceNode>(*this);
   GetExecutionProviderType = [](const OrtCustomOp*) noexcept -> const char* { return provider().c_str(); };
@@ -162,9 +190,10 @@ const std::deque<DeviceOp>& all_device_ops() {
   static const auto* ops = [] {
     auto* made = new std::deque<DeviceOp>;
     for (const OnnxpruneCudaOp* kernel : device_library().ops)
-      for (int activation = 0; activation <= static_cast<int>(Activation::hardswish); ++activation)
-        for (const int type : {ort::float16, ort::bfloat16})
-          made->emplace_back(kernel, static_cast<Activation>(activation), type);
+      for (const bool conv : {false, true})
+        for (int activation = 0; activation <= static_cast<int>(Activation::hardswish); ++activation)
+          for (const int type : {ort::float16, ort::bfloat16})
+            if (!conv || kernel->images) made->emplace_back(kernel, conv, static_cast<Activation>(activation), type);
     return made;
   }();
   return *ops;

@@ -1,9 +1,10 @@
 // The custom ops for ONNX Runtime's CUDA provider: one OrtCustomOp for each kernel, activation and element type.
 //
 //   (BitmapTile|BitmapTileInt8|BlockSparse|NMTile|Delta) MatMul [Relu|Clip|Gelu|GeluTanh|Silu|HardSwish]
+//   (BitmapTile|BitmapTileInt8|BlockSparse|NMTile) Conv [the same]
 //
-// Y = act(X W + B). Inputs in order: X; the tensors of the layout, initializers in device memory; B. Specified in
-// onnxprune/storage/device/functions.py.
+// Y = act(X W + B), or of 1x1 convolutions act(conv(X, W) + B). Inputs in order: X; the tensors of the layout,
+// initializers in device memory; B. Specified in onnxprune/storage/device/functions.py.
 #pragma once
 
 #include <deque>
@@ -16,8 +17,9 @@
 namespace onnxprune {
 
 struct DeviceOp : OrtCustomOp {
-  DeviceOp(const OnnxpruneCudaOp* kernel, Activation activation, int type);
+  DeviceOp(const OnnxpruneCudaOp* kernel, bool conv, Activation activation, int type);
   const OnnxpruneCudaOp* kernel;
+  bool conv;
   Activation activation;
   int type;  // of X: the runtime takes several ops of one name for the types that each can do
   std::string name;

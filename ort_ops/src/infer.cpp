@@ -145,10 +145,11 @@ OrtStatus* infer_device_output_shape(const OrtCustomOp* op, OrtShapeInferContext
     const Inference inference(*ort, context);
     std::vector<Dim> dims = inference.input(0);
     // One inference serves all ops of a name, so the type is that of X, not of `op`
-    const std::vector<Dim> bias = inference.input(static_cast<const DeviceOp*>(op)->bias());
+    const DeviceOp& which = *static_cast<const DeviceOp*>(op);
+    const std::vector<Dim> bias = inference.input(which.bias());
     const int type = inference.type(0);
-    if (dims.empty() || bias.size() != 1 || type == ort::undefined) return nullptr;
-    dims.back() = bias[0];
+    if (dims.size() < (which.conv ? 3 : 1) || bias.size() != 1 || type == ort::undefined) return nullptr;
+    (which.conv ? dims[1] : dims.back()) = bias[0];
     inference.set_output(dims, type);
   } catch (...) {  // what is wrong with the node is said when its kernel is made
   }

@@ -2,7 +2,7 @@
 // headers of it. The interface is append-only: a function keeps its slot and its type for good, so what
 // is true of API version 17 (ONNX Runtime 1.17) is true of every later one.
 //
-// tests/unit/test_ops_abi.py checks slots and fields against ONNX Runtime's own header where it has one,
+// tests/kernels/test_ort_versions.py checks slots and fields against ONNX Runtime's own header where it has one,
 // and one binary against several releases.
 #pragma once
 
@@ -22,6 +22,7 @@ struct OrtKernelInfo;
 struct OrtKernelContext;
 struct OrtShapeInferContext;
 struct OrtOpAttr;
+struct OrtLogger;
 struct OrtApi;  // a table of function pointers
 
 struct OrtApiBase {
@@ -70,6 +71,7 @@ enum ElementType { undefined = 0, float32 = 1, uint8 = 2, float16 = 10, bfloat16
 enum ErrorCode { fail = 1, invalid_argument = 2 };
 enum Characteristic { required = 0 };
 enum AttributeType { ints = 2 };
+enum Severity { warning = 2 };
 
 // slot, result, name, parameters
 #define ONNXPRUNE_ORT_SLOTS(X)                                                                              \
@@ -106,6 +108,9 @@ enum AttributeType { ints = 2 };
   X(234, OrtStatus*, KernelInfo_GetInputTypeInfo, (const OrtKernelInfo*, size_t index, OrtTypeInfo** out))  \
   X(237, OrtStatus*, HasSessionConfigEntry, (const OrtSessionOptions*, const char* key, int* out))          \
   X(244, OrtStatus*, KernelInfo_GetNodeName, (const OrtKernelInfo*, char* out, size_t* size))               \
+  X(246, OrtStatus*, KernelContext_GetLogger, (const OrtKernelContext*, const OrtLogger** out))             \
+  X(247, OrtStatus*, Logger_LogMessage,                                                                     \
+    (const OrtLogger*, int severity, const char* message, const char* file, int line, const char* function)) \
   X(249, OrtStatus*, KernelInfoGetConstantInput_tensor,                                                     \
     (const OrtKernelInfo*, size_t index, int* is_constant, const OrtValue** out))                           \
   X(267, OrtStatus*, ShapeInferContext_GetInputCount, (const OrtShapeInferContext*, size_t* out))           \

@@ -36,8 +36,12 @@ struct Plan {
 struct Job {
   const OnnxpruneCudaWeight& w;
   const OnnxpruneCudaRun& run;
+  // Where column k of row m is in a matrix of so many columns, or channel k of a pixel
+  int64_t at(int64_t m, int64_t k, int64_t cols) const {
+    return (m / run.pixels * cols + k) * run.pixels + m % run.pixels;
+  }
   float x(int64_t m, int64_t k) const {
-    return m < run.m && k < w.cols ? widen(static_cast<const uint16_t*>(run.x)[m * w.cols + k], w.type) : 0.f;
+    return m < run.m && k < w.cols ? widen(static_cast<const uint16_t*>(run.x)[at(m, k, w.cols)], w.type) : 0.f;
   }
 };
 
@@ -56,7 +60,7 @@ float activate(float x, const OnnxpruneCudaRun& run) {
 void write(const Job& job, int64_t m, int64_t n, float sum) {
   if (m >= job.run.m || n >= job.w.rows) return;
   if (job.run.bias) sum += widen(static_cast<const uint16_t*>(job.run.bias)[n], job.w.type);
-  static_cast<uint16_t*>(job.run.y)[m * job.w.rows + n] = narrow(activate(sum, job.run), job.w.type);
+  static_cast<uint16_t*>(job.run.y)[job.at(m, n, job.w.rows)] = narrow(activate(sum, job.run), job.w.type);
 }
 
 // D (16 of W x 8 of X) of one warp, in fragments
@@ -241,11 +245,11 @@ const char* run(const void* plan, const OnnxpruneCudaRun* run);
 void destroy(void* plan) { delete static_cast<Plan*>(plan); }
 
 const OnnxpruneCudaOp ops[] = {
-    {"BitmapTile", 3, {2, 6, 0, 0}, sizes<0>, create<0>, run, destroy},
-    {"BitmapTileInt8", 4, {2, 6, 2, 1}, sizes<0>, create<1>, run, destroy},
-    {"BlockSparse", 2, {6, 0, 0, 0}, sizes<2>, create<2>, run, destroy},
-    {"NMTile", 2, {2, 0, 0, 0}, sizes<0>, create<3>, run, destroy},
-    {"Delta", 3, {6, 2, 0, 0}, sizes<3>, create<4>, run, destroy},
+    {"BitmapTile", 3, {2, 6, 0, 0}, 1, sizes<0>, create<0>, run, destroy},
+    {"BitmapTileInt8", 4, {2, 6, 2, 1}, 1, sizes<0>, create<1>, run, destroy},
+    {"BlockSparse", 2, {6, 0, 0, 0}, 1, sizes<2>, create<2>, run, destroy},
+    {"NMTile", 2, {2, 0, 0, 0}, 1, sizes<0>, create<3>, run, destroy, nullptr, [] { return "the host has none"; }},
+    {"Delta", 3, {6, 2, 0, 0}, 0, sizes<3>, create<4>, run, destroy},
 };
 
 template <int Which>

@@ -2,6 +2,8 @@
 
     python device_models.py LIBRARY cuda|cpu < JSON of [{"model": base64, "x": ..., "bfloat16": ...}]
 
+"severity" of an item: what ONNX Runtime logs, by default nothing.
+
 cuda: the session says that it has CUDA, and the ops are registered for the CPU provider.
 
 Prints per model the nodes that ONNX Runtime kept and the output, or the error.
@@ -27,7 +29,7 @@ def run(library: str, cuda: bool, item: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "optimised.onnx")
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
+        options.log_severity_level = item.get("severity", 4)
         options.optimized_model_filepath = str(path)
         try:
             if cuda:

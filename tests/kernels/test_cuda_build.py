@@ -15,11 +15,11 @@ from onnxprune.errors import ResourceError
 
 SOURCES = Path(__file__).resolve().parents[2] / "ort_ops"
 KERNELS = {
-    "bitmap_tile": 16,  # rows of X 1, 8, 16, 32; both types; values of 16 bits and of 8
-    "nm_tile": 10,
+    "bitmap_tile": 20,  # rows of X 1, 8, 16, 32, 32 pixels; both types; values of 16 bits and of 8
+    "nm_tile": 14,
     "delta": 8,
     "block_sparse_few": 6,
-    "block_sparse_many": 8,
+    "block_sparse_many": 16,
 }
 
 
@@ -32,9 +32,11 @@ def test_no_kernel_spills_on_any_target(cuda_library: Path) -> None:
         for name, count in KERNELS.items():
             assert sum(use.kernel.startswith(f"{name}<") for use in found) == count, (target, name)
     assert [use for use in uses if use.spill_bytes or use.stack_bytes] == []
-    # 256 threads with two blocks on a processor, 512 with two for Delta: what the launch bounds ask for
-    assert max(use.registers for use in uses if not use.kernel.startswith("delta")) <= 128
-    assert max(use.registers for use in uses if use.kernel.startswith("delta")) <= 64
+    # 256 threads with two blocks on a processor, 512 with two for Delta: what the launch bounds ask for. The
+    # 128 of many rows may have more; as much shared memory as they take leaves room for three blocks
+    most = {"delta": 64, "block_sparse_many": 168}
+    for use in uses:
+        assert use.registers <= most.get(use.kernel.partition("<")[0], 128), use
 
 
 def test_exports(cuda_library: Path) -> None:

@@ -99,7 +99,7 @@ class Plan:
         x = aligned(np.random.default_rng(m).standard_normal((m, cols)).astype(dtype), shift)
         y = aligned(np.full((m + 1, rows), np.nan, dtype))  # a row behind
         run = cuda._Run(
-            x.ctypes.data, y.ctypes.data, self.bias.ctypes.data if bias else None, m,
+            x.ctypes.data, y.ctypes.data, self.bias.ctypes.data if bias else None, m, 1,
             cuda._ACTIVATION[activation], -0.5, 0.75, stream,
         )  # fmt: skip
         error = self.op.function("run", ctypes.c_void_p, ctypes.c_void_p)(self._plan, ctypes.addressof(run))

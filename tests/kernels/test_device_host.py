@@ -25,6 +25,7 @@ from onnx import numpy_helper
 from onnxprune import cudabuild
 from onnxprune.kernels.cuda import CudaKernels, DeviceWeight
 from onnxprune.storage.device import LAYOUTS
+from onnxprune.storage.device.functions import IMAGES
 from onnxprune.storage.form import Array
 from onnxprune.storage.reference import ACTIVATIONS
 from tests.kernels.device_nodes import model_of
@@ -48,7 +49,7 @@ def expected(
     weight: DeviceWeight, x: Array, bias: Array, activation: str, limits: tuple[float, float]
 ) -> np.ndarray:
     dense = weight.layout.decode(weight.tensors, (weight.rows, weight.cols), weight.data_type, "w")
-    y = wide(x) @ wide(dense).T + wide(bias)
+    y = wide(x) @ wide(dense).T + wide(bias) if x.ndim == 2 else wide(dense) @ wide(x) + wide(bias)[:, None]
     if activation == "Clip":
         return np.clip(y, *limits)
     return ACTIVATIONS[activation](y) if activation else y
@@ -72,6 +73,10 @@ def test_indices(on_host: CudaKernels, name: str, dtype: Any) -> None:
             wanted = expected(packed, x, bias, activation, (0, 0))
             error = np.abs(wide(found) - wanted).max() / np.abs(wanted).max()
             assert error < LIMIT[dtype], (shape, m, error)
+        if on_host.takes_images(layout.prefix):
+            images = rng.standard_normal((2, shape[1], 7)).astype(dtype)
+            found, wanted = on_host.run(packed, images, bias=bias), expected(packed, images, bias, "", (0, 0))
+            assert np.abs(wide(found) - wanted).max() / np.abs(wanted).max() < LIMIT[dtype], shape
 
 
 def test_both_libraries_have_the_same_ops(on_host: CudaKernels, cuda_library: Path) -> None:
@@ -80,6 +85,7 @@ def test_both_libraries_have_the_same_ops(on_host: CudaKernels, cuda_library: Pa
     for name in real.names:
         one, other = real._ops[name].contents, on_host._ops[name].contents
         assert list(one.tensor_types) == list(other.tensor_types) and one.tensor_count == other.tensor_count
+        assert one.images == other.images == int(name in IMAGES)
     assert {layout.prefix for layout in LAYOUTS.values()} == set(real.names)
 
 
@@ -149,6 +155,51 @@ def test_through_onnxruntime(run_models: Callable[..., Any], dtype: Any) -> None
         assert error < LIMIT[dtype], (name, error)
 
 
+@pytest.mark.parametrize(("space", "dtype"), [(1, np.float16), (2, np.float16), (2, ml_dtypes.bfloat16)])
+def test_convolutions_through_onnxruntime(run_models: Callable[..., Any], space: int, dtype: Any) -> None:
+    """1x1, for every op that has one: shapes, their inference, bias, activation; an empty batch."""
+    names, activations = [n for n in LAYOUTS if LAYOUTS[n].prefix in IMAGES], ["", "Clip", "Silu", "Relu", ""]
+    x = np.random.default_rng(2).standard_normal((3, 130, *(2, 5)[:space])).astype(np.float32)
+    weights = [pruned(name, (70, 130), dtype) for name in names]
+    models = [
+        model_of(name, weight, activation, space=space, opset=22)
+        for name, weight, activation in zip(names, weights, activations, strict=True)
+    ]
+    results = run_models(models, x, dtype is not np.float16)
+    for name, weight, activation, model, found in zip(
+        names, weights, activations, models, results, strict=True
+    ):
+        assert "error" not in found, found
+        assert found["kept"] == [model.graph.node[0].op_type] and "Conv" in found["kept"][0]
+        assert found["shape"] == ["M", 70, *[f"P{axis}" for axis in range(space)]]  # inferred
+        packed, flat = DeviceWeight.of(LAYOUTS[name], weight), x.astype(dtype).reshape(3, 130, -1)
+        bias = numpy_helper.to_array(model.graph.initializer[-1])
+        wanted = expected(packed, flat, bias, activation, (-0.5, 0.75))
+        scale = np.abs(expected(packed, flat, bias, "", (0, 0))).max()
+        error = np.abs(np.reshape(found["y"], wanted.shape) - wanted).max() / scale
+        assert error < LIMIT[dtype], (name, error)
+    (empty,) = run_models(models[:1], x[:0], dtype is not np.float16)
+    assert empty["y"] == []
+    (narrow,) = run_models(models[:1], x[:, :-1], dtype is not np.float16)
+    assert "the weight takes [B, 130, pixels...]" in narrow["error"]
+
+
+@pytest.mark.parametrize("space", [1, 2])
+def test_the_function_of_a_convolution(run_models: Callable[..., Any], space: int) -> None:
+    """Without the kernels a Conv is left, its weight folded, and computes the same."""
+    x = np.random.default_rng(2).standard_normal((3, 130, *(4, 5)[:space])).astype(np.float32)
+    bias = np.random.default_rng(9).standard_normal(70).astype(np.float16)
+    for name, activation in (("block-64", ""), ("nm-tile", "Relu"), ("bitmap-tile", "HardSwish")):
+        weight = pruned(name, (70, 130), np.float16)
+        (found,) = run_models([model_of(name, weight, activation, space=space)], x, kind="cpu")
+        assert "error" not in found, found
+        decoding = {"Gather", "GatherElements", "ScatterElements", "Transpose", "CumSum", "Slice"}
+        assert any("Conv" in op for op in found["kept"]) and not decoding & set(found["kept"]), found["kept"]
+        product = wide(weight) @ wide(x.astype(np.float16)).reshape(3, 130, -1) + wide(bias)[:, None]
+        wanted = ACTIVATIONS[activation](product) if activation else product
+        np.testing.assert_allclose(np.reshape(found["y"], wanted.shape), wanted, rtol=5e-3, atol=2e-2)
+
+
 def test_what_is_wrong_with_a_node_is_said(run_models: Callable[..., Any]) -> None:
     weight = pruned("bitmap-tile", (70, 130), np.float16)
     good = model_of("bitmap-tile", weight)
@@ -180,6 +231,30 @@ def test_a_session_without_cuda_runs_the_function(run_models: Callable[..., Any]
     np.testing.assert_allclose(np.reshape(found["y"], (6, 70)), wanted, rtol=5e-3, atol=2e-2)
 
 
+@pytest.mark.parametrize(("many", "rows", "warnings"), [(4, 6, 1), (8, 6, 0), (0, 6, 0), (None, 2050, 1)])
+def test_a_warning_where_cusparselt_is_missing(
+    ops_library: Path, host_library: Path, many: int | None, rows: int, warnings: int
+) -> None:
+    """One in a process, at the first product that is meant for it, by ONNX Runtime's logger."""
+    model = model_of("nm-tile", pruned("nm-tile", (16, 32), np.float16), "", many)
+    text = base64.b64encode(model.SerializeToString()).decode()
+    item = {"model": text, "x": np.ones((rows // 2, 2, 32)).tolist(), "bfloat16": False, "severity": 2}
+    done = subprocess.run(
+        [sys.executable, str(HERE / "device_models.py"), str(ops_library), "cuda"],
+        input=json.dumps([item, item]),
+        env=os.environ | {"ONNXPRUNE_CUDA": str(host_library)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "error" not in done.stdout
+    said = [line for line in done.stderr.splitlines() if "are for cuSPARSELt" in line]
+    assert len(said) == warnings, done.stderr
+    for line in said:
+        assert "W:onnxruntime" in line and f"with {rows} rows of X (node 'the node')" in line
+        assert "the host has none" in line and "pip install nvidia-cusparselt-cu13" in line
+
+
 def described(library: Path, **environment: str) -> dict[str, Any]:
     code = (
         f"import ctypes; l = ctypes.CDLL({str(library)!r}); l.onnxprune_ops_info.restype = ctypes.c_char_p; "
@@ -197,6 +272,8 @@ def test_what_the_library_says_of_cuda(ops_library: Path, host_library: Path, tm
     alone = shutil.copy(ops_library, tmp_path)
     assert described(alone)["problem"].endswith("is not there")
     assert described(alone, ONNXPRUNE_CUDA="off")["problem"] == "switched off by ONNXPRUNE_CUDA=off"
+    wrong = "ONNXPRUNE_CUDA is maybe, wanted auto, on, off or a path"
+    assert described(alone, ONNXPRUNE_CUDA="maybe")["problem"] == wrong
     found = described(alone, ONNXPRUNE_CUDA=str(host_library))
     assert (found["problem"], found["ops"]) == ("", 5)
     (tmp_path / cudabuild.NAME).write_bytes(b"no library")

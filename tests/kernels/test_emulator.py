@@ -17,9 +17,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from onnxprune.errors import ModelError
 from onnxprune.kernels.cuda import CudaKernels, DeviceWeight
 from onnxprune.kernels.tune import random_weight
 from onnxprune.storage.device import LAYOUTS
+from onnxprune.storage.device.functions import IMAGES
 from onnxprune.storage.reference import ACTIVATIONS
 from tests.kernels.emulated import ROOT, compiled
 
@@ -35,14 +37,21 @@ def kernels(emulator_library: Path) -> CudaKernels:
     return CudaKernels(emulator_library)
 
 
-def error_of(kernels: CudaKernels, weight: DeviceWeight, m: int, activation: str, bias: bool) -> float:
+def error_of(
+    kernels: CudaKernels, weight: DeviceWeight, m: int, activation: str, bias: bool, pixels: int = 0
+) -> float:
+    """With ``pixels`` of ``m`` images instead of rows."""
     rng = np.random.default_rng(m)
     dtype = np.float16 if weight.data_type == 10 else ml_dtypes.bfloat16
-    x = rng.standard_normal((m, weight.cols)).astype(dtype)
+    x = rng.standard_normal((m, weight.cols, *[pixels] * bool(pixels))).astype(dtype)
     added = rng.standard_normal(weight.rows).astype(dtype) if bias else None
     shape = (weight.rows, weight.cols)
     dense = weight.layout.decode(weight.tensors, shape, weight.data_type, "w").astype(np.float64)
-    product = x.astype(np.float64) @ dense.T + (0 if added is None else added.astype(np.float64))
+    wide = np.zeros(weight.rows) if added is None else added.astype(np.float64)
+    if pixels:
+        product = np.einsum("bkp,nk->bnp", x.astype(np.float64), dense) + wide[:, None]
+    else:
+        product = x.astype(np.float64) @ dense.T + wide
     wanted = ACTIVATIONS[activation](product) if activation else product
     found = kernels.run(weight, x, bias=added, activation=activation).astype(np.float64)
     error = np.abs(found - wanted).max() / max(float(np.abs(product).max()), 1e-3)
@@ -73,6 +82,34 @@ def test_every_variant(emulator_library: Path, kernels: CudaKernels, name: str, 
                 assert error < limit, (shape, dtype, m, error)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", [name for name, layout in LAYOUTS.items() if layout.prefix in IMAGES])
+def test_images(emulator_library: Path, kernels: CudaKernels, name: str, device: str) -> None:
+    """Channels that begin at any, every fourth and every eighth element, whole and ragged tiles of pixels."""
+    ctypes.CDLL(str(emulator_library)).onnxprune_emulator_shared(DEVICES[device])
+    layout = LAYOUTS[name]
+    cases = [((130, 333), (2, 49, 200)), ((16, 128), (64, 300)), ((5, 8), (9, 40)), ((70, 600), (33, 68))]
+    for number, (shape, sizes) in enumerate(cases):
+        weight = random_weight(layout, shape, 0.4)
+        if layout.refusal(weight):
+            continue
+        for dtype, limit in LIMIT.items():
+            packed = DeviceWeight.of(layout, weight.astype(dtype))
+            for pixels in sizes if dtype is np.float16 and device == "sm_90" else sizes[1:2]:
+                activation = ("", *ACTIVATIONS)[(pixels + number) % (len(ACTIVATIONS) + 1)]
+                error = error_of(kernels, packed, 1 + pixels % 2 + number % 2, activation, True, pixels)
+                assert error < limit, (shape, dtype, pixels, error)
+
+
+def test_an_image_of_one_pixel_is_a_row(kernels: CudaKernels) -> None:
+    weight = DeviceWeight.of(LAYOUTS["delta"], random_weight(LAYOUTS["delta"], (40, 64), 0.2))
+    x = np.random.default_rng(0).standard_normal((5, 64)).astype(np.float16)
+    np.testing.assert_array_equal(kernels.run(weight, x[:, :, None])[:, :, 0], kernels.run(weight, x))
+    with pytest.raises(ModelError, match="Delta multiplies no images"):
+        kernels.run(weight, np.zeros((2, 64, 4), np.float16))
+    assert [name for name in kernels.names if kernels.takes_images(name)] == list(IMAGES)
+
+
 def test_all_rows_of_blocks_zero(kernels: CudaKernels) -> None:
     weight = np.zeros((128, 192), np.float16)
     for m in (3, 40):
@@ -101,8 +138,10 @@ def test_broken_indices_are_refused(kernels: CudaKernels, gpu_check: ModuleType)
         ("small_m.cuh", "    wait_copies<1>();", "    wait_copies<2>();"),
         ("block_sparse.cu", "wait_copies<kManyStages - 2>();", "wait_copies<kManyStages - 1>();"),
         ("layout.h", "return lane / 4 + 8 * (i >> 1); }", "return lane / 4 + 8 * (i & 1); }"),
+        ("layout.h", "pixel_tile16(int lane) { return lane / 16; }", "pixel_tile16(int lane) { return 0; }"),
+        ("common.cuh", "if (grain != 4 || !present || p + 8 > pixels)", "if (grain != 4 || !present)"),
     ],
-    ids=["a wait too few", "a wait too few in blocks", "an index"],
+    ids=["a wait too few", "a wait too few in blocks", "an index", "an index of pixels", "copies too far"],
 )
 def test_the_emulator_sees_mistakes(tmp_path: Path, file: str, old: str, new: str) -> None:
     """Otherwise the tests above would say nothing."""
@@ -123,13 +162,17 @@ def test_the_emulator_sees_mistakes(tmp_path: Path, file: str, old: str, new: st
 
 
 def worst_of(library: Path) -> float:
-    """Largest error of two products, infinite for what is not a number."""
+    """Largest error of some products, infinite for what is not a number."""
     worst = 0.0
-    for name, m in (("bitmap-tile", 3), ("block-64", 40)):
+    for name, m, pixels in (
+        ("bitmap-tile", 3, 0),
+        ("block-64", 40, 0),
+        ("nm-tile", 1, 20),
+        ("block-64", 1, 60),
+    ):
         weight = random_weight(LAYOUTS[name], (70, 1100), 0.4)
-        worst = max(
-            worst, error_of(CudaKernels(library), DeviceWeight.of(LAYOUTS[name], weight), m, "", False)
-        )
+        packed = DeviceWeight.of(LAYOUTS[name], weight)
+        worst = max(worst, error_of(CudaKernels(library), packed, m, "", False, pixels))
     return worst
 
 

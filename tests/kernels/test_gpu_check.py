@@ -12,11 +12,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxprune import ops, runtime
 from onnxprune.kernels.cuda import CudaKernels
 from onnxprune.storage.device import LAYOUTS
+from onnxprune.storage.device.functions import IMAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,9 +29,10 @@ def test_the_numbers_it_compares_with(
     """``correct`` on the stand-in for the kernels: what it expects is right, and a wrong output is seen."""
     monkeypatch.setattr(gpu_check, "SHAPES", ((17, 129), (70, 40)))
     monkeypatch.setattr(gpu_check, "ROWS", (1, 9))
+    monkeypatch.setattr(gpu_check, "PIXELS", ((2, 7),))
     check = gpu_check.Check(argparse.Namespace(quick=False), CudaKernels(host_library))
     gpu_check.correct(check)
-    assert len(check.lines) == 2 * 6 + 1 and {state for *_, state in check.lines} == {"ok"}
+    assert len(check.lines) == 2 * 6 + 2 * 5 + 1 and {state for *_, state in check.lines} == {"ok"}
 
     class Wrong(CudaKernels):
         def run(self, *arguments: Any, **options: Any) -> Any:
@@ -84,17 +87,38 @@ def test_the_models_it_runs(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         module, "open_session", lambda model, **_: runtime.session(model.to_bytes(), kernels=False)
     )
-    for name, layout in LAYOUTS.items():
-        model = module.chain(3, 128, 192, name, 4)
+    images = [(name, 3) for name, layout in LAYOUTS.items() if layout.prefix in IMAGES]
+    for name, side in [*dict.fromkeys(LAYOUTS, 0).items(), *images]:
+        layout = LAYOUTS[name]
+        model = module.chain(3, 128, 192, name, 4, side)
         device = module.switched(model, name)
-        assert [node.op_type for node in device.graph.node] == [f"{layout.prefix}MatMulRelu"] * 3
-        x = np.random.default_rng(5).standard_normal((4, 128)).astype(np.float16)
+        op = f"{layout.prefix}{'Conv' if side else 'MatMul'}Relu"
+        assert [node.op_type for node in device.graph.node] == [op] * 3
+        x = np.random.default_rng(5).standard_normal((4, 128, *[side] * 2 * bool(side))).astype(np.float16)
         wanted = module.expected(model, x)
         assert wanted.max() > 0.1  # the chain does not fade
         for each, limit in ((model, module.LIMIT), (device, module.LIMIT if layout.exact else 0.05)):
             (found,) = module.open_session(each).run(None, {"x": x})
             assert module.error_of(found, wanted) < limit, name
     assert module.error_of(np.array([np.nan]), np.ones(1)) == np.inf
+
+
+def test_minilm(gpu_check: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two layers of it, on a CPU: every product of a weight is switched, and the output stays."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    models, module = (importlib.import_module(f"gpu_check_{name}") for name in ("model", "runtime"))
+    monkeypatch.setattr(models, "WORDS", 100)
+    model = models.minilm("block-64", 0.3, 2, 5, layers=2)
+    onnx.checker.check_model(model.proto)
+    device = module.switched(model, "block-64")
+    ops = [node.op_type for node in device.graph.node if node.domain]
+    assert sorted(ops) == ["BlockSparseMatMul"] * 10 + ["BlockSparseMatMulGelu"] * 2
+    x = np.random.default_rng(5).integers(0, 100, (2, 5))
+    first, second = (
+        runtime.session(each.to_bytes(), kernels=False).run(None, {"x": x})[0] for each in (model, device)
+    )
+    assert np.isfinite(first).all() and first.std() > 0.1
+    assert module.error_of(second, first.astype(np.float64)) < 0.01
 
 
 @pytest.mark.gpu

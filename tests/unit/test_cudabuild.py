@@ -116,6 +116,9 @@ def test_usage_of_kernels() -> None:
     assert first == cudabuild.KernelUse("bitmap_tile<4, fp16, int8>", "sm_90", 85, 16, 12, 16)
     assert second == cudabuild.KernelUse("check_delta", "sm_80", 30, 0, 0, 0)
     assert cudabuild.kernel_name("_Z7unknownv") == "_Z7unknownv"
+    mangled = "_ZN9onnxprune12_GLOBAL__N_17nm_tileILi8ELb1E6__halfEEvNS0_4ArgsIT1_EE"
+    assert cudabuild.kernel_name(mangled) == "nm_tile<8, images, fp16>"
+    assert cudabuild.kernel_name(mangled.replace("Lb1E", "Lb0E")) == "nm_tile<8, fp16>"
 
 
 def test_usage_that_was_not_kept(tmp_path: Path) -> None:

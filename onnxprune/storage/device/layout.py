@@ -24,7 +24,7 @@ class Layout(Protocol):
 
     Attributes:
         name: key in the table.
-        prefix: its ops are ``prefix + "MatMul"`` and an activation; also the name of its kernel.
+        prefix: its ops are ``prefix`` + ``MatMul`` or ``Conv`` + an activation; also the name of its kernel.
         inputs: names of the stored tensors. The values, whose tensor keeps the weight's name, come last
             but for ``scales``.
         block_rows: rows of a block, 0 where there are none.

@@ -131,8 +131,9 @@ void run(dim3 blocks, dim3 threads, size_t bytes, const std::function<void()>& w
     if (!fiber.stack) fiber.stack.reset(new char[kStack]);
   std::unique_ptr<char, void (*)(void*)> memory(static_cast<char*>(std::aligned_alloc(4096, (bytes + 2 * kCanary + 4095) / 4096 * 4096)), std::free);
   shared_memory = memory.get();
-  for (block.z = 0, block.y = 0; block.y < blocks.y; ++block.y)
-    for (block.x = 0; block.x < blocks.x; ++block.x) run_block(threads.x, bytes);
+  for (block.z = 0; block.z < blocks.z; ++block.z)
+    for (block.y = 0; block.y < blocks.y; ++block.y)
+      for (block.x = 0; block.x < blocks.x; ++block.x) run_block(threads.x, bytes);
   fibers.clear();
 }
 

@@ -13,6 +13,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <utility>
 #include <vector>
@@ -27,12 +29,14 @@ namespace emulator {
 struct Copy {
   void* to;
   const void* from;
+  size_t bytes;
 };
 
 struct Warp {
   int arrived = 0, generation = 0;
   uint32_t value[32];
   uint32_t a[32][4], b[32][4], meta[32];
+  const uint16_t* row[32];
 };
 
 struct Thread {
@@ -129,13 +133,20 @@ inline float widen(uint32_t bits, __nv_bfloat16) {
   return __bfloat162float(__ushort_as_bfloat16(static_cast<unsigned short>(bits)));
 }
 
-inline void copy_async(void* shared, const void* global) { emulator::current->open.push_back({shared, global}); }
+inline void copy_async_of(void* shared, const void* global, size_t bytes) {
+  for (const void* pointer : {static_cast<const void*>(shared), global})
+    if (reinterpret_cast<uintptr_t>(pointer) % bytes)
+      std::fprintf(stderr, "emulator: a copy of %zu bytes that is not aligned\n", bytes), std::abort();
+  emulator::current->open.push_back({shared, global, bytes});
+}
+inline void copy_async(void* shared, const void* global) { copy_async_of(shared, global, 16); }
+inline void copy_async8(void* shared, const void* global) { copy_async_of(shared, global, 8); }
 inline void commit_copies() { emulator::current->groups.push_back(std::exchange(emulator::current->open, {})); }
 template <int Left>
 void wait_copies() {
   auto& groups = emulator::current->groups;
   while (groups.size() > Left) {
-    for (const emulator::Copy& copy : groups.front()) __builtin_memcpy(copy.to, copy.from, 16);
+    for (const emulator::Copy& copy : groups.front()) __builtin_memcpy(copy.to, copy.from, copy.bytes);
     groups.erase(groups.begin());
   }
 }

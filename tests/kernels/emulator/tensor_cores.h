@@ -1,4 +1,4 @@
-// mma.m16n8k16 and mma.sp.m16n8k32 as the PTX ISA describes them, from the fragments of 32 lanes.
+// mma.m16n8k16, mma.sp.m16n8k32 and ldmatrix.x4.trans as the PTX ISA describes them, from the fragments of 32 lanes.
 #pragma once
 
 #include "cuda/layout.h"
@@ -37,6 +37,20 @@ void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], T type) 
       }
     }
   });
+}
+
+inline void load_transposed(uint32_t (&to)[4], const void* row) {
+  emulator::Warp& warp = *emulator::current->warp;
+  const int lane = emulator::current->lane;
+  if (reinterpret_cast<uintptr_t>(row) % 16)
+    std::fprintf(stderr, "emulator: a row of a matrix that is not aligned\n"), std::abort();
+  warp.row[lane] = static_cast<const uint16_t*>(row);
+  emulator::warp_barrier();
+  for (int r = 0; r < 4; ++r) {
+    const int first = 8 * r + lane % 4 * 2, column = lane / 4;  // the lane that names the row holds the first of two
+    to[r] = warp.row[first][column] | static_cast<uint32_t>(warp.row[first + 1][column]) << 16;
+  }
+  emulator::warp_barrier();
 }
 
 template <int Selector, class T>

@@ -117,6 +117,49 @@ def test_the_node_says_from_how_many_rows_on(model: Model) -> None:
     assert {a.name: a.i for a in node.attribute}["many_rows"] == 512
 
 
+CONVS = """g (float[B, 128, H, 14] x) => (float[B, 128, P, Q] z) {
+    y = Conv(x, p) w = Conv<strides=[2, 2]>(y, q) v = Conv(w, r, b) z = Relu(v) }"""
+
+
+def convolutions(build: Callable[..., onnx.ModelProto], height: str) -> Model:
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal((128, 128, 1, 1)).astype(np.float32) for name in "pqr"}
+    for weight in weights.values():
+        weight[rng.random(weight.shape) < 0.8] = 0
+    return Model(build(CONVS.replace("H", height), weights | {"b": np.ones(128, np.float32)}))
+
+
+def test_convolutions(build_model: Callable[..., onnx.ModelProto]) -> None:
+    """Images times pixels are the rows; what was measured of matrices says nothing of them."""
+    entries = tuple(
+        Measured("bitmap-tile", 128, 128, 0.2, 8 * pixels, 1.0, gain, 1, pixels)
+        for pixels, gain in ((49, 1.2), (196, 2.0))
+    )
+    matrices = table(delta=9.0, bitmap_tile=9.0).entries
+    measured = DeviceTable("A GPU", "", 1.0, (*entries, *matrices))
+    model = convolutions(build_model, "14")
+    found = select_device(model, ["p", "q", "r"], measured, 8)
+    assert (found.decisions["p"].op, found.decisions["p"].gain) == ("BitmapTileConv", 2.0)
+    assert found.decisions["q"].reason == "it has strides or pads, wanted strides of 1 and no pads"
+    assert (found.decisions["r"].op, found.decisions["r"].gain) == ("BitmapTileConvRelu", pytest.approx(1.2))
+    assert [node.op_type for node in model.graph.node if node.op_type != "Cast"] == [
+        "BitmapTileConv", "Conv", "BitmapTileConvRelu",
+    ]  # fmt: skip
+    more = select_device(convolutions(build_model, "14"), ["p"], measured, 9)
+    assert more.decisions["p"].reason.startswith("no CUDA kernel was measured")
+    unknown = select_device(convolutions(build_model, "H"), ["p"], measured, 8)
+    assert unknown.decisions["p"].reason == "the size of its images is not known: fix the input's"
+
+
+def test_an_image_of_one_pixel_is_a_row() -> None:
+    """For all layouts but those without a Conv."""
+    weight = np.zeros((128, 128), np.float16)
+    weight[0] = 1
+    found = best_layout(weight, table(delta=9.0, bitmap_tile=2.0), 8, 1)
+    assert found == Choice(LAYOUTS["bitmap-tile"], 2.0)
+    assert best_layout(weight, table(delta=9.0, bitmap_tile=2.0), 8) == Choice(LAYOUTS["delta"], 9.0)
+
+
 def test_density_as_a_table_counts_it() -> None:
     weight = np.zeros((128, 128), np.float16)
     weight[0, 0] = 1

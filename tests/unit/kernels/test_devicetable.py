@@ -46,6 +46,25 @@ def test_the_nearest_shape_counts_unless_it_is_far() -> None:
     assert two.gain("delta", 1024, 1024, 0.25, 8) is None
 
 
+def test_images_are_compared_with_images() -> None:
+    def image(pixels: int, gain: float) -> Measured:
+        return Measured("bitmap-tile", 1024, 1024, 0.25, 8 * pixels, 1.0, gain, 100, pixels)
+
+    table = DeviceTable(
+        "g", "", 1.0, (entry(0.25, 9.0, 10000), image(49, 1.1), image(196, 1.5), image(784, 2.0))
+    )
+
+    def gain(m: int, pixels: int) -> float | None:
+        return table.gain("bitmap-tile", 1024, 1024, 0.25, m, pixels)
+
+    assert gain(800, 1) == 9.0  # a matrix
+    assert gain(3136, 3136) == gain(784, 784) == 2.0
+    assert gain(100, 100) == 1.5  # channels begin at every fourth element
+    assert gain(961, 961) is None and gain(392, 961) == 1.1  # 31x31, at any: only 7x7 lies as badly
+    assert gain(9 * 784, 784) is None  # more rows than were measured
+    assert DeviceTable("g", "", 1.0, (entry(0.25, 9.0),)).gain("bitmap-tile", 1024, 1024, 0.25, 8, 49) is None
+
+
 def test_saved_and_read(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "table.json"
     TABLE.save(path)
@@ -55,9 +74,9 @@ def test_saved_and_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", '{"format": 9}', '{"format": 1, "entries": [[1]]}',
-     '{"format": 1, "entries": [], "gpu": "g", "about": "", "bandwidth": 1}',
-     '{"format": 1, "entries": [["delta", 8, 8, 0.5, 1, 0, 1, 1]], "gpu": "g", "about": "", "bandwidth": 1}'],
+    ["", "[]", "{}", '{"format": 9}', '{"format": 2, "entries": [[1]]}',
+     '{"format": 2, "entries": [], "gpu": "g", "about": "", "bandwidth": 1}',
+     '{"format": 2, "entries": [["delta", 8, 8, 0.5, 1, 0, 1, 1]], "gpu": "g", "about": "", "bandwidth": 1}'],
 )  # fmt: skip
 def test_broken(tmp_path: Path, text: str) -> None:
     path = tmp_path / "table.json"

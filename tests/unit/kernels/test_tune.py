@@ -12,7 +12,17 @@ from onnxprune.errors import ModelError, ResourceError, UsageError
 from onnxprune.kernels import tune as module
 from onnxprune.kernels.cuda import DeviceWeight
 from onnxprune.kernels.devicetable import CUSPARSELT
-from onnxprune.kernels.tune import CASES, Case, default_cublas, open_kernels, parse_shape, random_weight, tune
+from onnxprune.kernels.tune import (
+    CASES,
+    CONV_SHAPES,
+    SHAPES,
+    Case,
+    default_cublas,
+    open_kernels,
+    parse_shape,
+    random_weight,
+    tune,
+)
 from onnxprune.storage.device import LAYOUTS
 
 
@@ -26,13 +36,16 @@ class Kernels:
     }
     cusparselt: dict[str, str] = {"version": "0.8.1", "problem": ""}  # noqa: RUF012
 
-    def time(self, weight: DeviceWeight, rows: Sequence[int], *, total_bytes: int) -> list[float]:
+    def time(
+        self, weight: DeviceWeight, rows: Sequence[int], *, total_bytes: int, pixels: int
+    ) -> list[float]:
         assert total_bytes == 8000 and weight.many_rows in (0, 1)
         return [float(weight.nbytes + m) / (1 + weight.many_rows) for m in rows]
 
     def time_dense(
-        self, shape: tuple[int, int], rows: Sequence[int], *, transposed: bool, **_: Any
+        self, shape: tuple[int, int], rows: Sequence[int], *, transposed: bool, pixels: int, **_: Any
     ) -> list[float]:
+        assert pixels == 1 or (not transposed and all(m % pixels == 0 for m in rows))
         return [2.0 * shape[0] * shape[1] + m + 5 * transposed for m in rows]
 
     def bandwidth(self) -> float:
@@ -55,7 +68,7 @@ def test_every_case_is_measured() -> None:
 
 
 def test_cusparselt_is_measured_beside_our_own_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = [case for case in CASES if case.layout == "nm-tile"]
+    cases = [case for case in CASES if case.layout == "nm-tile" and case.pixels == 1]
     assert [case.name for case in cases] == ["nm-tile", CUSPARSELT]
     table = tune(Kernels(), shapes=[(256, 256)], cases=cases, rows=(8, 4096))  # type: ignore[arg-type]
     times = {(e.layout, e.m): e.ms for e in table.entries}
@@ -85,7 +98,23 @@ def test_where_cusparselt_fails_the_rest_is_measured(monkeypatch: pytest.MonkeyP
         tune(Kernels(), shapes=[(256, 256)], cases=cases)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_images_are_measured_on_weights_of_their_own() -> None:
+    cases = (Case("block-64", (0.5,), (8,)), Case("block-64", (0.5,), (1, 8), pixels=49))
+    table = tune(Kernels(), cases=cases)  # type: ignore[arg-type]
+    assert {(e.rows, e.cols) for e in table.entries if e.pixels == 1} == set(SHAPES)
+    images = [e for e in table.entries if e.pixels > 1]
+    assert {(e.rows, e.cols) for e in images} == set(CONV_SHAPES)
+    assert {(e.pixels, e.m) for e in images} == {(49, 49), (49, 8 * 49)}
+    assert all(e.dense_ms == 2 * e.rows * e.cols + e.m for e in images)
+    one = tune(Kernels(), cases=cases, shapes=[(128, 256)], rows=(8,))  # type: ignore[arg-type]
+    assert [(e.rows, e.cols, e.m, e.pixels) for e in one.entries] == [
+        (128, 256, 8, 1),
+        (128, 256, 8 * 49, 49),
+    ]
+    assert {case.pixels for case in CASES} == {1, 49, 196, 784}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name}-{case.pixels}")
 def test_random_weights_fit_their_layout(case: Case) -> None:
     layout = LAYOUTS[case.layout]
     for density in case.densities:

@@ -154,3 +154,67 @@ def test_values_beyond_float16(build_model: Callable[..., onnx.ModelProto]) -> N
         found, _ = find_device_products(model)
         assert device_matrix(model, found["p"]) is None
         weights = {"p": np.ones((32, 16), np.float32), "b": np.full(16, 1e6, np.float32)}
+
+
+CONV = """g (float[B, 32, 5, W] x) => (float[B, 16, 5, W] z) {
+    a = Conv(x, p, b)
+    z = Relu(a)
+}"""
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_convolutions_run_and_come_back(
+    build_model: Callable[..., onnx.ModelProto], run_model: Callable[..., Any], wide: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    weight = (rng.standard_normal((16, 32, 1, 1)) * (rng.random((16, 32, 1, 1)) < 0.3)).astype(np.float16)
+    weights = {"p": weight, "b": rng.standard_normal(16).astype(np.float16)}
+    x = rng.standard_normal((2, 32, 5, 3)).astype(np.float16)
+    text = CONV if wide else CONV.replace("float[", "float16[")
+    if wide:
+        weights, x = {name: a.astype(np.float32) for name, a in weights.items()}, x.astype(np.float32)
+    model = Model(build_model(text, weights))
+    model.graph.node[0].name = "the convolution"
+    (wanted,) = run_model(model.proto, {"x": x})
+    found, refusals = find_device_products(model)
+    assert (found["p"].space, found["p"].activation, found["p"].bias) == (2, "Relu", "b") and not refusals
+    matrix = device_matrix(model, found["p"])
+    assert matrix is not None and matrix.shape == (16, 32)
+    rewrite_device(model, {"p": LAYOUTS["bitmap-tile"]})
+    casts = ["Cast"] * wide
+    assert types(model) == [*casts, "BitmapTileConvRelu", *casts]
+    onnx.checker.check_model(model.proto)
+    (switched,) = run_model(model.proto, {"x": x})
+    np.testing.assert_allclose(switched, wanted, rtol=5e-3, atol=5e-3)
+    assert unpack(model) == {"p": "packed"}
+    assert types(model) == [*casts, "Conv", "Relu", *casts]
+    assert next(node for node in model.graph.node if node.op_type == "Conv").name == "the convolution"
+    np.testing.assert_array_equal(model.array("p"), weight)
+    np.testing.assert_array_equal(run_model(model.proto, {"x": x})[0], switched)
+
+
+def test_a_convolution_without_bias_comes_back_without(build_model: Callable[..., onnx.ModelProto]) -> None:
+    text = "g (float16[B, 32, L] x) => (float16[B, 16, L] z) { z = Conv(x, p) }"
+    model = Model(build_model(text, {"p": np.eye(16, 32, dtype=np.float16)[:, :, None]}))
+    rewrite_device(model, {"p": LAYOUTS["nm-tile"]})
+    assert types(model) == ["NMTileConv"]
+    unpack(model)
+    assert list(model.graph.node[0].input) == ["x", "p"] and model.array("p").shape == (16, 32, 1)
+
+
+@pytest.mark.parametrize(
+    ("conv", "shape", "reason"),
+    [
+        ("Conv(x, p)", (16, 32, 3, 3), "its kernel is 3x3: only 1x1 is a product"),
+        ("Conv<group=2>(x, p)", (16, 16, 1, 1), "it has 2 groups"),
+        ("Conv<strides=[2, 2]>(x, p)", (16, 32, 1, 1), "it has strides or pads"),
+        ("Conv<pads=[0, 1, 0, 0]>(x, p)", (16, 32, 1, 1), "it has strides or pads"),
+        ("Conv(x, p, c)", (16, 32, 1, 1), "its bias is computed"),
+    ],
+)
+def test_refused_convolutions(
+    build_model: Callable[..., onnx.ModelProto], conv: str, shape: tuple[int, ...], reason: str
+) -> None:
+    text = f"g (float[B, 32, 5, 5] x, float[16] c) => (float[B, 16, H, W] z) {{ z = {conv} }}"
+    found, refusals = find_device_products(Model(build_model(text, {"p": np.ones(shape, np.float32)})))
+    assert not found and refusals["p"].startswith(reason)

@@ -11,8 +11,10 @@ from onnx import helper, numpy_helper
 from onnxprune.errors import ModelError
 from onnxprune.storage.device import LAYOUTS
 from onnxprune.storage.device.functions import (
+    IMAGES,
     PREFIXES,
     DeviceOp,
+    attributes,
     decode,
     device_op,
     layout_of,
@@ -29,7 +31,17 @@ def test_names() -> None:
             op = DeviceOp(prefix, activation)
             assert parse(op.name) == op
     assert parse("BitmapTileInt8MatMulGeluTanh") == DeviceOp("BitmapTileInt8", "GeluTanh")
-    for name in ("BitmapMatMul", "BitmapTileGemm", "NMTileMatMulNorm", "SparseBitmapMatMul", "XDeltaMatMul"):
+    for prefix in IMAGES:
+        op = DeviceOp(prefix, "Relu", conv=True)
+        assert op.name == f"{prefix}ConvRelu" and parse(op.name) == op
+    for name in (
+        "DeltaConv",
+        "BitmapMatMul",
+        "BitmapTileGemm",
+        "NMTileMatMulNorm",
+        "SparseBitmapMatMul",
+        "XDeltaMatMul",
+    ):
         assert parse(name) is None
     assert device_op(helper.make_node("DeltaMatMul", [], [], domain="other")) is None
     assert refusal(12) and not refusal(13)
@@ -72,6 +84,25 @@ def test_decode_of_a_node(
     assert not trans and found.shape == (192, 128)
     if layout.exact:
         np.testing.assert_array_equal(found, weight.T)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_decode_of_a_convolution(weight_for: Callable[..., Any], name: str) -> None:
+    layout = LAYOUTS[name]
+    if layout.prefix not in IMAGES:
+        pytest.skip("has no Conv")
+    weight = weight_for(name, (128, 192))
+    node = helper.make_node(DeviceOp(layout.prefix, "", True).name, [], [], domain="onnxprune")
+    node.attribute.extend(attributes(layout, 128, 192, 10, True, 5, space=2))
+    assert {"trans", "many_rows"}.isdisjoint(attribute.name for attribute in node.attribute)
+    found, _ = decode(node, layout.encode(weight), "w")
+    assert found.shape == (128, 192, 1, 1)
+    if layout.exact:
+        np.testing.assert_array_equal(found[:, :, 0, 0], weight)
+    for stored in ([128, 192], [128, 192, 3, 1], [192, 128, 1, 1]):
+        next(a for a in node.attribute if a.name == "stored").ints[:] = stored
+        with pytest.raises(ModelError, match="attribute 'stored' of w"):
+            decode(node, layout.encode(weight), "w")
 
 
 def test_broken_nodes(device_model: Callable[..., Any], weight_for: Callable[..., Any]) -> None:
