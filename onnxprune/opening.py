@@ -119,6 +119,8 @@ def _why_nothing(model: Model, skips: tuple[Skip, ...]) -> str:
     reasons = why_skipped(skips)
     if any(node.op_type == "If" for node in model.graph.node) and "subgraph" in reasons:
         reasons += "; onnxprune export --fix INPUT=VALUE keeps what an If runs for that value"
+    if "quantized" in reasons:
+        reasons += "; prune the float model with --format dense and quantize the result, which keeps the zeros"
     return f"left alone: {reasons}" if reasons else "the model has no weight matrices"
 
 

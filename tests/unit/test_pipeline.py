@@ -112,6 +112,15 @@ class TestRefusals:
         assert "inside the subgraph of If(y)" in caught.value.hint
         assert "onnxprune export --fix INPUT=VALUE" in caught.value.hint
 
+    def test_quantized_weights_only(
+        self, build_model: Callable[..., onnx.ModelProto], tmp_path: Path
+    ) -> None:
+        text = "g (float[N, 16] x) => (float[N, 32] y) { d = DequantizeLinear(w, s) y = MatMul(x, d) }"
+        weights = {"w": np.ones((16, 32), np.int8), "s": np.array(0.1, np.float32)}
+        with pytest.raises(ModelError, match="nothing to prune") as caught:
+            prune(Model(build_model(text, weights)), tmp_path / "out.onnx")
+        assert "prune the float model with --format dense and quantize the result" in caught.value.hint
+
     @pytest.mark.parametrize("name", ["net.pruned.onnx", "net.pruned.json"])
     def test_output_exists(self, path: Path, name: str) -> None:
         (path.parent / name).write_text("precious")
