@@ -135,3 +135,15 @@ def read_data(model: Model, recipe: Recipe, data: Any) -> tuple[CalibrationData,
     share = max(share, least) if recipe.searches else share
     rest, held_out = found.split(share, recipe.seed)
     return rest, held_out if held_out.batches else rest  # a single sample has to serve for both
+
+
+def doubts(calibration: CalibrationData, held_out: CalibrationData) -> list[str]:
+    """Return a warning where the data that :func:`read_data` returned are the same twice, else nothing."""
+    if held_out is not calibration:
+        return []
+    count = calibration.samples
+    found = "one sample" if count == 1 else f"one batch of {count} samples"
+    return [
+        f"NOTHING TO COMPARE ON: the data hold {found}, which served to prune as well, so the agreement and the "
+        "accuracy mean little; 64 to 256 samples are enough"
+    ]

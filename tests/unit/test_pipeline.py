@@ -286,6 +286,13 @@ class TestData:
         fit, held_out = parts(1)
         assert fit == held_out == {0.0}
 
+    def test_what_is_compared_on_one_sample_says_little(self, path: Path) -> None:
+        def warned(count: int) -> list[str]:
+            report = prune(path, data=noise(count, 16), dry_run=True, damping=0.1, **QUICK)
+            return [text for text in report.warnings if "NOTHING TO COMPARE ON" in text]
+
+        assert len(warned(1)) == 1 and "one sample" in warned(1)[0] and not warned(2)
+
     def test_path_or_option(self, path: Path) -> None:
         np.savez(path.parent / "x.npz", x=noise(40, 16))
         first = prune(path, data=path.parent / "x.npz", dry_run=True, **QUICK)
