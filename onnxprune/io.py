@@ -65,6 +65,11 @@ def load(path: PathLike | onnx.ModelProto, *, allow_external: bool = False) -> M
     """
     if isinstance(path, onnx.ModelProto):
         return _in_memory(path)
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(
+            f"the model is given as {type(path).__name__}, wanted a path or an onnx.ModelProto",
+            "onnx.load_model_from_string makes one of bytes",
+        )
     path = _existing(path)
     with _about(path):
         proto = _read_proto(path)
