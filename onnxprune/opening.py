@@ -120,7 +120,9 @@ def _why_nothing(model: Model, skips: tuple[Skip, ...]) -> str:
     if any(node.op_type == "If" for node in model.graph.node) and "subgraph" in reasons:
         reasons += "; onnxprune export --fix INPUT=VALUE keeps what an If runs for that value"
     if "quantized" in reasons:
-        reasons += "; prune the float model with --format dense and quantize the result, which keeps the zeros"
+        reasons += (
+            "; prune the float model with --format dense and quantize the result, which keeps the zeros"
+        )
     return f"left alone: {reasons}" if reasons else "the model has no weight matrices"
 
 
@@ -144,6 +146,6 @@ def doubts(calibration: CalibrationData, held_out: CalibrationData) -> list[str]
     count = calibration.samples
     found = "one sample" if count == 1 else f"one batch of {count} samples"
     return [
-        f"NOTHING TO COMPARE ON: the data hold {found}, which served to prune as well, so the agreement and the "
-        "accuracy mean little; 64 to 256 samples are enough"
+        f"NOTHING TO COMPARE ON: the data hold {found}, which served to prune as well, so the agreement and "
+        "the accuracy mean little; 64 to 256 samples are enough"
     ]

@@ -74,7 +74,8 @@ def test_subgraphs_and_what_they_read_outside(build_model: Build) -> None:
 
 def test_functions() -> None:
     model = onnx.parser.parse_model(
-        """<ir_version: 8, opset_import: ["": 17, "local": 1]> g (float[N] x) => (float[N] y) { y = local.F(x) }
+        """<ir_version: 8, opset_import: ["": 17, "local": 1]>
+        g (float[N] x) => (float[N] y) { y = local.F(x) }
         <opset_import: ["": 17], domain: "local"> F (a) => (b) { c = Neg(a) b = Abs(c) }"""
     )
     model.functions[0].node.reverse()
