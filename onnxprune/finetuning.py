@@ -21,7 +21,7 @@ from onnxprune.io import load
 from onnxprune.layers import Layer, find_layers
 from onnxprune.measure import find_measure
 from onnxprune.model import Model
-from onnxprune.opening import read_data, recipe_with
+from onnxprune.opening import doubts, read_data, recipe_with
 from onnxprune.outcome import Outcome
 from onnxprune.passes.unpack import unpack
 from onnxprune.pipeline import write
@@ -89,6 +89,7 @@ def distill(
         if recipe.eval:
             load_function(recipe.eval)  # what is wrong with it shows before the long work
         calibration, held_out = read_data(student, recipe, data)
+        notes = doubts(calibration, held_out)
     solved = tuple(Solved(layer.name, _zeros(student, layer), None, 0.0) for layer in layers)
     zeros, weights = sum(item.zeros for item in solved), sum(layer.size for layer in layers)
     if zeros < max(weights, 1):
@@ -98,7 +99,7 @@ def distill(
     session = session_of_file(dense, threads=recipe.threads)
     calibration, held_out = (unpad(part, input_specs(dense), session) for part in (calibration, held_out))
     check_labels(dense, session, calibration, held_out, recipe)
-    outcome = Outcome(student, recipe, layers, skips, calibration, target, clock=clock)
+    outcome = Outcome(student, recipe, layers, skips, calibration, target, clock=clock, notes=notes)
     outcome.solved = solved
     outcome.plan = Plan({item.name: item.zeros for item in outcome.solved}, {}, {})
     measure = find_measure(recipe, dense, session, held_out, held_out)

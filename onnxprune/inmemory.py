@@ -60,13 +60,15 @@ def session_of(
     Raises:
         ModelError: when ONNX Runtime refuses the model, or the rest of it is over 2 GiB.
     """
-    overridable = {value.name for value in model.graph.input}
+    # ONNX Runtime drops what nothing reads before it takes the arrays, and then misses it
+    inline = {value.name for value in model.graph.input}
+    inline.update(t.name for t in model.graph.initializer if not model.index.uses.get(t.name))
     light = onnx.ModelProto()
     weights: dict[str, NDArray[Any]] = {}
     copy_fields(model.proto, light, skip=("graph",))
     copy_fields(model.graph, light.graph, skip=("initializer",))
     for tensor in model.graph.initializer:
-        outside = is_large(tensor) and tensor.name not in overridable
+        outside = is_large(tensor) and tensor.name not in inline
         light.graph.initializer.append(without_values(tensor) if outside else tensor)
         if outside:
             weights[tensor.name] = model.array(tensor.name)

@@ -21,6 +21,7 @@ from onnxprune.errors import ModelError, OnnxPruneError, ResourceError, UsageErr
 from onnxprune.files import external as external_data
 from onnxprune.files.atomic import atomic_write_bytes, atomic_write_text, staged
 from onnxprune.files.externalize import Splitter
+from onnxprune.files.order import sort_nodes
 from onnxprune.files.tensors import (
     LAYOUT,
     Found,
@@ -50,7 +51,8 @@ def load(path: PathLike | onnx.ModelProto, *, allow_external: bool = False) -> M
 
     Before anything is allocated, each tensor's shape and type are compared with the bytes that are
     there, in graphs, subgraphs, attributes, functions and sparse tensors. External data must lie in
-    the model's folder (or in the repository of a Hugging Face cache). Values are not looked at.
+    the model's folder (or in the repository of a Hugging Face cache). Values are not looked at. Nodes that
+    are out of topological order, as ONNX Runtime's converter to float16 leaves them, are sorted.
 
     Args:
         path: the ``.onnx`` file, or a model in memory (which is copied).
@@ -63,9 +65,15 @@ def load(path: PathLike | onnx.ModelProto, *, allow_external: bool = False) -> M
     """
     if isinstance(path, onnx.ModelProto):
         return _in_memory(path)
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(
+            f"the model is given as {type(path).__name__}, wanted a path or an onnx.ModelProto",
+            "onnx.load_model_from_string makes one of bytes",
+        )
     path = _existing(path)
     with _about(path):
         proto = _read_proto(path)
+        sort_nodes(proto)
         check_structure(proto)
         sparse = _check_inline_tensors(proto)
         locations = external_data.attach(proto, path, allow_external=allow_external)
@@ -77,6 +85,7 @@ def load(path: PathLike | onnx.ModelProto, *, allow_external: bool = False) -> M
 def _in_memory(given: onnx.ModelProto) -> Model:
     proto = onnx.ModelProto()
     proto.CopyFrom(given)
+    sort_nodes(proto)
     check_structure(proto)
     for found in _check_inline_tensors(proto):
         check_sparse(found.tensor, found.where)

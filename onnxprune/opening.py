@@ -119,6 +119,10 @@ def _why_nothing(model: Model, skips: tuple[Skip, ...]) -> str:
     reasons = why_skipped(skips)
     if any(node.op_type == "If" for node in model.graph.node) and "subgraph" in reasons:
         reasons += "; onnxprune export --fix INPUT=VALUE keeps what an If runs for that value"
+    if "quantized" in reasons:
+        reasons += (
+            "; prune the float model with --format dense and quantize the result, which keeps the zeros"
+        )
     return f"left alone: {reasons}" if reasons else "the model has no weight matrices"
 
 
@@ -133,3 +137,15 @@ def read_data(model: Model, recipe: Recipe, data: Any) -> tuple[CalibrationData,
     share = max(share, least) if recipe.searches else share
     rest, held_out = found.split(share, recipe.seed)
     return rest, held_out if held_out.batches else rest  # a single sample has to serve for both
+
+
+def doubts(calibration: CalibrationData, held_out: CalibrationData) -> list[str]:
+    """Return a warning where the data that :func:`read_data` returned are the same twice, else nothing."""
+    if held_out is not calibration:
+        return []
+    count = calibration.samples
+    found = "one sample" if count == 1 else f"one batch of {count} samples"
+    return [
+        f"NOTHING TO COMPARE ON: the data hold {found}, which served to prune as well, so the agreement and "
+        "the accuracy mean little; 64 to 256 samples are enough"
+    ]

@@ -37,7 +37,7 @@ from onnxprune.layers import Layer, find_layers
 from onnxprune.layers.heads import heads
 from onnxprune.measure import find_measure
 from onnxprune.model import Model
-from onnxprune.opening import find_prunable, read_data, recipe_with, separated
+from onnxprune.opening import doubts, find_prunable, read_data, recipe_with, separated
 from onnxprune.outcome import Outcome, make_report
 from onnxprune.parallel import workers
 from onnxprune.passes.pack import PackReport, pack
@@ -105,6 +105,7 @@ def prune(
         with ThreadPoolExecutor(1) as beside:
             making = beside.submit(session_of_file, original, threads=recipe.threads)
             calibration, held_out = read_data(dense, recipe, data)
+            notes = doubts(calibration, held_out)
     with clock.stage("dense model"):
         progress.stage("running the dense model")
         dense_session = making.result()
@@ -112,7 +113,7 @@ def prune(
         calibration, held_out = (unpad(data, specs, dense_session) for data in (calibration, held_out))
         if recipe.finetune or Mixture.parse(recipe.criterion).gradients:
             check_labels(dense, dense_session, calibration, held_out, recipe)
-        outcome = Outcome(dense, recipe, layers, skips, calibration, target, clock=clock)
+        outcome = Outcome(dense, recipe, layers, skips, calibration, target, clock=clock, notes=notes)
         selection = held_out
         if recipe.searches:
             selection, held_out = split_held_out(held_out, calibration, recipe.seed)

@@ -45,6 +45,10 @@ def find_targets(
             raise UsageError("a model that came from memory needs an output path")
         name = model.path.stem if model.path.suffix.lower() == ".onnx" else model.path.name
         output = model.path.with_name(f"{name}.{mark}.onnx")
+    if "-" in (str(output), str(report)):
+        raise UsageError(
+            "models and reports are not written to stdout", "name files; --json prints the report"
+        )
     target = Path(output)
     report_path = Path(report) if report is not None else target.with_suffix(".json")
     if os.path.realpath(target) == os.path.realpath(report_path):

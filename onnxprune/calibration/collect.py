@@ -191,7 +191,8 @@ def collect(
         what = f"the input {stage.value!r} of" if where == "" else "what is added to the outputs of"
         name = where or first.name
         raise ModelError(
-            f"{what} weight {name!r} holds NaN or infinite values on the calibration data",
+            f"{what} weight {name!r} holds NaN, infinite or too large values (over 1e18) on the calibration "
+            "data",
             "check the data (inputs that are made up, without --data, may be none that the model can take), "
             f"or leave the weight alone with --exclude '{name}'",
         )

@@ -171,6 +171,11 @@ def from_iterable(
         if len(inputs.specs) != 1:
             raise DataError(f"data: one array was given, the model has {len(inputs.specs)} inputs: {inputs}")
         feeds = [{inputs.specs[0].name: feeds}]
+    elif not isinstance(feeds, Iterable):
+        raise DataError(
+            f"data: {type(feeds).__name__} was given, wanted dicts of input name to array, or a path",
+            f"the model's inputs are {inputs}",
+        )
     request = Request(model, inputs, recipe)
     return _finish(stream.collect(feeds, request, "data"), request, "data from Python")
 

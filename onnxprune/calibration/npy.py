@@ -71,7 +71,7 @@ class StoredArray:
             DataError: when the file is broken.
             ResourceError: when it is too large.
         """
-        whole: Array = self.reshaped(1, *self.shape).rows(np.zeros(1, np.int64))[0]
+        whole: Array = self.reshaped(1, *self.shape).rows(np.zeros(1, np.int64))[0, ...]  # no numpy scalar
         return whole
 
     def rows(self, indices: NDArray[np.int64]) -> Array:

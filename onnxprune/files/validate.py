@@ -1,9 +1,9 @@
 """Structure of an untrusted model: everything the index and ONNX Runtime take for granted.
 
 Rules follow the ONNX IR specification where ONNX Runtime enforces it, or where a violation makes the
-model ambiguous (two values of one name). Nodes out of topological order are refused, not sorted:
-sorting would change more than weights, and the specification forbids such files. ``onnx.checker`` is
-not used: it has no limits on nesting or inlining and would read the external data a second time.
+model ambiguous (two values of one name). Nodes are in topological order by then, unless they form a cycle
+(see :mod:`onnxprune.files.order`). ``onnx.checker`` is not used: it has no limits on nesting or inlining
+and would read the external data a second time.
 Of two nodes with one name, one may be a Constant: ONNX Runtime makes an initializer of it before it looks at
 names, and exporters write such files.
 """
@@ -217,9 +217,7 @@ class _Scope:
             raise ModelError(f"{describe(node)} reads {show(value)}, which nothing produces{self.inside}")
         raise ModelError(
             f"{describe(node)} reads {show(value)} before {describe(maker)} makes it{self.inside}: "
-            "the nodes are not in topological order, or form a cycle",
-            "sort them first: onnx.save(gs.export_onnx(gs.import_onnx(onnx.load(IN)).toposort()), OUT) "
-            "with onnx_graphsurgeon as gs",
+            "the nodes are out of order and cannot be sorted: they form a cycle, or two make one value"
         )
 
 

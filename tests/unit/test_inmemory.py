@@ -45,6 +45,14 @@ def test_weights_that_callers_may_replace(build_model: Build) -> None:
     np.testing.assert_allclose(default, x @ held["w"] + held["b"], rtol=1e-4, atol=1e-4)
 
 
+def test_weights_that_nothing_reads(build_model: Build) -> None:
+    held = {**weights(), "unused": np.ones((80, 80), np.float32), "given": np.ones((80, 80), np.float32)}
+    text = TEXT.replace("float[N, 80] y)", "float[N, 80] y, float[80, 80] given)")
+    session = session_of(Model(build_model(text, held)), threads=1)
+    _, given = session.run(None, {"x": np.ones((2, 80), np.float32)})
+    np.testing.assert_array_equal(given, held["given"])
+
+
 @pytest.mark.parametrize(("dtype", "large"), [("float32", True), ("float16", True), ("int64", False)])
 def test_which_are_large(dtype: str, large: bool) -> None:
     tensor = onnx.numpy_helper.from_array(np.ones(LARGE, dtype), "t")

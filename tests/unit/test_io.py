@@ -748,3 +748,9 @@ def test_a_model_in_memory_without_its_values(build_model: Callable[..., onnx.Mo
     tensor.ClearField("data_location")
     with pytest.raises(ModelError):
         io.load(proto)
+
+
+def test_bytes_are_no_path() -> None:
+    with pytest.raises(UsageError, match="the model is given as bytes, wanted a path") as caught:
+        io.load(b"model.onnx")  # type: ignore[arg-type]
+    assert "load_model_from_string" in caught.value.hint

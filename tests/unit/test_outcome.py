@@ -83,3 +83,14 @@ def test_notes(outcome: Outcome) -> None:
     report = make_report(outcome)
     assert [layer.note for layer in report.layers] == ["damping raised to 0.5", "kept dense, re-fitted"]
     assert report.warnings == ("damping was raised for w1: their inputs vary too little",)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"), [(1.4, "ask for a little more"), (1.5, ""), (1.6, ""), (1.7, "ask for a little less")]
+)
+def test_smaller_shapes_that_miss_the_speed(outcome: Outcome, ratio: float, words: str) -> None:
+    outcome.recipe = Recipe(pattern="structured", target_speedup="1.5x")
+    outcome.structured = {"speed": [{"threads": 1, "ratio": ratio}]}
+    found = [text for text in make_report(outcome).warnings if "times faster as measured" in text]
+    assert len(found) == bool(words)
+    assert all(words in text and f"{ratio:.2f} times" in text for text in found)

@@ -112,6 +112,15 @@ class TestRefusals:
         assert "inside the subgraph of If(y)" in caught.value.hint
         assert "onnxprune export --fix INPUT=VALUE" in caught.value.hint
 
+    def test_quantized_weights_only(
+        self, build_model: Callable[..., onnx.ModelProto], tmp_path: Path
+    ) -> None:
+        text = "g (float[N, 16] x) => (float[N, 32] y) { d = DequantizeLinear(w, s) y = MatMul(x, d) }"
+        weights = {"w": np.ones((16, 32), np.int8), "s": np.array(0.1, np.float32)}
+        with pytest.raises(ModelError, match="nothing to prune") as caught:
+            prune(Model(build_model(text, weights)), tmp_path / "out.onnx")
+        assert "prune the float model with --format dense and quantize the result" in caught.value.hint
+
     @pytest.mark.parametrize("name", ["net.pruned.onnx", "net.pruned.json"])
     def test_output_exists(self, path: Path, name: str) -> None:
         (path.parent / name).write_text("precious")
@@ -276,6 +285,13 @@ class TestData:
     def test_a_single_sample_serves_for_both(self, parts: Callable[..., Any]) -> None:
         fit, held_out = parts(1)
         assert fit == held_out == {0.0}
+
+    def test_what_is_compared_on_one_sample_says_little(self, path: Path) -> None:
+        def warned(count: int) -> list[str]:
+            report = prune(path, data=noise(count, 16), dry_run=True, damping=0.1, **QUICK)
+            return [text for text in report.warnings if "NOTHING TO COMPARE ON" in text]
+
+        assert len(warned(1)) == 1 and "one sample" in warned(1)[0] and not warned(2)
 
     def test_path_or_option(self, path: Path) -> None:
         np.savez(path.parent / "x.npz", x=noise(40, 16))

@@ -486,7 +486,9 @@ def test_inputs_that_are_no_numbers(one_shot: bool) -> None:
     dense, batches, _ = dense_net()
     batches[1]["x"] = batches[1]["x"].copy()
     batches[1]["x"][0, 0] = np.nan
-    with pytest.raises(ModelError, match="the input 'x' of weight 'w1' holds NaN or infinite values"):
+    with pytest.raises(
+        ModelError, match="the input 'x' of weight 'w1' holds NaN, infinite or too large values"
+    ):
         prune(dense, batches, one_shot=one_shot, repair=not one_shot)
 
 

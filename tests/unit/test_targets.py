@@ -61,3 +61,7 @@ def test_refusals(proto: onnx.ModelProto, tmp_path: Path) -> None:
         find_targets(Model(proto), None, None, Recipe(), False, False)
     with pytest.raises(UsageError, match="both the model and its report"):
         find_targets(Model(proto), tmp_path / "a", tmp_path / "a", Recipe(), False, False)
+    for output, report in (("-", None), (None, "-")):
+        with pytest.raises(UsageError, match="not written to stdout") as caught:
+            find_targets(Model(proto, tmp_path / "net.onnx"), output, report, Recipe(), False, False)
+        assert "--json" in caught.value.hint

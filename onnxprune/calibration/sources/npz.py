@@ -215,7 +215,9 @@ class Table:
         return (
             loaded[name][number * step : (number + 1) * step]
             if name in self.inputs.batched
-            else loaded[name][number]
+            else loaded[name][
+                number, ...
+            ]  # an array where it has no axes, too: ONNX Runtime takes no scalars
         )
 
     def _checked(self, name: str, array: Array) -> Array:

@@ -412,7 +412,9 @@ def test_values_that_are_no_numbers(build_model: Build, store: ArrayStore, value
     x[0, 0, 0] = value
     stage = find_stages(dense, layers_of(dense))[0]
     streams = walk(dense, None, [{"x": x}], ["x"], store)
-    with pytest.raises(ModelError, match="the input 'x' of weight 'w' holds NaN or infinite values"):
+    with pytest.raises(
+        ModelError, match="the input 'x' of weight 'w' holds NaN, infinite or too large values"
+    ):
         collect(streams, stage, [None], batches=[0], seed=0)
 
 

@@ -145,6 +145,8 @@ def test_feeds_from_python(linear: Model, feeds: Any) -> None:
 def test_an_array_for_two_inputs(encoder: Model) -> None:
     with pytest.raises(DataError, match="one array was given, the model has 2 inputs"):
         from_iterable(encoder, np.zeros((2, 3)), Recipe())
+    with pytest.raises(DataError, match="data: int was given, wanted dicts"):
+        from_iterable(encoder, 3, Recipe())  # type: ignore[arg-type]
 
 
 def test_text_is_sorted_and_padded(tmp_path: Path, encoder: Model) -> None:
