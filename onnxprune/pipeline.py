@@ -56,7 +56,6 @@ from onnxprune.sequential import Solved, prune_sequential
 from onnxprune.slim.ready import Ready, prepare
 from onnxprune.slim.stage import Slimmed, part_of, slim, stages
 from onnxprune.slim.summary import summary
-from onnxprune.structure.remains import Remains, remains
 from onnxprune.targets import find_targets
 from onnxprune.verify import Expected, verify_file
 
@@ -253,7 +252,6 @@ def _slimmed(outcome: Outcome, held_out: CalibrationData, progress: Progress) ->
     share, rest = stages(recipe)
     model, tuned = outcome.dense, []
     rounds: list[tuple[Ready, Slimmed]] = []
-    left: Remains = {}
     for number in range(1, recipe.rounds + 1):
         step, part = part_of(recipe, share, number)
         with clock.stage("measure"):
@@ -263,16 +261,13 @@ def _slimmed(outcome: Outcome, held_out: CalibrationData, progress: Progress) ->
         if note := rounds[-1][1].note:
             outcome.notes.append(note if recipe.rounds == 1 else f"round {number}: {note}")
         smaller = rounds[-1][1].model
-        left = remains(ready.structure, rounds[-1][1].removed, left)
         pruned = _pruned_further(smaller, outcome, rest, progress) if rest else as_it_is(smaller, recipe)
         outcome.take(pruned)
         model = pruned.model
         if recipe.finetune:
             with clock.stage("fine-tune"):
                 shared = share_of(recipe, recipe.rounds)
-                model, found = tune(
-                    outcome.dense, model, outcome.layers, data, held_out, shared, progress, left
-                )
+                model, found = tune(outcome.dense, model, outcome.layers, data, held_out, shared, progress)
                 tuned.append(found)
                 outcome.finetuning = merged(tuned)
     with clock.stage("time"):

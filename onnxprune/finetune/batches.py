@@ -18,7 +18,6 @@ from onnxprune.calibration.mask import row_mask
 from onnxprune.calibration.streams import run
 from onnxprune.errors import OnnxPruneError
 from onnxprune.model import Model
-from onnxprune.structure.remains import Remains
 
 Feed = Mapping[str, NDArray[Any]]
 Tensors = dict[str, Tensor]
@@ -36,21 +35,13 @@ class Taps:
         names: values to return.
         feeds: one batch, for the types of the inputs.
         threads: of ONNX Runtime.
-        remains: the positions to return of values that a smaller model has less of.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        names: Sequence[str],
-        feeds: Feed,
-        threads: int | None = None,
-        remains: Remains | None = None,
-    ) -> None:
+    def __init__(self, model: Model, names: Sequence[str], feeds: Feed, threads: int | None = None) -> None:
         cutter = Cutter(model)
         segment = cutter.segment(names, frozenset(feeds))
         types = {name: array.dtype for name, array in feeds.items()}
-        self.names, self.remains = list(names), remains or {}
+        self.names = list(names)
         self.inputs = segment.inputs
         proto = cutter.proto(segment, types, self.names, model)
         # Between two runs torch works: threads spinning for the next run would be in its way.
@@ -60,11 +51,7 @@ class Taps:
     def __call__(self, feeds: Feed) -> dict[str, NDArray[Any]]:
         """Return the values for one batch."""
         found = run(self.session, self.names, {name: feeds[name] for name in self.inputs})
-        values = dict(zip(self.names, found, strict=True))
-        for name in values.keys() & self.remains.keys():
-            for axis, positions in self.remains[name].items():
-                values[name] = np.take(values[name], positions, axis)
-        return values
+        return dict(zip(self.names, found, strict=True))
 
 
 class Batches:

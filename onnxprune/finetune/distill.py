@@ -38,7 +38,6 @@ from onnxprune.model import Model
 from onnxprune.outputs import OutputKind, output_kind
 from onnxprune.progress import NullProgress, Progress
 from onnxprune.report.units import seconds
-from onnxprune.structure.remains import Remains
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,6 @@ def finetune(
     held_out: CalibrationData | None,
     options: Options,
     progress: Progress | None = None,
-    remains: Remains | None = None,
 ) -> tuple[Model, Tuned]:
     """Return a copy of ``pruned`` with trained weights, and what happened.
 
@@ -113,7 +111,6 @@ def finetune(
         held_out: samples that nothing was fitted to: they choose the best weights; None: ``data`` does.
         options: how.
         progress: told about the steps.
-        remains: what a smaller model still has of the dense one's values, which are compared as far as that.
 
     Raises:
         ModelError: when no part of the model can be trained, or training gives NaN.
@@ -125,7 +122,7 @@ def finetune(
     start = find_start(result, layers)
     with World() as world:
         _take_weights_of_first(result, world)
-        job = _Job(dense, result, layers, data, held_out, options, start, world, progress, begin, remains)
+        job = _Job(dense, result, layers, data, held_out, options, start, world, progress, begin)
         tuned = _by_block(job) if options.scope == "block" else _by_model(job)
     outputs = list(dict.fromkeys((*result.index.outputs, *tuned.features)))
     view = TorchView(result, feeds_from=[start] if start else (), outputs=outputs, trainable=())
@@ -147,7 +144,6 @@ class _Job:
     world: World
     progress: Progress
     begin: float  # of all this, which the minutes are for
-    remains: Remains | None
 
     def settings(self, later: float) -> Settings:
         """Return the settings with the minutes that are left for training, ``later`` seconds kept free."""
@@ -183,7 +179,7 @@ def _by_model(job: _Job) -> Tuned:
     options, dense, start = job.options, job.dense, job.start
     first = next(job.data.feeds())
     with ArrayStore(options.max_memory) as store:
-        wanted = compared(dense, job.result, job.layers, start, first, options.threads, job.remains)
+        wanted = compared(dense, job.result, job.layers, start, first, options.threads)
         before = now()
         kinds, task, key = *_kinds_and_task(job, first), options.labels
         loss = Loss(kinds, wanted, options.form, options.custom, task=task, key=key or "")
@@ -191,7 +187,7 @@ def _by_model(job: _Job) -> Tuned:
         masks = zero_masks(job.result, names)
         view = TorchView(job.result, feeds_from=[start] if start else (), outputs=loss.names, trainable=names)
         check = now() - before  # a session, a run and a view, as in the comparison at the end
-        teacher = Taps(dense, loss.names, first, options.threads, job.remains)
+        teacher = Taps(dense, loss.names, first, options.threads)
         prefix = Taps(job.result, [start], first, options.threads) if start else None
         make = _Maker(teacher, prefix, store, options)
         batches = make(job.data, changed=True)

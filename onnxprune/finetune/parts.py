@@ -11,7 +11,6 @@ from onnxprune.finetune.parameters import default_trained
 from onnxprune.finetune.view import unsupported
 from onnxprune.layers import Layer
 from onnxprune.model import Model
-from onnxprune.structure.remains import Remains
 
 
 def find_start(model: Model, layers: Sequence[Layer]) -> str:
@@ -47,23 +46,13 @@ def trainable(model: Model, start: str, outputs: Sequence[str]) -> set[str]:
 
 
 def compared(
-    dense: Model,
-    pruned: Model,
-    layers: Sequence[Layer],
-    start: str,
-    feeds: Feed,
-    threads: int | None,
-    remains: Remains | None = None,
+    dense: Model, pruned: Model, layers: Sequence[Layer], start: str, feeds: Feed, threads: int | None
 ) -> tuple[str, ...]:
-    """Return values to compare: those that both models have, in the same shape, behind the start.
-
-    With ``remains``, of the dense model's values only what the pruned one still has counts.
-    """
+    """Return values to compare: those that both models have, in the same shape, behind the start."""
     position = pruned.index.producer
     begin = position[start] if start else -1
     names = [n for n in features(pruned, layers) if n in dense.index.producer and position[n] > begin]
     if not names:
         return ()
-    wanted = Taps(dense, names, feeds, threads, remains)(feeds)
-    found = Taps(pruned, names, feeds, threads)(feeds)
+    wanted, found = (Taps(model, names, feeds, threads)(feeds) for model in (dense, pruned))
     return tuple(name for name in names if wanted[name].shape == found[name].shape)

@@ -15,7 +15,6 @@ from onnxprune.model import Model
 from onnxprune.progress import Progress
 from onnxprune.recipe import Recipe
 from onnxprune.recipe.choices import LOSSES
-from onnxprune.structure.remains import Remains
 
 if TYPE_CHECKING:
     from onnxprune.finetune.task import Task
@@ -116,11 +115,8 @@ def tune(
     held_out: CalibrationData,
     recipe: Recipe,
     progress: Progress,
-    remains: Remains | None = None,
 ) -> tuple[Model, dict[str, Any]]:
     """Return the fine-tuned copy of ``pruned`` and what the report says of it.
-
-    ``remains`` is what a smaller model still has of the dense one's values.
 
     Raises:
         ModelError: see :func:`onnxprune.finetune.distill.finetune`.
@@ -143,7 +139,7 @@ def tune(
         resume=recipe.cache,
     )
     judges = held_out if held_out is not data else None  # a single sample serves for both
-    result, tuned = finetune(dense, pruned, layers, data, judges, options, progress, remains)
+    result, tuned = finetune(dense, pruned, layers, data, judges, options, progress)
     found = dataclasses.asdict(tuned.trained)
     found.update(
         features=tuned.features,

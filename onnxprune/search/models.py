@@ -18,7 +18,6 @@ from onnxprune.search.candidate import Candidate, Maker
 from onnxprune.search.judge import Judge, as_stored
 from onnxprune.search.known import Known
 from onnxprune.search.trials import Point
-from onnxprune.structure.remains import remains
 
 
 class Once:
@@ -106,13 +105,7 @@ class Models:
 
     def _tune(self, base: Candidate, recipe: Recipe) -> tuple[Model, dict[str, Any]]:
         outcome, data = self.outcome, self.selection.data
-        left = None
-        if base.removal is not None:
-            ready, slimmed = base.removal
-            left = remains(ready.structure, slimmed.removed)
-        return tune(
-            outcome.dense, base.model, base.layers, outcome.calibration, data, recipe, self.progress, left
-        )
+        return tune(outcome.dense, base.model, base.layers, outcome.calibration, data, recipe, self.progress)
 
     def judged(self, trial: Trial) -> Trial:
         """Return it with what both judges say; the final one is only asked when the first is content."""

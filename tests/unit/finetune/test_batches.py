@@ -117,15 +117,6 @@ def test_taps_give_values_inside_the_model() -> None:
     assert found["h1"].min() == 0  # behind the Relu
 
 
-def test_taps_give_what_a_smaller_model_has_of_a_value() -> None:
-    model, x = residual_net(), images(3)
-    whole = Taps(model, ["h1", "logits"], {"x": x})({"x": x})
-    left = {"h1": {1: np.array([0, 5]), 3: np.array([7])}, "unknown": {0: np.array([0])}}
-    found = Taps(model, ["h1", "logits"], {"x": x}, remains=left)({"x": x})
-    assert np.array_equal(found["h1"], whole["h1"][:, [0, 5]][..., [7]])
-    assert np.array_equal(found["logits"], whole["logits"])
-
-
 def test_a_label_stays_with_its_sample() -> None:
     """Mixed anew, changed, as they came, and whole."""
     feeds = [{"x": np.repeat(np.arange(10.0 * n, 10 * n + 4)[:, None], 2, axis=1)} for n in range(3)]

@@ -57,10 +57,3 @@ def test_values_of_equal_shape_behind_the_start_are_compared() -> None:
     assert compared(dense, dense, layers, "", feeds, None) == ("h0", "h1", "f")
     assert compared(dense, dense, layers, "h0", feeds, None) == ("h1", "f")
     assert compared(dense, small, layers, "", feeds, None) == ()
-
-
-def test_values_of_a_smaller_model_are_compared_as_far_as_it_has_them() -> None:
-    dense, small = residual_net(channels=12), residual_net(channels=6)
-    layers, _ = find_layers(dense, min_size=1)
-    left = {"h0": {1: np.arange(6)}, "h1": {1: np.arange(0, 12, 2)}, "f": {1: np.arange(5)}}
-    assert compared(dense, small, layers, "", {"x": images(2)}, None, left) == ("h0", "h1")
