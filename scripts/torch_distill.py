@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-BATCH, SHIFT, WARMUP = 64, 1 / 8, 0.1
+SHIFT, WARMUP = 1 / 8, 0.1
 
 
 def divergence(student: Tensor, teacher: Tensor) -> Tensor:
@@ -21,7 +21,14 @@ def divergence(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def distill(
-    student: nn.Module, teacher: nn.Module, inputs: Tensor, seconds: float, rate: float, *, processor: bool
+    student: nn.Module,
+    teacher: nn.Module,
+    inputs: Tensor,
+    seconds: float,
+    *,
+    rate: float,
+    size: int,
+    processor: bool,
 ) -> int:
     """Train ``student`` in place; return the steps made.
 
@@ -31,6 +38,7 @@ def distill(
         inputs: (samples, ...), images are (samples, channels, height, width).
         seconds: of the training.
         rate: largest learning rate.
+        size: samples in a batch.
         processor: the seconds are of the processor, so that other work does not count.
     """
     clock = time.process_time if processor else time.monotonic
@@ -38,7 +46,7 @@ def distill(
     optimizer = torch.optim.Adam(student.parameters(), rate)
     begin, steps = clock(), 0
     while (progress := (clock() - begin) / seconds) < 1:
-        batch = changed(inputs[torch.randint(len(inputs), (BATCH,), generator=random)], random)
+        batch = changed(inputs[torch.randint(len(inputs), (size,), generator=random)], random)
         with torch.no_grad():
             answers = teacher(batch)
         for group in optimizer.param_groups:

@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=0.0)
     parser.add_argument("--rounds", type=int, default=1, help="of pruning and training")
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--processor", action="store_true", help="minutes of the processor's time")
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -63,7 +64,8 @@ def main() -> None:
             export(module, example, options.model, f"{options.prefix}.onnx")
         if options.minutes:
             seconds = 60 * options.minutes / options.rounds
-            steps += distill(module, dense, peer.inputs, seconds, options.rate, processor=options.processor)
+            how = {"rate": options.rate, "size": options.batch, "processor": options.processor}
+            steps += distill(module, dense, peer.inputs, seconds, **how)
     if options.minutes:
         export(module, example, options.model, f"{options.prefix}.tuned.onnx")
     found = {"steps": steps, "kl": peer.loss(module), "seconds": time.process_time() - begin}

@@ -56,5 +56,5 @@ def test_a_student_learns(script: ModuleType) -> None:
         student.weight.zero_()
     inputs = torch.randn(128, 6)
     before = script.divergence(student(inputs), teacher(inputs)).item()
-    assert script.distill(student, teacher, inputs, 0.4, 0.05, processor=True) > 10
+    assert script.distill(student, teacher, inputs, 0.4, rate=0.05, size=16, processor=True) > 10
     assert script.divergence(student(inputs), teacher(inputs)).item() < 0.3 * before
