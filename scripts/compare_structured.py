@@ -14,6 +14,7 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from onnxprune.model import Model
 from onnxprune.recipe import Recipe
 from onnxprune.slim.gains import measured_speed, multiplications
 from onnxprune.slim.summary import parameters
+
+Row = tuple[str, Path, str]  # title, file, error
 
 # The program, with limits of time that go by the processor: other work on the machine does not count
 _BY_PROCESSOR = """
@@ -61,27 +64,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save(dense, folder / "plain.onnx", force=True)
-        for factor in options.factors:
-            for title, more in ours(options):
-                output = folder / "ours.onnx"
-                output.unlink(missing_ok=True)
-                error = run_ours(options, factor, output, more)
-                add(f"{title}, {factor:g}x fewer", output, error)
+        for row in ours(options, folder):
+            add(*row)
         if "onnxsim" in options.peers and os.environ.get("ONNXSIM_PYTHON"):
             for number, batch in enumerate(data.batches):
                 np.savez(folder / f"feed{number:04}.npz", **batch)  # type: ignore[arg-type]
-            for title, call in ONNXSIM.items():
-                for factor in options.factors:
-                    error = onnxsim(call, factor, folder, judge.less)
-                    add(f"{title}, {factor:g}x fewer", folder / "peer.onnx", error)
-        if options.torch and "torch-pruning" in options.peers and os.environ.get("TORCH_PRUNING_PYTHON"):
+            for row in by_onnxsim(options, folder, judge):
+                add(*row)
+        if "torch-pruning" in options.peers and options.torch and os.environ.get("TORCH_PRUNING_PYTHON"):
             (key,) = dense.index.inputs
             np.save(folder / "inputs.npy", np.concatenate([batch[key] for batch in data.batches]))
-            for method in options.methods.split(","):
-                for factor in options.factors:
-                    rows = torch_rows(options, method, factor, folder)
-                    for title, path, error in rows:
-                        add(f"Torch-Pruning {method}{title}, {factor:g}x fewer", path, error)
+            for row in by_torch_pruning(options, folder):
+                add(*row)
     Console(width=130).print(table)
 
 
@@ -105,6 +99,7 @@ def arguments() -> argparse.Namespace:
         "--methods", default=",".join(TORCH_PRUNING), help="of Torch-Pruning, comma-separated"
     )
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of Torch-Pruning's training")
+    parser.add_argument("--batch", type=int, default=16, help="samples in a batch of that training")
     parser.add_argument("--peers", default="onnxsim,torch-pruning", help="to stand beside, if they are there")
     parser.add_argument("options", nargs="*", help="more options of onnxprune, behind --")
     return parser.parse_args()
@@ -135,47 +130,45 @@ class Judge:
         return f"{value:.2f}", fewer, f"{parameters(model) / 1e3:.0f} k", megabytes, f"{speed:.2f}x"
 
 
-def ours(options: argparse.Namespace) -> list[tuple[str, list[str]]]:
-    """Return (title, options) of each of onnxprune's rows."""
-    found: list[tuple[str, list[str]]] = [("onnxprune", [])]
-    if options.finetune:
-        more = ["--finetune", "--minutes", str(options.minutes)]
-        more += ["--schedule", f"cubic:{options.rounds}"] if options.rounds > 1 else []
-        found.append(("onnxprune, fine-tuned", more))
-    return found
-
-
-def run_ours(options: argparse.Namespace, factor: float, output: Path, more: list[str]) -> str:
-    """Run onnxprune; return the last line of what it complained about, "" when it did not."""
+def ours(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    """Run onnxprune; yield a row for each model, which the next one replaces."""
+    output = folder / "ours.onnx"
     start = ["-c", _BY_PROCESSOR, "prune"] if options.processor else ["-m", "onnxprune", "prune"]
-    command = [
-        *(sys.executable, *start, str(options.model), "-o", str(output), "--threads", "1"),
-        *("--pattern", options.pattern, "--budget", "flops", "--sparsity", f"{1 - 1 / factor:.4f}"),
-        *("--data", options.data, "--samples", str(options.samples), *more, *options.options),
-    ]
-    return done(command)[1]
+    training = ["--finetune", "--minutes", str(options.minutes)]
+    training += ["--schedule", f"cubic:{options.rounds}"] if options.rounds > 1 else []
+    for factor in options.factors:
+        for title, more in (("", []), (", trained", training))[: 1 + options.finetune]:
+            output.unlink(missing_ok=True)
+            command = [
+                *(sys.executable, *start, str(options.model), "-o", str(output), "--threads", "1", "--force"),
+                *("--pattern", options.pattern, "--budget", "flops", "--sparsity", f"{1 - 1 / factor:.4f}"),
+                *("--data", options.data, "--samples", str(options.samples), *more, *options.options),
+            ]
+            yield f"onnxprune{title}, {factor:g}x fewer", output, done(command)[1]
 
 
-def torch_rows(
-    options: argparse.Namespace, method: str, factor: float, folder: Path
-) -> list[tuple[str, Path, str]]:
-    """Run Torch-Pruning; return (title, file, error) of each of its rows."""
-    _, error = torch_pruning(method, factor, folder, options.torch, [])
-    rows = [("", folder / "peer.onnx", error)]
-    if options.finetune and not error:
-        more = [
-            "--minutes",
-            str(options.minutes),
-            "--rounds",
-            str(options.rounds),
-            "--rate",
-            str(options.rate),
-        ]
-        more += ["--processor"] if options.processor else []
-        said, error = torch_pruning(method, factor, folder, options.torch, more)
-        steps = f", trained ({json.loads(said)['steps']} steps)" if not error else ", trained"
-        rows.append((steps, folder / "peer.tuned.onnx", error))
-    return rows
+def by_onnxsim(options: argparse.Namespace, folder: Path, judge: Judge) -> Iterator[Row]:
+    """Run onnxsim's functions; yield a row for each model, which the next one replaces."""
+    for title, call in ONNXSIM.items():
+        for factor in options.factors:
+            error = onnxsim(call, factor, folder, judge.less)
+            yield f"{title}, {factor:g}x fewer", folder / "peer.onnx", error
+
+
+def by_torch_pruning(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    """Run Torch-Pruning; yield a row for each model, which the next one replaces."""
+    training = ["--minutes", str(options.minutes), "--rounds", str(options.rounds)]
+    training += ["--rate", str(options.rate), "--batch", str(options.batch)]
+    training += ["--processor"] if options.processor else []
+    for method in options.methods.split(","):
+        for factor in options.factors:
+            title = f"Torch-Pruning {method}, {factor:g}x fewer"
+            _, error = torch_pruning(method, factor, folder, options.torch, [])
+            yield title, folder / "peer.onnx", error
+            if options.finetune and not error:
+                said, error = torch_pruning(method, factor, folder, options.torch, training)
+                steps = "" if error else f" {json.loads(said)['steps']} steps"
+                yield f"{title}, trained{steps}", folder / "peer.tuned.onnx", error
 
 
 if __name__ == "__main__":
