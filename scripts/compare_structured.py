@@ -1,9 +1,10 @@
 """Make a model smaller by structured pruning at several budgets; print accuracy, size and measured speed.
 
-    scripts/compare_structured.py MODEL --data DATA --eval FILE.py:function [--finetune --minutes N]
+    scripts/compare_structured MODEL --data DATA --eval FILE.py:function [--finetune --minutes N]
 
-With ONNXSIM_PYTHON (an interpreter that has onnxsim, see scripts/compare_peers) onnxsim's structured
-functions stand beside it, at a sparsity that is searched for the same multiplications.
+makes environments for onnxsim and, with --torch FILE.py:make (see scripts/resnet20_torch.py), Torch-Pruning,
+and puts both beside onnxprune, all with one thread. This file alone leaves out what has no environment, see
+scripts/structured_peers.py.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
-import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from structured_peers import ONNXSIM, TORCH_PRUNING, done, onnxsim, torch_pruning
 
 from onnxprune import runtime
 from onnxprune.calibration.data import load_data
@@ -32,22 +33,54 @@ from onnxprune.recipe import Recipe
 from onnxprune.slim.gains import measured_speed, multiplications
 from onnxprune.slim.summary import parameters
 
-PEERS = {
-    "onnxsim structured": "onnxsim.apply_structured_pruning(m, sparsity=s, global_sparsity=True)",
-    "onnxsim structured Wanda": (
-        "onnxsim.apply_structured_wanda_pruning(m, calibration_data=d, sparsity=s, global_sparsity=True)"
-    ),
-    "onnxsim structured Wanda + finetune": (
-        "onnxsim.apply_pruning_finetune(m, onnxsim.apply_structured_wanda_pruning("
-        "m, calibration_data=d, sparsity=s, global_sparsity=True), calibration_data=d)"
-    ),
-    "onnxsim heads": "onnxsim.apply_attention_head_pruning(m, sparsity=s)",
-}
-_TRIES = 4  # sparsities that a peer is given to come near the multiplications wanted
+Row = tuple[str, Path, str]  # title, file, error
+
+# The program, with limits of time that go by the processor: other work on the machine does not count
+_BY_PROCESSOR = """
+import sys, time
+import onnxprune.clock
+onnxprune.clock.now = time.process_time
+from onnxprune.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table, each row as soon as it is there."""
+    options = arguments()
+    dense = load(options.model)
+    data = load_data(dense, Recipe(data=options.data, samples=options.samples))
+    judge = Judge(dense, typical_feeds(data)[:1], load_function(options.eval))
+    table = Table(title=f"{options.model}, {options.samples} unlabelled samples")
+    for name in ("method", "metric", "multiplications", "parameters", "MB", "speed"):
+        table.add_column(name, justify="left" if name == "method" else "right")
+
+    def add(method: str, path: Path, error: str = "") -> None:
+        row = (method, *judge.row(path, error))
+        print("\t".join(row), file=sys.stderr, flush=True)
+        table.add_row(*row)
+
+    add("dense", options.model)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save(dense, folder / "plain.onnx", force=True)
+        for row in ours(options, folder):
+            add(*row)
+        if "onnxsim" in options.peers and os.environ.get("ONNXSIM_PYTHON"):
+            for number, batch in enumerate(data.batches):
+                np.savez(folder / f"feed{number:04}.npz", **batch)  # type: ignore[arg-type]
+            for row in by_onnxsim(options, folder, judge):
+                add(*row)
+        if "torch-pruning" in options.peers and options.torch and os.environ.get("TORCH_PRUNING_PYTHON"):
+            (key,) = dense.index.inputs
+            np.save(folder / "inputs.npy", np.concatenate([batch[key] for batch in data.batches]))
+            for row in by_torch_pruning(options, folder):
+                add(*row)
+    Console(width=130).print(table)
+
+
+def arguments() -> argparse.Namespace:
+    """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--data", required=True)
@@ -55,32 +88,21 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--factors", type=float, nargs="+", default=[1.5, 2.0, 3.0])
     parser.add_argument("--pattern", default="structured")
-    parser.add_argument("--finetune", action="store_true")
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--finetune", action="store_true", help="and train, for --minutes")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of each training, all rounds together")
+    parser.add_argument("--rounds", type=int, default=1, help="of pruning and training, on either side")
+    parser.add_argument("--processor", action="store_true", help="minutes are of the processor, one thread")
+    parser.add_argument(
+        "--torch", help="FILE.py:make, returns (torch module, example inputs) for the ONNX file"
+    )
+    parser.add_argument(
+        "--methods", default=",".join(TORCH_PRUNING), help="of Torch-Pruning, comma-separated"
+    )
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of Torch-Pruning's training")
+    parser.add_argument("--batch", type=int, default=16, help="samples in a batch of that training")
+    parser.add_argument("--peers", default="onnxsim,torch-pruning", help="to stand beside, if they are there")
     parser.add_argument("options", nargs="*", help="more options of onnxprune, behind --")
-    options = parser.parse_args()
-    table = Table(title=f"{options.model}, {options.samples} unlabelled samples")
-    for name in ("method", "metric", "multiplications", "parameters", "MB", "speed"):
-        table.add_column(name, justify="left" if name == "method" else "right")
-    dense = load(options.model)
-    data = load_data(dense, Recipe(data=options.data, samples=options.samples))
-    judge = Judge(dense, typical_feeds(data)[:1], load_function(options.eval))
-    table.add_row("dense", *judge.row(options.model))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for factor in options.factors:
-            output = folder / f"{factor}.onnx"
-            error = ours(options, factor, output)
-            table.add_row(f"onnxprune, {factor:g}x fewer", *judge.row(output, error))
-        if os.environ.get("ONNXSIM_PYTHON"):
-            save(dense, folder / "plain.onnx", force=True)
-            for number, batch in enumerate(data.batches):
-                np.savez(folder / f"feed{number:04}.npz", **batch)  # type: ignore[arg-type]
-            for title, call in PEERS.items():
-                for factor in options.factors:
-                    error = peer(call, factor, folder, judge)
-                    table.add_row(f"{title}, {factor:g}x fewer", *judge.row(folder / "peer.onnx", error))
-    Console(width=120).print(table)
+    return parser.parse_args()
 
 
 class Judge:
@@ -100,53 +122,53 @@ class Judge:
         try:
             model = load(path)
             value = task_metric(self.metric, runtime.session(path))
-            count = multiplications(model, self.feeds)
             speed = measured_speed(self.dense, model, self.feeds, 1)[1]
+            fewer = f"{self.less(path):.2f}x fewer"
         except Exception as failure:  # what a peer wrote may fail in any way
             return f"does not run: {str(failure)[:40]}", "", "", "", ""
-        fewer = f"{multiplications(self.dense, self.feeds) / count:.2f}x fewer"
         megabytes = f"{total_bytes(path) / 1e6:.2f}"
         return f"{value:.2f}", fewer, f"{parameters(model) / 1e3:.0f} k", megabytes, f"{speed:.2f}x"
 
 
-def ours(options: argparse.Namespace, factor: float, output: Path) -> str:
-    """Run onnxprune; return the last line of what it complained about, "" when it did not."""
-    command = [
-        *(sys.executable, "-m", "onnxprune", str(options.model), "-o", str(output)),
-        *("--pattern", options.pattern, "--budget", "flops", "--sparsity", f"{1 - 1 / factor:.4f}"),
-        *("--data", options.data, "--samples", str(options.samples), *options.options),
-    ]
-    if options.finetune:
-        command += ["--finetune", "--minutes", str(options.minutes)]
-    return _failure(command)
+def ours(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    """Run onnxprune; yield a row for each model, which the next one replaces."""
+    output = folder / "ours.onnx"
+    start = ["-c", _BY_PROCESSOR, "prune"] if options.processor else ["-m", "onnxprune", "prune"]
+    training = ["--finetune", "--minutes", str(options.minutes)]
+    training += ["--schedule", f"cubic:{options.rounds}"] if options.rounds > 1 else []
+    for factor in options.factors:
+        for title, more in (("", []), (", trained", training))[: 1 + options.finetune]:
+            output.unlink(missing_ok=True)
+            command = [
+                *(sys.executable, *start, str(options.model), "-o", str(output), "--threads", "1", "--force"),
+                *("--pattern", options.pattern, "--budget", "flops", "--sparsity", f"{1 - 1 / factor:.4f}"),
+                *("--data", options.data, "--samples", str(options.samples), *more, *options.options),
+            ]
+            yield f"onnxprune{title}, {factor:g}x fewer", output, done(command)[1]
 
 
-def peer(call: str, factor: float, folder: Path, judge: Judge) -> str:
-    """Leave a peer's model with about so many times fewer multiplications in ``folder``; return its error."""
-    low, high, error = 0.0, 1.0, ""
-    output = folder / "peer.onnx"
-    output.unlink(missing_ok=True)
-    for _ in range(_TRIES):
-        sparsity = (low + high) / 2
-        code = f"""
-            import glob, numpy, onnx, onnxsim
-            s, m = {sparsity}, onnx.load({str(folder / "plain.onnx")!r})
-            d = [dict(numpy.load(f)) for f in sorted(glob.glob({str(folder / "feed*.npz")!r}))]
-            onnx.save({call}, {str(output)!r})
-        """
-        error = _failure([os.environ["ONNXSIM_PYTHON"], "-c", textwrap.dedent(code)])
-        try:
-            reached = bool(not error and output.exists() and judge.less(output) >= factor)
-        except Exception as failure:  # an invalid file
-            return str(failure)
-        low, high = (low, sparsity) if reached else (sparsity, high)
-    return error
+def by_onnxsim(options: argparse.Namespace, folder: Path, judge: Judge) -> Iterator[Row]:
+    """Run onnxsim's functions; yield a row for each model, which the next one replaces."""
+    for title, call in ONNXSIM.items():
+        for factor in options.factors:
+            error = onnxsim(call, factor, folder, judge.less)
+            yield f"{title}, {factor:g}x fewer", folder / "peer.onnx", error
 
 
-def _failure(command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = done.stderr.strip().splitlines() or [json.dumps(done.returncode)]
-    return lines[-1] if done.returncode else ""
+def by_torch_pruning(options: argparse.Namespace, folder: Path) -> Iterator[Row]:
+    """Run Torch-Pruning; yield a row for each model, which the next one replaces."""
+    training = ["--minutes", str(options.minutes), "--rounds", str(options.rounds)]
+    training += ["--rate", str(options.rate), "--batch", str(options.batch)]
+    training += ["--processor"] if options.processor else []
+    for method in options.methods.split(","):
+        for factor in options.factors:
+            title = f"Torch-Pruning {method}, {factor:g}x fewer"
+            _, error = torch_pruning(method, factor, folder, options.torch, [])
+            yield title, folder / "peer.onnx", error
+            if options.finetune and not error:
+                said, error = torch_pruning(method, factor, folder, options.torch, training)
+                steps = "" if error else f" {json.loads(said)['steps']} steps"
+                yield f"{title}, trained{steps}", folder / "peer.tuned.onnx", error
 
 
 if __name__ == "__main__":

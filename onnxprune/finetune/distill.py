@@ -26,7 +26,8 @@ from onnxprune.finetune.difference import difference
 from onnxprune.finetune.losses import CustomLoss, Loss
 from onnxprune.finetune.memory import fit
 from onnxprune.finetune.parameters import float_weights
-from onnxprune.finetune.parts import compared, find_start, trainable
+from onnxprune.finetune.parts import compared, find_start, smaller, trainable
+from onnxprune.finetune.rates import FIRST_SMALLER
 from onnxprune.finetune.task import Task, find_task, label_report
 from onnxprune.finetune.train import Trainer
 from onnxprune.finetune.trained import NO_TIME, Settings, Trained, merged
@@ -207,13 +208,16 @@ def _by_model(job: _Job) -> Tuned:
             checkpoint = Checkpoint(key_of(models, samples, masks, options.custom, *settings))
         timed = options.settings.minutes is not None
         job.progress.stage("fine-tuning", None if timed else options.settings.steps)
+        limits = job.settings(check)
+        if smaller(dense, job.result, names):
+            limits = dataclasses.replace(limits, first=FIRST_SMALLER)
         trained = Trainer(
             view,
             loss,
             batches,
             make(job.held_out) if job.held_out is not None else None,
             masks,
-            job.settings(check),
+            limits,
             world=job.world,
             checkpoint=checkpoint,
             tell=job.tell,

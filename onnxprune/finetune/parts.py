@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from onnxprune.errors import ModelError
 from onnxprune.finetune.batches import Feed, Taps
@@ -43,6 +43,12 @@ def trainable(model: Model, start: str, outputs: Sequence[str]) -> set[str]:
         if all(nodes[use.index].op_type == "Gather" and use.slot == 0 for use in uses.get(name, ()))
     }
     return names - tables
+
+
+def smaller(dense: Model, pruned: Model, names: Collection[str]) -> bool:
+    """Whether a weight among ``names`` has another shape than the dense model's: units were removed."""
+    both = dense.index.tensors.keys() & pruned.index.tensors.keys() & set(names)
+    return any(dense.index.tensors[name].dims != pruned.index.tensors[name].dims for name in both)
 
 
 def compared(

@@ -18,7 +18,7 @@ from onnxprune.finetune.batches import Batches, Tensors
 from onnxprune.finetune.checkpoint import Checkpoint
 from onnxprune.finetune.judge import LIKELY, NOTHING, Judge, Losses, quick_form
 from onnxprune.finetune.losses import Loss
-from onnxprune.finetune.rates import FIRST, RATES, best_rate, cycle, learning_scales, trial_steps
+from onnxprune.finetune.rates import RATES, best_rate, cycle, learning_scales, trial_steps
 from onnxprune.finetune.trained import Settings, Trained
 from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.world import World
@@ -183,7 +183,7 @@ class Trainer:
             undo()
             return losses
 
-        found = best_rate(RATES, FIRST, undone, self._worse)
+        found = best_rate(RATES, self.settings.first, undone, self._worse)
         self._restart()
         return found
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from onnxprune.finetune.rates import FIRST
+
 NO_TIME = 1e-9  # minutes that are over at once: there is one step
 
 
@@ -18,6 +20,7 @@ class Settings:
         minutes: stop after this time at the latest; the learning rate falls with what ends the run first.
         lr: largest step of a weight, as a share of the root mean square of its tensor; None: the best of
             some short trials.
+        first: rate that the trials begin with, one of :data:`onnxprune.finetune.rates.RATES`.
         clip: largest norm of the gradient, in units of its running mean.
         seed: of the batches.
     """
@@ -25,6 +28,7 @@ class Settings:
     steps: int = 300
     minutes: float | None = None
     lr: float | None = None
+    first: float = FIRST
     clip: float = 2.0
     seed: int = 0
 

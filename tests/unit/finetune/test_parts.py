@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 from onnxprune.errors import ModelError
-from onnxprune.finetune.parts import compared, find_start, trainable
+from onnxprune.finetune.parts import compared, find_start, smaller, trainable
 from onnxprune.layers import find_layers
 from onnxprune.model import Model
 from tests.unit.finetune.networks import images, parse, residual_net
@@ -48,6 +48,13 @@ def test_a_cut_with_nothing_behind_it_is_none() -> None:
 def test_tables_are_not_trained() -> None:
     text = "g (int64[N] x) => (float[N, 8] y) { a = Gather(t, x) y = MatMul(a, w) }"
     assert trainable(parse(text, {"t": W, "w": W}), "", ["y"]) == {"w"}
+
+
+def test_a_model_that_units_went_from_is_smaller() -> None:
+    dense, narrow = residual_net(channels=12), residual_net(channels=6)
+    names = trainable(narrow, "", list(narrow.index.outputs))
+    assert smaller(dense, narrow, names) and not smaller(dense, dense, names)
+    assert not smaller(dense, narrow, names - dense.index.tensors.keys())
 
 
 def test_values_of_equal_shape_behind_the_start_are_compared() -> None:

@@ -183,6 +183,13 @@ def test_the_rate_is_the_best_of_some_trials() -> None:
     assert torch.equal(view.weights["w"], again.weights["w"])
 
 
+@pytest.mark.parametrize("first", RATES)
+def test_without_a_surely_better_rate_it_is_the_first(first: float) -> None:
+    alike = trainer(TorchView(student()), Settings(steps=10, first=first))
+    alike.judge.losses = lambda batches: single(1.0)  # type: ignore[method-assign]
+    assert alike.run().lr == first
+
+
 def test_a_trial_that_diverges_is_no_failure() -> None:
     view = TorchView(student())
     odd = trainer(view, Settings(steps=40))
