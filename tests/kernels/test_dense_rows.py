@@ -46,16 +46,17 @@ def blas(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return ctypes.CDLL(str(made))
 
 
+@pytest.fixture(scope="module")
+def cusparselt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For its counters; nobody opens it."""
+    return on_host(tmp_path_factory.mktemp("cusparselt"))
+
+
 @pytest.fixture
 def op(
-    emulator_library: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    blas: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    emulator_library: Path, cusparselt: Path, blas: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Dense]:
     monkeypatch.setenv(VARIABLE, "off")
-    cusparselt = on_host(tmp_path)  # for its counters; nobody opens it
     made = Dense(shutil.copy(emulator_library, tmp_path / "emulator.so"), cusparselt, blas)
     before = made.emulator.onnxprune_emulator_allocated()
     yield made
