@@ -123,7 +123,14 @@ def _why_nothing(model: Model, skips: tuple[Skip, ...]) -> str:
         reasons += (
             "; prune the float model with --format dense and quantize the result, which keeps the zeros"
         )
-    return f"left alone: {reasons}" if reasons else "the model has no weight matrices"
+    found = f"left alone: {reasons}" if reasons else "the model has no weight matrices"
+    functions = {(function.domain, function.name) for function in model.proto.functions}
+    if any((node.domain, node.op_type) in functions for node in model.graph.node):
+        found += (
+            "; local functions may hold some: "
+            "onnx.save(onnx.inliner.inline_local_functions(onnx.load(IN)), OUT) puts them into the graph"
+        )
+    return found
 
 
 def read_data(model: Model, recipe: Recipe, data: Any) -> tuple[CalibrationData, CalibrationData]:

@@ -210,8 +210,8 @@ def _structured_speed(found: dict[str, Any], wanted: float) -> list[str]:
     ratio = found["speed"][0]["ratio"]
     if ratio > 1.1 * wanted:
         return [
-            f"{ratio:.2f} times faster as measured with 1 thread, {wanted:g} was asked for: the model may have "
-            "lost more than it must; ask for a little less, or run it again when nothing else runs here"
+            f"{ratio:.2f} times faster as measured with 1 thread, {wanted:g} was asked for: the model may "
+            "have lost more than it must; ask for a little less, or run it again when nothing else runs here"
         ]
     if ratio >= 0.97 * wanted:
         return []

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import pytest
 
 from onnxprune import pipeline, runtime
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.errors import ModelError, UsageError, VerificationError
 from onnxprune.io import file_digest, load
+from onnxprune.layers import find_layers
 from onnxprune.model import Model
 from onnxprune.opening import EXTRA_SAMPLES
 from onnxprune.pipeline import prune
@@ -120,6 +122,20 @@ class TestRefusals:
         with pytest.raises(ModelError, match="nothing to prune") as caught:
             prune(Model(build_model(text, weights)), tmp_path / "out.onnx")
         assert "prune the float model with --format dense and quantize the result" in caught.value.hint
+
+    def test_weights_that_functions_read(self, tmp_path: Path) -> None:
+        proto = onnx.parser.parse_model(
+            """<ir_version: 8, opset_import: ["": 17, "local": 1]>
+            g (float[N, 16] x) => (float[N, 32] y) { y = local.Dense(x, w) }
+            <opset_import: ["": 17], domain: "local"> Dense (a, b) => (c) { c = MatMul(a, b) }"""
+        )
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(noise(16, 32), "w"))
+        with pytest.raises(ModelError, match="nothing to prune") as caught:
+            prune(proto, tmp_path / "out.onnx", data=noise(40, 16), **QUICK)
+        assert "used by Dense" in caught.value.hint and "inline_local_functions" in caught.value.hint
+        inlined = onnx.inliner.inline_local_functions(proto)  # what the hint says is a way out
+        layers, _ = find_layers(Model(inlined), min_size=64)
+        assert [layer.name for layer in layers] == ["w"]
 
     @pytest.mark.parametrize("name", ["net.pruned.onnx", "net.pruned.json"])
     def test_output_exists(self, path: Path, name: str) -> None:

@@ -211,14 +211,10 @@ class Table:
     def _piece(self, name: str, number: int, loaded: dict[str, Array], shared: dict[str, Array]) -> Array:
         if name in shared:
             return shared[name]
+        if name not in self.inputs.batched:
+            return loaded[name][number, ...]  # an array even without axes: ONNX Runtime takes no scalars
         step = self.inputs.rows
-        return (
-            loaded[name][number * step : (number + 1) * step]
-            if name in self.inputs.batched
-            else loaded[name][
-                number, ...
-            ]  # an array where it has no axes, too: ONNX Runtime takes no scalars
-        )
+        return loaded[name][number * step : (number + 1) * step]
 
     def _checked(self, name: str, array: Array) -> Array:
         if name == labels.LABELS:
