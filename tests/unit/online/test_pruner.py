@@ -295,7 +295,7 @@ class TestRefusals:
         for one in (pruner, other):
             one.feed(X)
         before = pruner.samples
-        with np.errstate(over="ignore"), pytest.raises(ModelError, match="NaN or infinite"):
+        with np.errstate(over="ignore"), pytest.raises(ModelError, match="NaN, infinite or too large"):
             pruner.feed(np.concatenate([X, X]) * np.float32(1e30))
             pruner.prune(0.5)
         assert pruner.samples <= before + 2 * len(X)
