@@ -56,7 +56,7 @@ def part_of(recipe: Recipe, share: float, number: int) -> tuple[Recipe, float]:
     if recipe.speedup is None:
         return recipe, relative
     saved = 1 - 1 / recipe.speedup
-    return replace(recipe, target_speedup=f"{(1 - done * saved) / (1 - now * saved):.6f}x"), relative
+    return replace(recipe, target_speedup=f"{(1 - done * saved) / (1 - now * saved):.6g}x"), relative
 
 
 def slim(ready: Ready, data: CalibrationData, recipe: Recipe, share: float, progress: Progress) -> Slimmed:
