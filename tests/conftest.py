@@ -49,7 +49,7 @@ def digits_cnn(samples_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def digits_transformer(samples_dir: Path) -> Path:
-    """Embedding and two encoder layers with decomposed attention; input ``tokens`` (batch, 32)."""
+    """Embedding and two encoder layers with decomposed attention; input ``tokens`` (batch, 16)."""
     return samples_dir / "digits_transformer.onnx"
 
 

@@ -180,10 +180,10 @@ def _by_model(job: _Job) -> Tuned:
     options, dense, start = job.options, job.dense, job.start
     first = next(job.data.feeds())
     with ArrayStore(options.max_memory) as store:
-        wanted = compared(dense, job.result, job.layers, start, first, options.threads)
+        wanted, maps = compared(dense, job.result, job.layers, start, first, options.threads)
         before = now()
         kinds, task, key = *_kinds_and_task(job, first), options.labels
-        loss = Loss(kinds, wanted, options.form, options.custom, task=task, key=key or "")
+        loss = Loss(kinds, wanted, maps, options.form, options.custom, task=task, key=key or "")
         names = trainable(job.result, start, loss.names)
         masks = zero_masks(job.result, names)
         view = TorchView(job.result, feeds_from=[start] if start else (), outputs=loss.names, trainable=names)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from onnxprune.calibration.labels import LABELS
 from onnxprune.errors import DataError, UsageError
+from onnxprune.finetune.maps import map_divergence
 from onnxprune.finetune.task import Task
 from onnxprune.outputs import EXACT, NONE, PROBABILITIES, OutputKind
 
@@ -33,6 +34,7 @@ class Loss:
     Attributes:
         kinds: output -> what it means.
         features: values inside the model that are compared too.
+        maps: attention maps that are compared too, see :mod:`onnxprune.finetune.maps`.
         form: ``auto`` (KL for classes, relative squared error for the rest), ``kl`` or ``mse``.
         custom: ``f(student, teacher, feeds)``, a scalar that is minimised in place of the outputs' loss.
         weight: of the features' mean against the outputs' mean.
@@ -42,6 +44,7 @@ class Loss:
 
     kinds: Mapping[str, OutputKind]
     features: tuple[str, ...] = ()
+    maps: tuple[str, ...] = ()
     form: str = "auto"
     custom: CustomLoss | None = None
     weight: float = 1.0
@@ -64,7 +67,7 @@ class Loss:
         """Every value that the loss reads."""
         outputs = tuple(self.kinds) if self.custom is not None else self._outputs
         task = () if self.task is None else (self.task.output,)
-        return tuple(dict.fromkeys((*outputs, *task, *self.features)))
+        return tuple(dict.fromkeys((*outputs, *task, *self.features, *self.maps)))
 
     def __call__(self, student: Values, teacher: Values, feeds: Values, mask: Tensor | None = None) -> Tensor:
         """Return the loss of one batch.
@@ -94,6 +97,8 @@ class Loss:
         if self.features:
             errors = [relative_error(student[name], teacher[name], mask) for name in self.features]
             parts.append(self.weight * _mean(errors))
+        if self.maps:
+            parts.append(_mean([map_divergence(student[name], teacher[name], mask) for name in self.maps]))
         if self.task is not None and labels is not None:
             parts.append(self.task(student[self.task.output], labels, mask))
         return torch.stack(parts).sum()

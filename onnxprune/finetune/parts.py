@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from onnxprune.errors import ModelError
 from onnxprune.finetune.batches import Feed, Taps
 from onnxprune.finetune.cuts import cut_points, features
+from onnxprune.finetune.maps import RANK, affordable, attention_maps
 from onnxprune.finetune.parameters import default_trained
 from onnxprune.finetune.view import unsupported
 from onnxprune.layers import Layer
@@ -53,12 +54,17 @@ def smaller(dense: Model, pruned: Model, names: Collection[str]) -> bool:
 
 def compared(
     dense: Model, pruned: Model, layers: Sequence[Layer], start: str, feeds: Feed, threads: int | None
-) -> tuple[str, ...]:
-    """Return values to compare: those that both models have, in the same shape, behind the start."""
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return values to compare, and attention maps: what both models have, in one shape, behind the start."""
     position = pruned.index.producer
     begin = position[start] if start else -1
-    names = [n for n in features(pruned, layers) if n in dense.index.producer and position[n] > begin]
-    if not names:
-        return ()
-    wanted, found = (Taps(model, names, feeds, threads)(feeds) for model in (dense, pruned))
-    return tuple(name for name in names if wanted[name].shape == found[name].shape)
+    inner, maps = (
+        tuple(n for n in names if n in dense.index.producer and position[n] > begin)
+        for names in (features(pruned, layers), attention_maps(pruned))
+    )
+    if not inner and not maps:
+        return (), ()
+    wanted, found = (Taps(model, inner + maps, feeds, threads)(feeds) for model in (dense, pruned))
+    same = {name for name in inner + maps if wanted[name].shape == found[name].shape}
+    sizes = {n: wanted[n][:1].nbytes for n in maps if n in same and wanted[n].ndim == RANK}
+    return tuple(name for name in inner if name in same), affordable(sizes)

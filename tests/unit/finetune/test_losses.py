@@ -11,6 +11,7 @@ from onnxprune.calibration.labels import LABELS
 from onnxprune.divergence import divergence as reference_divergence
 from onnxprune.errors import DataError, UsageError
 from onnxprune.finetune.losses import Loss, divergence, relative_error
+from onnxprune.finetune.maps import map_divergence
 from onnxprune.finetune.task import Task
 from onnxprune.outputs import EXACT, FEATURES, LOGITS, PROBABILITIES, OutputKind
 
@@ -83,6 +84,15 @@ def test_features_are_weighed_against_the_outputs() -> None:
     found = float(Loss(KINDS, ("inner",), weight=0.25)(student, teacher, {}))
     wanted = float(divergence(a, b, KINDS["scores"])) + 0.25 * float(relative_error(c, d))
     assert found == pytest.approx(wanted)
+
+
+def test_attention_maps_are_added() -> None:
+    (a, b), (c, d) = pair(4, 5), (value.softmax(-1) for value in pair(4, 2, 3, 3, seed=1))
+    student, teacher = {"scores": a, "map": c}, {"scores": b, "map": d}
+    loss = Loss(KINDS, maps=("map",))
+    assert loss.names == ("scores", "map")
+    wanted = float(divergence(a, b, KINDS["scores"])) + float(map_divergence(c, d))
+    assert float(loss(student, teacher, {})) == pytest.approx(wanted)
 
 
 def test_a_loss_of_the_users_own() -> None:

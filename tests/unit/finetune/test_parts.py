@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
 from onnxprune.errors import ModelError
+from onnxprune.finetune.maps import attention_maps
 from onnxprune.finetune.parts import compared, find_start, smaller, trainable
+from onnxprune.io import load
 from onnxprune.layers import find_layers
 from onnxprune.model import Model
 from tests.unit.finetune.networks import images, parse, residual_net
@@ -61,6 +65,14 @@ def test_values_of_equal_shape_behind_the_start_are_compared() -> None:
     dense, small = residual_net(channels=12), residual_net(channels=6)
     layers, _ = find_layers(dense, min_size=1)
     feeds = {"x": images(2)}
-    assert compared(dense, dense, layers, "", feeds, None) == ("h0", "h1", "f")
-    assert compared(dense, dense, layers, "h0", feeds, None) == ("h1", "f")
-    assert compared(dense, small, layers, "", feeds, None) == ()
+    assert compared(dense, dense, layers, "", feeds, None) == (("h0", "h1", "f"), ())
+    assert compared(dense, dense, layers, "h0", feeds, None) == (("h1", "f"), ())
+    assert compared(dense, small, layers, "", feeds, None) == ((), ())
+
+
+def test_attention_maps_are_compared_where_heads_are_left_alone(digits_transformer: Path) -> None:
+    dense = load(digits_transformer)
+    layers, _ = find_layers(dense)
+    feeds = {"tokens": np.zeros((2, 16), np.int64)}
+    found = compared(dense, dense, layers, "", feeds, None)
+    assert found[1] == attention_maps(dense) and len(found[1]) == 2
