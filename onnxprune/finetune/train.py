@@ -27,7 +27,7 @@ BETAS = (0.9, 0.99)  # a run has hundreds of steps: the usual 0.999 would not fo
 EVALUATIONS = 16  # of the held-out loss, in one run
 TRIALS = 0.25  # of the minutes, for all trials of rates
 LITTLE = 0.02  # of the held-out loss: less of a gain is none, unless its scatter is smaller still
-DIVERGED = 4.0  # times the first held-out loss: stop and take the best weights
+DIVERGED = 4.0  # times the first held-out loss: the rate was too high
 
 
 class Trainer:
@@ -83,7 +83,8 @@ class Trainer:
         self.generator = torch.Generator()
         self.units: list[Any] = []
         self.begin = now()
-        self.prelude = 0.0  # seconds before the first step: of the trials
+        self.prelude = 0.0  # seconds before the cycle: of the trials, of cycles that were broken off
+        self.passed = 0  # steps before it
         self._restart()
 
     def run(self) -> Trained:
@@ -106,6 +107,17 @@ class Trainer:
         else:
             self.note(f"going on from step {self.found.steps}")
         self.lr = self.found.lr
+        while not self._cycle() and self._slower():
+            self.note(f"the held-out loss ran away: going on with a rate of {self.lr:g}")
+        if not self._gained():
+            self.kept, self.found.best, self.found.after = self.start, 0, self.found.before
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(self.kept[name])
+        return self.found
+
+    def _cycle(self) -> bool:
+        """Train to the end of a cycle of the learning rate; False when the held-out loss ran away before."""
         begin, progress = now() - self.found.seconds, self._progress()
         while progress < 1.0:
             value = self._step(progress)
@@ -119,16 +131,24 @@ class Trainer:
                 self.found.curve.append((self.found.steps, value, held.mean))
                 self._keep(held, last=progress >= 1.0)
                 if not held.mean < DIVERGED * self.found.before:
-                    break
+                    return False
             self.tell(self.found.steps, self.found)
             if self.checkpoint is not None and self.world.rank == 0:
                 self.checkpoint.save(self._state)
-        if not self._gained():
-            self.kept, self.found.best, self.found.after = self.start, 0, self.found.before
+        return True
+
+    def _slower(self) -> bool:
+        """Begin a new cycle in what is left, at the best weights and the next lower rate, if there is any."""
+        lower = [rate for rate in RATES if rate < self.lr]
+        if self.settings.lr is not None or not lower or self._progress() >= 1.0:
+            return False
+        self.found.lr = self.lr = lower[-1]
+        self.passed, self.prelude, self.norm = self.found.steps, self.found.seconds, 0.0
+        self.optimizer.reset()
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(self.kept[name])
-        return self.found
+        return True
 
     def _due(self, before: float, after: float) -> bool:
         """Whether the held-out loss is to be looked at, where a step went from ``before`` to ``after``."""
@@ -210,7 +230,7 @@ class Trainer:
 
         With both limits it is the larger one.
         """
-        steps = self.found.steps / max(self.settings.steps, 1)
+        steps = (self.found.steps - self.passed) / max(self.settings.steps - self.passed, 1)
         if self.settings.minutes is None:
             return steps
         left = max(60 * self.settings.minutes - self.prelude, 1e-9)
@@ -297,6 +317,7 @@ class Trainer:
             "rows": torch.from_numpy(self.best.rows),
             "norm": self.norm,
             "prelude": self.prelude,
+            "passed": self.passed,
             "random": self.random.bit_generator.state,
             "generator": self.generator.get_state(),
             "units": self.units,
@@ -315,7 +336,7 @@ class Trainer:
         self.found = Trained(**state["found"])
         self.best = Losses(state["best"].numpy(), state["rows"].numpy(), self.found.after)
         self.first = Losses(state["first"].numpy(), state["rows"].numpy(), self.found.before)
-        self.norm, self.prelude = state["norm"], state["prelude"]
+        self.norm, self.prelude, self.passed = state["norm"], state["prelude"], state["passed"]
         self.random.bit_generator.state = state["random"]
         if self.world.rank == 0:
             self.generator.set_state(state["generator"])

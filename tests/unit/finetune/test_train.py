@@ -92,6 +92,19 @@ def test_diverging_training_leaves_the_weights_as_they_were() -> None:
     assert torch.equal(view.weights["w"].detach(), before)
 
 
+def test_a_rate_that_runs_away_gives_way_to_the_next_lower_one() -> None:
+    view, notes = TorchView(student()), list[str]()
+    found = trainer(view, Settings(steps=32, first=RATES[2]), note=notes.append)
+    found._best_rate = lambda: RATES[2]  # type: ignore[method-assign]
+    seen = iter([1.0, 0.9, 5.0, 0.8, float("nan")])
+    found.judge.losses = lambda batches: single(next(seen, 0.5))  # type: ignore[method-assign]
+    done = found.run()
+    assert done.lr == RATES[0] and done.steps == 32 and done.best == 32
+    assert [step for step, *_ in done.curve][:4] == [2, 4, 6, 8]  # the steps that were lost count
+    assert notes == [f"the held-out loss ran away: going on with a rate of {rate:g}" for rate in RATES[1::-1]]
+    assert found.passed == 8 and found._progress() == 1.0
+
+
 def test_the_last_weights_are_kept_unless_they_are_surely_worse() -> None:
     calm = np.linspace(1, 2, 16)
     one_worse, all_worse = calm.copy(), calm + 0.1
