@@ -17,7 +17,7 @@ from onnxprune.io import load
 from onnxprune.layers import Layer, Skip, find_layers
 from onnxprune.layers.layer import FLOATS
 from onnxprune.model import Model
-from onnxprune.passes.fold_recurrent import fold_recurrent
+from onnxprune.opening import fold
 from onnxprune.passes.own_constants import own_constants
 from onnxprune.passes.own_parameters import own_parameters
 from onnxprune.passes.unpack import unpack
@@ -139,7 +139,7 @@ def inspect(
     whole = model.copy() if isinstance(model, Model) else load(model, allow_external=recipe.allow_external)
     stored = unpack(whole)
     own_constants(whole)  # as pruning for kernels does
-    fold_recurrent(whole, recipe.include, recipe.exclude)
+    fold(whole, recipe)
     layers, skips = find_layers(
         whole, include=recipe.include, exclude=recipe.exclude, min_size=recipe.min_size
     )

@@ -14,6 +14,7 @@ from onnxprune.errors import ModelError, UsageError
 from onnxprune.layers import Layer, Skip, find_layers, why_skipped
 from onnxprune.model import Model
 from onnxprune.passes.fold_affine import fold_affine
+from onnxprune.passes.fold_moved import fold_moved, needs_fold_moved
 from onnxprune.passes.fold_recurrent import fold_recurrent, needs_fold_recurrent
 from onnxprune.passes.own_constants import needs_own_constants, own_constants
 from onnxprune.passes.own_parameters import own_parameters
@@ -80,15 +81,21 @@ def separated(dense: Model, recipe: Recipe) -> Model:
 
 
 def folded(dense: Model, recipe: Recipe) -> Model:
-    """Return the model with the weights of recurrent nodes as constants, where its graph computes them."""
-    if not needs_fold_recurrent(dense):
+    """Return the model with weights as its nodes read them, where its graph computes or moves them first."""
+    if not needs_fold_recurrent(dense) and not needs_fold_moved(dense):
         return dense
     changed = dense.copy()
-    if not fold_recurrent(changed, recipe.include, recipe.exclude):
+    if not fold(changed, recipe):
         return dense
     raise_ir_version(changed, 4, set())
     changed.reindex()
     return changed
+
+
+def fold(model: Model, recipe: Recipe) -> int:
+    """Do what :func:`folded` returns to ``model`` itself; return the number of weights that changed."""
+    count = fold_recurrent(model, recipe.include, recipe.exclude)
+    return count + fold_moved(model, recipe.include, recipe.exclude)
 
 
 def find_prunable(dense: Model, recipe: Recipe) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:

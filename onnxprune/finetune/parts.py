@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 from onnxprune.errors import ModelError
@@ -47,9 +48,9 @@ def trainable(model: Model, start: str, outputs: Sequence[str]) -> set[str]:
 
 
 def smaller(dense: Model, pruned: Model, names: Collection[str]) -> bool:
-    """Whether a weight among ``names`` has another shape than the dense model's: units were removed."""
+    """Whether a weight among ``names`` has fewer elements than the dense model's: units were removed."""
     both = dense.index.tensors.keys() & pruned.index.tensors.keys() & set(names)
-    return any(dense.index.tensors[name].dims != pruned.index.tensors[name].dims for name in both)
+    return any(math.prod(dense.index.tensors[n].dims) > math.prod(pruned.index.tensors[n].dims) for n in both)
 
 
 def compared(

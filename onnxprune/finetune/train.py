@@ -23,6 +23,7 @@ from onnxprune.finetune.trained import Settings, Trained
 from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.world import World
 
+SLOWER, LOWEST_RATE = 0.3, 1e-5  # of a rate that runs away; the lowest that makes way for another
 BETAS = (0.9, 0.99)  # a run has hundreds of steps: the usual 0.999 would not forget the first ones
 EVALUATIONS = 16  # of the held-out loss, in one run
 TRIALS = 0.25  # of the minutes, for all trials of rates
@@ -138,11 +139,14 @@ class Trainer:
         return True
 
     def _slower(self) -> bool:
-        """Begin a new cycle in what is left, at the best weights and the next lower rate, if there is any."""
-        lower = [rate for rate in RATES if rate < self.lr]
-        if self.settings.lr is not None or not lower or self._progress() >= 1.0:
+        """Begin a new cycle in what is left, at the best weights and a lower rate.
+
+        What is nearly as good as the teacher learns at lower rates than those that are tried: of an OCR model
+        with 40 % zeros the held-out loss rose from 0.035 to 0.33 at a rate that was good at 70 %.
+        """
+        if self.settings.lr is not None or self.lr <= LOWEST_RATE or self._progress() >= 1.0:
             return False
-        self.found.lr = self.lr = lower[-1]
+        self.found.lr = self.lr = SLOWER * self.lr
         self.passed, self.prelude, self.norm = self.found.steps, self.found.seconds, 0.0
         self.optimizer.reset()
         with torch.no_grad():

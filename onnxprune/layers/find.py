@@ -148,5 +148,8 @@ def _from_use(model: Model, name: str, dims: tuple[int, ...], position: int, slo
     if builder is None:
         if node.op_type == "Identity":
             raise RefusalError("read through Identity, which only --target-runtime cpu looks through")
+        if node.op_type in ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"):
+            way = "which is followed only where all readers want the weight in one form"
+            raise RefusalError(f"read through {node.op_type}, {way}")
         raise RefusalError(f"used by {node.op_type}, which is not a prunable operator")
     return builder(model, name, dims, node, position, slot)

@@ -18,7 +18,7 @@ from onnxprune.finetune.checkpoint import Checkpoint
 from onnxprune.finetune.judge import Losses
 from onnxprune.finetune.losses import Loss
 from onnxprune.finetune.rates import RATES
-from onnxprune.finetune.train import EVALUATIONS, Trainer
+from onnxprune.finetune.train import EVALUATIONS, LOWEST_RATE, SLOWER, Trainer
 from onnxprune.finetune.trained import Settings, Trained
 from onnxprune.finetune.view import TorchView
 from onnxprune.model import Model
@@ -99,10 +99,21 @@ def test_a_rate_that_runs_away_gives_way_to_the_next_lower_one() -> None:
     seen = iter([1.0, 0.9, 5.0, 0.8, float("nan")])
     found.judge.losses = lambda batches: single(next(seen, 0.5))  # type: ignore[method-assign]
     done = found.run()
-    assert done.lr == RATES[0] and done.steps == 32 and done.best == 32
+    assert done.lr == pytest.approx(SLOWER**2 * RATES[2]) and done.steps == 32 and done.best == 32
     assert [step for step, *_ in done.curve][:4] == [2, 4, 6, 8]  # the steps that were lost count
-    assert notes == [f"the held-out loss ran away: going on with a rate of {rate:g}" for rate in RATES[1::-1]]
+    assert notes == [
+        f"the held-out loss ran away: going on with a rate of {rate}" for rate in (0.0009, 0.00027)
+    ]
     assert found.passed == 8 and found._progress() == 1.0
+
+
+def test_a_loss_that_runs_away_at_any_rate_ends_the_training() -> None:
+    found = trainer(TorchView(student()), Settings(steps=100, first=RATES[0]))
+    found._best_rate = lambda: RATES[0]  # type: ignore[method-assign]
+    seen = iter([1.0])
+    found.judge.losses = lambda batches: single(next(seen, 5.0))  # type: ignore[method-assign]
+    done = found.run()
+    assert done.best == 0 and done.steps < 40 and done.lr <= LOWEST_RATE
 
 
 def test_the_last_weights_are_kept_unless_they_are_surely_worse() -> None:
