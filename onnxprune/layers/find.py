@@ -9,10 +9,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from onnxprune.attributes import attribute
 from onnxprune.errors import ModelError
 from onnxprune.layers.layer import FLOATS, Layer, RefusalError, Skip
 from onnxprune.layers.views import BUILDERS
-from onnxprune.model import Model, constant_tensor, label, subgraphs
+from onnxprune.model import Model, Use, constant_tensor, label, subgraphs
 
 _QUANTIZED = {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4}
 
@@ -113,7 +114,8 @@ def _build(model: Model, name: str, tensor: TensorProto) -> Layer:
         raise RefusalError("no node uses it")
     if name in model.index.outputs:
         raise RefusalError("is a graph output")
-    found = [_from_use(model, name, tuple(tensor.dims), use.index, use.slot) for use in uses]
+    own = [use for use in uses if not _reads_table(model, name, use)]
+    found = [_from_use(model, name, tuple(tensor.dims), use.index, use.slot) for use in own]
     first = found[0]
     for other in found[1:]:
         if (other.kind, other.view, other.window, other.transposed_input) != (
@@ -138,6 +140,32 @@ def _build(model: Model, name: str, tensor: TensorProto) -> Layer:
         first.transposed_input,
         first.alpha,
     )
+
+
+def _reads_table(model: Model, name: str, use: Use) -> bool:
+    """Whether a product takes the rows of an embedding table as its output features: the last layer's weight.
+
+    Such a table is solved as one, row by row; what that does to the product shows in the model's output.
+    """
+    nodes, uses = model.graph.node, model.index.uses
+    if not any(nodes[other.index].op_type == "Gather" and other.slot == 0 for other in uses[name]):
+        return False
+    node = nodes[use.index]
+    if use.slot == 0 and node.op_type == "Transpose" and len(model.index.tensors[name].dims) == 2:
+        value = node.output[0]
+        readers = [(nodes[other.index], other.slot) for other in uses.get(value, ())]
+        turned = attribute(node, "perm", (1, 0)) in ((1, 0), [1, 0]) and value not in model.index.outputs
+        return turned and bool(readers) and all(_multiplies(reader, slot, False) for reader, slot in readers)
+    return _multiplies(node, use.slot, True)
+
+
+def _multiplies(node: onnx.NodeProto, slot: int, rows: bool) -> bool:
+    """Whether a node multiplies by the matrix at ``slot``, its rows (or columns) being output features."""
+    if slot != 1 or node.domain not in ("", "ai.onnx"):
+        return False
+    if node.op_type == "MatMul":
+        return not rows
+    return node.op_type == "Gemm" and bool(attribute(node, "transB", 0)) is rows
 
 
 def _from_use(model: Model, name: str, dims: tuple[int, ...], position: int, slot: int) -> Layer:

@@ -122,12 +122,6 @@ def test_weights_that_a_subgraph_holds_itself_are_named() -> None:
     assert skips == (Skip("v", "choice", 64, reason), Skip("u", "choice", 64, reason))
 
 
-def test_a_table_for_tokens_and_for_scores_is_left_alone(find: Find) -> None:
-    text = "g (int64[N] ids) => (float[N, 50] y) { e = Gather(w, ids) y = Gemm<transB=1>(e, w) }"
-    layers, skips = find(text, {"w": noise(50, 8)})
-    assert not layers and "different roles" in skips["w"].reason
-
-
 def test_weights_of_other_operators_are_named(find: Find) -> None:
     text = 'g (float[4, 4] x) => (float[4, 4] y) { y = Einsum<equation="ij,jk->ik">(x, w) }'
     layers, skips = find(text, {"w": noise(4, 4)})
@@ -209,3 +203,41 @@ def test_another_domain_of_the_same_name() -> None:
     )
     layers, skips = find_layers(Model(helper.make_model(graph)), min_size=1)
     assert not layers and "not a prunable operator" in skips[0].reason
+
+
+TABLE = "g (int64[N] i, float[M, 6] x) => (float[N, 6] h, float[M, 8] y) { h = Gather(w, i) %s }"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "t = Transpose<perm = [1, 0]>(w) y = MatMul(x, t)",
+        "t = Transpose(w) y = MatMul(x, t)",
+        "t = Transpose(w) y = Gemm(x, t)",
+        "y = Gemm<transB = 1>(x, w)",
+        "t = Transpose(w) a = MatMul(x, t) b = Gemm<transB = 1>(x, w) y = Add(a, b)",
+    ],
+)
+def test_a_table_that_is_the_last_weight_too_is_a_table(find: Find, head: str) -> None:
+    layers, skips = find(TABLE % head, {"w": noise(8, 6)})
+    assert not skips
+    assert layers["w"].kind == "embedding" and layers["w"].view.matrix == (1, 8, 6)
+    assert [site.output for site in layers["w"].sites] == ["h"]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "y = Gemm(q, w)",  # its columns are the output features
+        "t = Transpose(w) y = MatMul(t, q)",
+        "t = Transpose(w) u = Exp(t) y = MatMul(x, u)",
+        "t = Transpose<perm = [0, 1]>(w) y = MatMul(q, t)",
+        "t = Transpose(w) y = Gemm<transB = 1>(q, t)",
+        "y = Add(w, w)",
+    ],
+)
+def test_a_table_that_is_used_otherwise_stays(find: Find, use: str) -> None:
+    inputs = "int64[N] i, float[M, K] q, float[M, 6] x"
+    text = f"g ({inputs}) => (float[N, 6] h, float[A, B] y) {{ h = Gather(w, i) {use} }}"
+    layers, skips = find(text, {"w": noise(8, 6)})
+    assert not layers and skips["w"].reason
