@@ -22,7 +22,8 @@ from onnxprune.calibration.data import CalibrationData, from_iterable, load_data
 from onnxprune.errors import DataError, ModelError, UsageError, VerificationError
 from onnxprune.interface import interface_differences
 from onnxprune.io import load, save, total_bytes
-from onnxprune.kernels.select import Selection, select
+from onnxprune.kernels.decision import Selection
+from onnxprune.kernels.select import select
 from onnxprune.layers import Layer, find_layers
 from onnxprune.model import Model
 from onnxprune.opening import recipe_with, separated

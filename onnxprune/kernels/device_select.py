@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.kernels.decision import Decision, Selection
 from onnxprune.kernels.devicetable import CUSPARSELT, DeviceTable, find_table
-from onnxprune.kernels.select import Decision, Selection
 from onnxprune.model import Model
 from onnxprune.parallel import workers
 from onnxprune.passes.device_ops import rewrite_device
