@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from onnxprune.agreement import Agreement
 from onnxprune.attention.block import AttentionBlock, Projections, Rejected
 from onnxprune.attention.maps import Gate
 from onnxprune.compare import Comparison, OpCount, WeightZeros
 from onnxprune.doctor import Check
-from onnxprune.evaluate import Agreement
 from onnxprune.inspection import AttentionInfo
 from onnxprune.outputs import FEATURES, LOGITS, OutputKind
 from onnxprune.report import listing
