@@ -117,7 +117,7 @@ def ops_build(force: bool, cuda: bool, arch: str, verbose: bool, as_json: bool, 
     --cuda needs nvcc besides: of the CUDA toolkit, or pip install "onnxprune[cuda-build]". No GPU is needed.
     """
     from onnxprune import cudabuild
-    from onnxprune.ops import build
+    from onnxprune.opsbuild import build
 
     with working(quiet) as progress:
         progress.stage("compiling")
@@ -192,7 +192,7 @@ def ops_tune(
 @output_options
 def ops_info(as_json: bool, quiet: bool) -> None:
     """Say which library is in use, what its kernels run on and which ONNX Runtime they go with."""
-    from onnxprune.ops import info
+    from onnxprune.opsinfo import info
 
     found = info()
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from onnxprune.export import ExportResult
     from onnxprune.inspection import AttentionInfo, Inspection
     from onnxprune.kernels.devicetable import DeviceTable
-    from onnxprune.ops import OpsInfo
+    from onnxprune.opsinfo import OpsInfo
     from onnxprune.sensitivity import SensitivityReport
     from onnxprune.timing import BenchResult, Timing
 
