@@ -16,6 +16,8 @@ from onnxprune.report.units import clean, shorten
 PIPE_WIDTH = 160  # nobody looks at the right edge of a pipe; wide enough for whole names
 MIN_NAME, MAX_NAME = 16, 64  # columns
 LEVEL_STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
+VERDICT_STYLES = {"ok": "bold green", "degraded": "bold yellow", "broken": "bold red"}
+SYNTHETIC = "SYNTHETIC DATA: THE NUMBERS MEAN LITTLE"
 
 
 def open_console(stream: TextIO | None = None) -> Console:

@@ -9,18 +9,12 @@ from rich.console import Console
 from rich.text import Text
 
 from onnxprune.report import units
-from onnxprune.report.console import LEVEL_STYLES, paragraph, table
+from onnxprune.report.agreement import render_agreements, worst_agreement
+from onnxprune.report.console import LEVEL_STYLES, SYNTHETIC, VERDICT_STYLES, paragraph, table
 from onnxprune.report.report import plain, skipped_weights
 from onnxprune.report.structure import render_structure
-from onnxprune.report.text import (
-    SYNTHETIC,
-    VERDICT_STYLES,
-    render_agreements,
-    render_skipped,
-    short_metric,
-    smaller,
-    worst_agreement,
-)
+from onnxprune.report.text import short_metric
+from onnxprune.report.weights import render_skipped
 
 if TYPE_CHECKING:
     from onnxprune.compare import Comparison, WeightZeros
@@ -217,7 +211,7 @@ def render_attention(console: Console, found: AttentionInfo) -> None:
 
 def render_export(console: Console, result: ExportResult, quiet: bool = False) -> None:
     """Print what was written; with ``quiet`` only the first line."""
-    size = smaller(result.file_bytes_before, result.file_bytes_after)
+    size = units.smaller(result.file_bytes_before, result.file_bytes_after)
     what = units.plural(result.tensors, "tensor")
     paragraph(console, f"{units.near(result.output)}: {what} stored as {result.format}, {size}", "bold")
     for threads, ratio in result.speed.items():
@@ -236,7 +230,7 @@ def render_export(console: Console, result: ExportResult, quiet: bool = False) -
 def render_comparison(console: Console, result: Comparison, quiet: bool = False) -> None:
     """Print how the second model differs from the first."""
     agreements = [plain(item) for item in result.agreements]
-    size = smaller(*result.file_bytes)
+    size = units.smaller(*result.file_bytes)
     close = worst_agreement(agreements)
     style = "bold red" if not result.agrees else VERDICT_STYLES.get(result.verdict, "bold")
     paragraph(
