@@ -65,6 +65,11 @@ def table(
     console.print(grid)
 
 
+def cut_title(title: str, rows: Sequence[object], items: Sequence[object]) -> str:
+    """Return the title of a table that shows the first ``rows`` of ``items``."""
+    return title if len(rows) == len(items) else f"{title} ({len(rows)} of {len(items)}, all with --json)"
+
+
 def _fit(cells: list[list[Text]], columns: Sequence[str], width: int) -> None:
     """Shorten names so that the other columns keep their room; a column that wraps can do with little."""
     names = [position for position, column in enumerate(columns) if column.startswith("name:")]

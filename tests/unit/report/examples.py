@@ -1,8 +1,11 @@
-"""A report and its parts, to be rendered."""
+"""A report and its parts to be rendered, and what a terminal shows."""
 
 from __future__ import annotations
 
+import io
 from typing import Any
+
+from rich.console import Console
 
 from onnxprune.report.report import LayerReport, Report, SkippedWeight
 
@@ -75,3 +78,13 @@ SKIPPED = (
     ),
     SkippedWeight("head", "fc", 512, "excluded by --exclude head"),
 )  # fmt: skip
+
+
+def shown(draw: Any, *arguments: Any, width: int = 120, **options: Any) -> str:
+    """What ``draw(console, *arguments)`` writes: plain ASCII, no line longer than ``width``."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    draw(Console(file=stream, width=width, markup=False, highlight=False), *arguments, **options)
+    stream.seek(0)
+    output = stream.read()
+    assert all(len(line) <= width for line in output.splitlines())
+    return output
