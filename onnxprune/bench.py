@@ -1,27 +1,16 @@
 """Measure how fast models run against each other.
 
-Protocol: all models live in one process and take turns, in rounds. A round gives every model one turn
-on the same inputs; every second round goes backwards, so that a drift of the machine (clock, heat,
-neighbours) hits all models alike. Ratios are formed within a round and only then summarised: what
-slows a whole round down cancels. A turn is one run, or as many as fill 5 ms; of several the first is
-not counted, it pays for the caches that the other models emptied.
-
-Each model has one session per number of threads. ONNX Runtime's idle threads spin for work, and the
-threads of one session would take the processors from the next (EfficientNet-Lite0 on two busy cores:
-69 ms in turns, 46 ms alone, 11 ms without spinning), so spinning is off: times with several threads
-are those of a machine that is shared.
+:mod:`onnxprune.turns` has the protocol; here are the inputs, the figures and what makes them doubtful.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
 import os
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,28 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.errors import DataError, UsageError
-from onnxprune.evaluate import run
 from onnxprune.io import load, total_bytes
 from onnxprune.machine import environment
 from onnxprune.progress import NullProgress, Progress
 from onnxprune.recipe import Recipe
-from onnxprune.runtime import cpu_count, onnxruntime, session
-from onnxprune.timing import BenchResult, ModelLoad, Timing, paired_ratio
+from onnxprune.runtime import cpu_count, onnxruntime
+from onnxprune.timing import BenchResult, ModelLoad, Timing, doubts, paired_ratio
+from onnxprune.turns import MAX_ROUNDS, Feeds, Turns, load_sessions, measure, open_session, shapes_of
 
 if TYPE_CHECKING:
     from onnxprune.calibration.data import CalibrationData
 
-TURN_SECONDS = 0.005  # a turn shorter than this measures the timer and the cold caches
-MAX_RUNS_PER_TURN = 1000
-LOADS = 3  # how often each model is loaded for the loading time
-NOISY = 0.1  # a spread of the times (half the models' rounds within +-5 %) above which a note warns
-_RUNNING = 0.85  # share of a single thread's wall time that is processor time on an idle machine, at least
-MAX_ROUNDS = 100_000
 MAX_BATCHES = 16  # of the data that are used; rounds go through them in turn
-LOAD_SECONDS = 10.0  # a set of models that takes longer than this is loaded once
-_CONFIG = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
-
-Feeds = Mapping[str, NDArray[Any]]
 
 
 def bench(
@@ -92,27 +71,27 @@ def bench(
     onnxruntime()  # its own import is no part of a model's loading time
     progress.stage("loading")
     feeds, source, batch = _feeds(paths[0], data, recipe)
-    sessions, loads = _load(paths, names, counts[0])
+    sessions, loads = load_sessions(paths, names, counts[0])
     notes += _data_notes(feeds, batch)
     timings: list[Timing] = []
     for count in counts:
         if count != counts[0]:
             sessions = []  # before the next ones are made: models may be large
-            sessions = [_session(path, name, count) for path, name in zip(paths, names, strict=True)]
+            sessions = [open_session(path, name, count) for path, name in zip(paths, names, strict=True)]
         progress.stage(f"timing with {count} thread{'s' * (count > 1)}", rounds)
-        turns = _measure(sessions, names, feeds, rounds, warmup, min_time, progress)
+        turns = measure(sessions, names, feeds, rounds, warmup, min_time, progress)
         timings += [_summary(name, count, turn, turns[0]) for name, turn in zip(names, turns, strict=True)]
     models = [
         ModelLoad(name, str(path), size, *(1e3 * float(np.median(values)) for values in load))
         for name, path, size, load in zip(names, paths, sizes, loads, strict=True)
     ]
-    same_shapes = len({_shapes(feed) for feed in feeds}) == 1
+    same_shapes = len({shapes_of(feed) for feed in feeds}) == 1
     return BenchResult(
         models=tuple(models),
         timings=tuple(timings),
         inputs={name: _type(value) for name, value in feeds[0].items()},
         data=source,
-        notes=tuple(notes + _timing_notes(timings, same_shapes)),
+        notes=tuple(notes + doubts(timings, same_shapes)),
         environment=environment(),
     )
 
@@ -190,108 +169,7 @@ def _load_data(path: str | Path, recipe: Recipe) -> CalibrationData:
     return load_data(model, recipe)
 
 
-def _session(path: str | Path, name: str, threads: int) -> Any:
-    return session(path, threads=threads, config=_CONFIG, name=name)
-
-
-def _load(
-    paths: Sequence[str | Path], names: Sequence[str], threads: int
-) -> tuple[list[Any], list[tuple[list[float], list[float]]]]:
-    """Create the sessions :data:`LOADS` times in turns.
-
-    Returns:
-        The last sessions, and per model (wall, CPU) seconds of each time.
-    """
-    loads: list[tuple[list[float], list[float]]] = [([], []) for _ in paths]
-    sessions: list[Any] = []
-    begin = time.perf_counter()
-    for _ in range(LOADS):
-        sessions = []
-        for (wall, cpu), path, name in zip(loads, paths, names, strict=True):
-            clock, used = time.perf_counter(), time.process_time()
-            sessions.append(_session(path, name, threads))
-            wall.append(time.perf_counter() - clock)
-            cpu.append(time.process_time() - used)
-        if time.perf_counter() - begin > LOAD_SECONDS:
-            break
-    return sessions, loads
-
-
-@dataclass
-class _Turns:
-    """Seconds of one model: every counted run, and one value per round."""
-
-    runs: list[float] = field(default_factory=list)
-    wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-
-
-def _measure(
-    sessions: Sequence[Any],
-    names: Sequence[str],
-    feeds: Sequence[Feeds],
-    rounds: int,
-    warmup: int,
-    min_time: float,
-    progress: Progress,
-) -> list[_Turns]:
-    chosen = [_chosen(item, feeds, name) for item, name in zip(sessions, names, strict=True)]
-    # Every shape once, too: ONNX Runtime plans its memory when it first sees one.
-    for r in range(max(1, warmup, len(feeds))):
-        for item, batches in zip(sessions, chosen, strict=True):
-            item.run(None, batches[r % len(feeds)])
-    repeats = [_repeats(item, batches[0]) for item, batches in zip(sessions, chosen, strict=True)]
-    turns = [_Turns() for _ in sessions]
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        begin, r = time.perf_counter(), 0
-        while r < rounds or (time.perf_counter() - begin < min_time and r < MAX_ROUNDS):
-            order = range(len(sessions)) if r % 2 == 0 else reversed(range(len(sessions)))
-            for i in order:
-                _take_turn(sessions[i], chosen[i][r % len(feeds)], repeats[i], turns[i])
-            progress.advance()
-            r += 1
-    finally:
-        if collecting:
-            gc.enable()
-    return turns
-
-
-def _chosen(model: Any, feeds: Sequence[Feeds], name: str) -> list[Feeds]:
-    """Run once on every shape, where a mistake is still explained; return the inputs that the model has."""
-    wanted = [item.name for item in model.get_inputs()]
-    for feed in {_shapes(feed): feed for feed in feeds}.values():
-        run(model, feed, name=name)
-    return [{item: feed[item] for item in wanted} for feed in feeds]
-
-
-def _repeats(model: Any, feed: Feeds) -> int:
-    """Runs in a turn: one, or as many as fill :data:`TURN_SECONDS` and one more that is not counted."""
-    begin = time.perf_counter()
-    model.run(None, feed)
-    once = time.perf_counter() - begin
-    if once >= TURN_SECONDS:
-        return 1
-    return 1 + min(MAX_RUNS_PER_TURN, math.ceil(TURN_SECONDS / max(once, 1e-6)))
-
-
-def _take_turn(model: Any, feed: Feeds, repeats: int, turns: _Turns) -> None:
-    times = []
-    if repeats > 1:
-        model.run(None, feed)
-        repeats -= 1
-    used = time.process_time()
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        model.run(None, feed)
-        times.append(time.perf_counter() - begin)
-    turns.cpu.append((time.process_time() - used) / repeats)
-    turns.wall.append(float(np.median(times)))
-    turns.runs.extend(times)
-
-
-def _summary(name: str, threads: int, turns: _Turns, first: _Turns) -> Timing:
+def _summary(name: str, threads: int, turns: Turns, first: Turns) -> Timing:
     runs, wall, cpu = (1e3 * np.array(values) for values in (turns.runs, turns.wall, turns.cpu))
     low, middle, high = np.percentile(wall, (25, 50, 75))
     return Timing(
@@ -321,42 +199,12 @@ def _machine_notes(counts: Sequence[int]) -> list[str]:
 
 def _data_notes(feeds: Sequence[Feeds], batch: int) -> list[str]:
     notes = []
-    shapes = {_shapes(feed) for feed in feeds}
+    shapes = {shapes_of(feed) for feed in feeds}
     if len(shapes) > 1:
         notes.append(f"the inputs have {len(shapes)} different shapes, which median, p95 and min mix")
     if batch > 1:
         notes.append(f"one run is a batch of {batch}: times are per run, not per sample")
     return notes
-
-
-def _timing_notes(timings: Sequence[Timing], same_shapes: bool) -> list[str]:
-    notes = []
-    spread = max(item.spread for item in timings)
-    if same_shapes and spread > NOISY:
-        notes.append(
-            f"the quartiles of the rounds lie up to {spread:.0%} apart: the machine is busy or changes its "
-            "clock; trust ratio, min and CPU time rather than the median"
-        )
-    waited = [item for item in timings if item.threads == 1 and item.cpu_ms < _RUNNING * item.median_ms]
-    if waited:
-        worst = min(waited, key=lambda item: item.cpu_ms / item.median_ms)
-        notes.append(
-            f"the process had the processor for {worst.cpu_ms / worst.median_ms:.0%} of the time: "
-            "other programs took it, CPU time is what counts here"
-        )
-    vague = [item for item in timings if item.ratio.high - item.ratio.low > NOISY * item.ratio.median]
-    if vague:
-        worst = max(vague, key=lambda item: item.ratio.high - item.ratio.low)
-        threads = f"{worst.threads} thread{'s' * (worst.threads > 1)}"
-        notes.append(
-            f"the ratio is uncertain ({worst.name} with {threads} takes {worst.ratio.low:.2f} to "
-            f"{worst.ratio.high:.2f} of the first model's time); measure longer with --rounds or --min-time"
-        )
-    return notes
-
-
-def _shapes(feed: Feeds) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    return tuple((name, feed[name].shape) for name in sorted(feed))
 
 
 def _type(value: NDArray[Any]) -> str:

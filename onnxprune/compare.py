@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
+from onnxprune.agreement import Agreement
 from onnxprune.errors import DataError
-from onnxprune.evaluate import Agreement, agreement, load_function, task_metric, verdict
+from onnxprune.evaluate import agreement, load_function, task_metric, verdict
 from onnxprune.files.tensors import Found, byte_size, walk
 from onnxprune.interface import OWN, interface_differences
 from onnxprune.io import load, total_bytes

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import onnxprune
-from onnxprune import machine, ops
+from onnxprune import machine, ops, opsinfo
 from onnxprune.errors import OnnxPruneError, ResourceError
 from onnxprune.report import units
 
@@ -108,7 +108,7 @@ def _onnxruntime() -> list[Check]:
 
 
 def _kernels() -> Check:
-    found = ops.info()
+    found = opsinfo.info()
     if found.problem:
         return Check("kernels", "note", found.problem, "onnxprune ops build, for models faster than dense")
     return Check("kernels", "ok", f"{found.level} ({found.library})")
@@ -116,7 +116,7 @@ def _kernels() -> Check:
 
 def _cuda_kernels() -> list[Check]:
     """Look at the kernels for CUDA where ONNX Runtime is the one for GPUs, or the library is there."""
-    found = ops.info().cuda
+    found = opsinfo.info().cuda
     if machine.version("onnxruntime-gpu") is None and ops.cuda_path() is None:
         return []
     if found.problem:

@@ -22,7 +22,8 @@ from onnxprune.calibration.data import CalibrationData, from_iterable, load_data
 from onnxprune.errors import DataError, ModelError, UsageError, VerificationError
 from onnxprune.interface import interface_differences
 from onnxprune.io import load, save, total_bytes
-from onnxprune.kernels.select import Selection, select
+from onnxprune.kernels.decision import Selection
+from onnxprune.kernels.select import select
 from onnxprune.layers import Layer, find_layers
 from onnxprune.model import Model
 from onnxprune.opening import recipe_with, separated
@@ -30,7 +31,7 @@ from onnxprune.passes.fix_input import fix_inputs, input_value
 from onnxprune.passes.pack import pack
 from onnxprune.passes.sparse_initializer import to_sparse_initializers
 from onnxprune.passes.unpack import unpack
-from onnxprune.progress import NullProgress, Progress
+from onnxprune.progress import Progress
 from onnxprune.recipe import Recipe
 from onnxprune.recipe.choices import EXPORT_TARGETS, FORMATS, VALUES
 from onnxprune.runtime import session
@@ -116,23 +117,14 @@ def export(
     if kernels:
         dense = separated(dense, dataclasses.replace(recipe, target_runtime="cpu"))
     final, layers = dense.copy(), _pruned_layers(dense)
-    tensors, kept_dense = len(were_stored), {}
+    tensors, kept_dense = len(were_stored), dict[str, str]()
     if format != "dense":
-        names = [layer.name for layer in layers]
-        packed = format == "packed"
-        report = pack(final, names, values=values) if packed else to_sparse_initializers(final, names)
-        tensors = len(report.changed)
-        kept_dense = {weight.name: weight.reason for weight in report.weights if weight.form == "dense"}
+        tensors, kept_dense = _store(final, [layer.name for layer in layers], format, values)
     selection, samples = Selection({}), None
     if kernels:
         samples = _samples(dense, recipe, data)
         selection = select(
-            final,
-            dense,
-            samples,
-            threads=recipe.threads,
-            cache=recipe.cache,
-            progress=progress or NullProgress(),
+            final, dense, samples, threads=recipe.threads, cache=recipe.cache, progress=progress
         )
 
     def check(path: Path) -> None:
@@ -153,6 +145,14 @@ def export(
         selection.speed,
         "; ".join(filter(None, (_note(selection, samples), fixed))),
     )
+
+
+def _store(model: Model, names: list[str], form: str, values: str) -> tuple[int, dict[str, str]]:
+    """Store weights as ``form``, in place; return how many are, and why others stay dense."""
+    packed = form == "packed"
+    report = pack(model, names, values=values) if packed else to_sparse_initializers(model, names)
+    kept_dense = {weight.name: weight.reason for weight in report.weights if weight.form == "dense"}
+    return len(report.changed), kept_dense
 
 
 def _fix(dense: Model, fix: Mapping[str, Any], recipe: Recipe, data: Any) -> str:

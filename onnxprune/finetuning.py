@@ -18,7 +18,7 @@ from onnxprune.finetune.stage import check_labels, check_options, tune
 from onnxprune.inmemory import session_of, session_of_file
 from onnxprune.interface import interface_differences
 from onnxprune.io import load
-from onnxprune.layers import Layer, find_layers
+from onnxprune.layers import Layer, Skip, find_layers
 from onnxprune.measure import find_measure
 from onnxprune.model import Model
 from onnxprune.opening import doubts, read_data, recipe_with
@@ -65,13 +65,7 @@ def distill(
         OnnxPruneError: a subclass says what is wrong, and the hint what to do; nothing was written.
     """
     recipe, data = recipe_with(recipe, {"finetune": True, **options}, data)
-    check_options(recipe)
-    if recipe.searches:
-        raise UsageError("a floor is for pruning, finetune does not prune", "onnxprune prune does both")
-    if recipe.rounds > 1:
-        raise UsageError(
-            f"--schedule {recipe.schedule} prunes, finetune does not", "onnxprune prune does both"
-        )
+    _check_recipe(recipe)
     progress, clock = progress or NullProgress(), Clock()
     with clock.stage("read"):
         progress.stage("reading")
@@ -84,18 +78,12 @@ def distill(
         )
         unpack(student)
         _check_pair(student, dense)
-        layers, skips = find_layers(student, include=recipe.include, exclude=recipe.exclude, min_size=1)
-        layers = tuple(layer for layer in layers if layer.size >= recipe.min_size or _zeros(student, layer))
+        layers, skips = _find_layers(student, recipe)
         if recipe.eval:
             load_function(recipe.eval)  # what is wrong with it shows before the long work
         calibration, held_out = read_data(student, recipe, data)
         notes = doubts(calibration, held_out)
-    solved = tuple(Solved(layer.name, _zeros(student, layer), None, 0.0) for layer in layers)
-    zeros, weights = sum(item.zeros for item in solved), sum(layer.size for layer in layers)
-    if zeros < max(weights, 1):
-        recipe = dataclasses.replace(
-            recipe, sparsity=zeros / max(weights, 1)
-        )  # what is there is what is wanted
+    solved, recipe = _as_pruned(student, layers, recipe)
     session = session_of_file(dense, threads=recipe.threads)
     calibration, held_out = (unpad(part, input_specs(dense), session) for part in (calibration, held_out))
     check_labels(dense, session, calibration, held_out, recipe)
@@ -111,6 +99,35 @@ def distill(
     with clock.stage("fine-tune"):
         tuned, outcome.finetuning = tune(dense, student, layers, calibration, held_out, recipe, progress)
     return write(outcome, tuned, session, held_out, progress, force=force, report=report_path)
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    """Raise UsageError for options of pruning, or of training that do not go together."""
+    check_options(recipe)
+    if recipe.searches:
+        raise UsageError("a floor is for pruning, finetune does not prune", "onnxprune prune does both")
+    if recipe.rounds > 1:
+        raise UsageError(
+            f"--schedule {recipe.schedule} prunes, finetune does not", "onnxprune prune does both"
+        )
+
+
+def _find_layers(student: Model, recipe: Recipe) -> tuple[tuple[Layer, ...], tuple[Skip, ...]]:
+    """Return the layers to report: small ones, too, where they have zeros."""
+    layers, skips = find_layers(student, include=recipe.include, exclude=recipe.exclude, min_size=1)
+    layers = tuple(layer for layer in layers if layer.size >= recipe.min_size or _zeros(student, layer))
+    return layers, skips
+
+
+def _as_pruned(
+    student: Model, layers: tuple[Layer, ...], recipe: Recipe
+) -> tuple[tuple[Solved, ...], Recipe]:
+    """Return what pruning would have returned, and the recipe with the sparsity that is there."""
+    solved = tuple(Solved(layer.name, _zeros(student, layer), None, 0.0) for layer in layers)
+    zeros, weights = sum(item.zeros for item in solved), sum(layer.size for layer in layers)
+    if zeros < max(weights, 1):
+        recipe = dataclasses.replace(recipe, sparsity=zeros / max(weights, 1))
+    return solved, recipe
 
 
 def _zeros(model: Model, layer: Layer) -> int:

@@ -68,6 +68,12 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine() or "unknown"
 
 
+def architecture() -> str:
+    """Architecture of the processor, by one name for each: ``x86_64``, ``aarch64``."""
+    name = platform.machine().lower()
+    return {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}.get(name, name)
+
+
 def instruction_sets() -> tuple[str, ...]:
     """Vector instruction sets of the processor, as far as the system tells."""
     found = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", _read("/proc/cpuinfo"), re.MULTILINE)

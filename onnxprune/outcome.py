@@ -14,7 +14,7 @@ from onnxprune.clock import Clock
 from onnxprune.evaluate import verdict
 from onnxprune.files.tensors import estimated_bytes
 from onnxprune.io import file_digest, total_bytes
-from onnxprune.kernels.select import Decision, Selection
+from onnxprune.kernels.decision import Decision, Selection
 from onnxprune.layers import Layer, Skip
 from onnxprune.machine import environment
 from onnxprune.model import Model

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import onnx
 from numpy.typing import NDArray
 
-from onnxprune import ops
+from onnxprune import ops, opsinfo
 from onnxprune.errors import ModelError, ResourceError
 
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu")
@@ -153,7 +153,7 @@ def register(session_options: Any, *, required: bool = False, cuda: bool = False
         ResourceError: when they are required, but missing or not loadable.
     """
     if cuda:
-        problem = ops.info().cuda.problem
+        problem = opsinfo.info().cuda.problem
         if problem:
             if required:
                 raise ResourceError(f"no CUDA kernels: {problem}", "onnxprune ops info")

@@ -13,6 +13,7 @@ import onnx
 
 from onnxprune.allocation import planfile
 from onnxprune.allocation.share import share_out
+from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.inputs import input_specs
 from onnxprune.calibration.unpad import unpad
 from onnxprune.errors import ModelError, UsageError
@@ -22,7 +23,7 @@ from onnxprune.layers import Layer, find_layers
 from onnxprune.layers.heads import heads
 from onnxprune.model import Model
 from onnxprune.opening import folded, read_data, recipe_with
-from onnxprune.plan import measure_layers, method_of
+from onnxprune.plan import Measured, measure_layers, method_of
 from onnxprune.progress import NullProgress, Progress
 from onnxprune.recipe import Recipe
 from onnxprune.recipe.choices import CURVES
@@ -139,11 +140,23 @@ def sensitivity(
     calibration, _ = read_data(dense, recipe, data)
     calibration = unpad(calibration, input_specs(dense), session_of_file(dense, threads=recipe.threads))
     measured = measure_layers(dense, layers, calibration, recipe, progress, levels=levels)
+    report = _report(dense, layers, calibration, measured, recipe)
+    if plot is not None:
+        draw(report, Path(plot), force=force)
+    if output is not None:
+        atomic_write_text(Path(output), to_json(report.to_dict()), force=force)
+    return report
+
+
+def _report(
+    dense: Model, layers: Sequence[Layer], calibration: CalibrationData, measured: Measured, recipe: Recipe
+) -> SensitivityReport:
+    """Share the sparsity out by what was measured, and put both into a report."""
     plan = share_out(dense, layers, calibration, recipe, measured)
     patterns = plan.patterns or _own_patterns(dense, layers, recipe)
     found = measured.sensitivity
     assert found is not None  # the allocation is one that measures
-    report = SensitivityReport(
+    return SensitivityReport(
         str(dense.path or dense.name),
         calibration.source,
         calibration.synthetic,
@@ -163,11 +176,6 @@ def sensitivity(
         sum(plan.zeros.values()) / sum(layer.size for layer in layers),
         planfile.document(layers, plan.zeros, patterns),
     )
-    if plot is not None:
-        draw(report, Path(plot), force=force)
-    if output is not None:
-        atomic_write_text(Path(output), to_json(report.to_dict()), force=force)
-    return report
 
 
 def _own_patterns(dense: Model, layers: Sequence[Layer], recipe: Recipe) -> dict[str, Pattern]:

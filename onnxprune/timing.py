@@ -1,4 +1,4 @@
-"""Results of :mod:`onnxprune.bench`: plain data, and how ratios are summarised."""
+"""Results of :mod:`onnxprune.bench`: plain data, how ratios are summarised, and what makes them doubtful."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 SCHEMA_VERSION = 1
+NOISY = 0.1  # a spread of the times (half the models' rounds within +-5 %) above which a note warns
+_RUNNING = 0.85  # share of a single thread's wall time that is processor time on an idle machine, at least
 
 
 @dataclass(frozen=True)
@@ -121,3 +123,30 @@ def paired_ratio(times: Sequence[float], reference: Sequence[float]) -> Ratio:
     return Ratio(
         float(np.median(ratios)), float(low), float(high), (float(quartiles[0]), float(quartiles[1]))
     )
+
+
+def doubts(timings: Sequence[Timing], same_shapes: bool) -> list[str]:
+    """Say what makes ``timings`` doubtful, one sentence each; inputs of several shapes spread anyway."""
+    notes = []
+    spread = max(item.spread for item in timings)
+    if same_shapes and spread > NOISY:
+        notes.append(
+            f"the quartiles of the rounds lie up to {spread:.0%} apart: the machine is busy or changes its "
+            "clock; trust ratio, min and CPU time rather than the median"
+        )
+    waited = [item for item in timings if item.threads == 1 and item.cpu_ms < _RUNNING * item.median_ms]
+    if waited:
+        worst = min(waited, key=lambda item: item.cpu_ms / item.median_ms)
+        notes.append(
+            f"the process had the processor for {worst.cpu_ms / worst.median_ms:.0%} of the time: "
+            "other programs took it, CPU time is what counts here"
+        )
+    vague = [item for item in timings if item.ratio.high - item.ratio.low > NOISY * item.ratio.median]
+    if vague:
+        worst = max(vague, key=lambda item: item.ratio.high - item.ratio.low)
+        threads = f"{worst.threads} thread{'s' * (worst.threads > 1)}"
+        notes.append(
+            f"the ratio is uncertain ({worst.name} with {threads} takes {worst.ratio.low:.2f} to "
+            f"{worst.ratio.high:.2f} of the first model's time); measure longer with --rounds or --min-time"
+        )
+    return notes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from onnxprune.outputs import EXACT, FEATURES
 
 if TYPE_CHECKING:
-    from onnxprune.evaluate import Agreement
+    from onnxprune.agreement import Agreement
 
 OK, DEGRADED, BROKEN = "ok", "degraded", "broken"
 LEVELS = (BROKEN, DEGRADED, OK)

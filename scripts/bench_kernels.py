@@ -29,7 +29,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
 
-from onnxprune import ops, runtime
+from onnxprune import opsinfo, runtime
 from onnxprune.kernels.stopwatch import QUIET, best_times
 from onnxprune.model import Model
 from onnxprune.passes.pack import pack
@@ -112,7 +112,7 @@ def main() -> None:
     sparsities = [float(s) for s in options.sparsity.split(",")]
     patterns = [int(p) for p in options.patterns.split(",")]
     console = Console(width=150)
-    console.print(f"kernels: {ops.info().level}, ONNX Runtime {ort.__version__}")
+    console.print(f"kernels: {opsinfo.info().level}, ONNX Runtime {ort.__version__}")
     for threads in map(int, options.threads.split(",")):
         table = Table(title=f"dense time / ours, {threads} thread(s)", title_justify="left")
         for heading in ("layer", "dense us", "GFLOP/s", "int8", "pattern", *(f"{s:.0%}" for s in sparsities)):

@@ -22,7 +22,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from onnxprune import bench, ops
+from onnxprune import bench, opsinfo
 from onnxprune.recipe import Recipe
 
 QUICK = ("--criterion", "magnitude", "--allocation", "uniform", "--no-refit", "--samples", "16", "--force")
@@ -78,7 +78,7 @@ def show(options: argparse.Namespace, files: list[Path]) -> None:
     threads = tuple(int(t) for t in options.threads.split(","))
     recipe = Recipe(data=options.data) if options.data else Recipe()
     result = bench(files, threads=threads, rounds=options.rounds, recipe=recipe)
-    table = Table(title=f"{options.model.name} (kernels: {ops.info().level})", title_justify="left")
+    table = Table(title=f"{options.model.name} (kernels: {opsinfo.info().level})", title_justify="left")
     for heading in ("variant", "file MB", "memory MB", *(f"{n} thread{'s' * (n > 1)}: ms" for n in threads)):
         table.add_column(heading, justify="left" if heading == "variant" else "right")
     for file, model in zip(files, result.models, strict=True):

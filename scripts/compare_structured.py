@@ -27,7 +27,7 @@ from onnxprune import runtime
 from onnxprune.calibration.data import load_data
 from onnxprune.evaluate import load_function, task_metric
 from onnxprune.io import load, save, total_bytes
-from onnxprune.kernels.select import typical_feeds
+from onnxprune.kernels.feeds import typical_feeds
 from onnxprune.model import Model
 from onnxprune.recipe import Recipe
 from onnxprune.slim.gains import measured_speed, multiplications

@@ -34,7 +34,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from onnxprune import cudabuild, cusparselt, ops
+from onnxprune import cudabuild, cusparselt, ops, opsbuild
 from onnxprune.errors import OnnxPruneError
 from onnxprune.kernels.cuda import CudaKernels, DeviceWeight
 from onnxprune.kernels.tune import CASES, CONV_SHAPES, NOT_MEASURED, Case, default_cublas, random_weight, tune
@@ -77,7 +77,7 @@ def targets(wanted: str) -> tuple[str, ...]:
     found = (
         {line.strip().replace(".", "") for line in done.stdout.splitlines()} if not done.returncode else set()
     )
-    known = cudabuild.build_words(ops._sources())["target"]  # a newer GPU runs the PTX
+    known = cudabuild.build_words(ops.sources())["target"]  # a newer GPU runs the PTX
     return tuple(sorted(found)) if found and found <= set(known) else ()
 
 
@@ -86,7 +86,7 @@ def build(check: Check) -> None:
     begin = time.perf_counter()
     library = ops.library_path()
     if library is None or ops.cuda_path() is None:
-        library = ops.build(cuda=True, targets=targets(check.options.arch))
+        library = opsbuild.build(cuda=True, targets=targets(check.options.arch))
     path = ops.cuda_path()
     assert path is not None
     helpers = ("check", "fill", "unpack", "end_in")

@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune import runtime
 from onnxprune.kernels.tune import random_weight
 from onnxprune.model import Model
-from onnxprune.passes.device_ops import device_matrix, find_device_products, rewrite_device
+from onnxprune.passes.device_ops import rewrite_device
+from onnxprune.passes.device_products import device_matrix, find_device_products
 from onnxprune.storage.device import LAYOUTS
 from onnxprune.storage.device.functions import IMAGES
 

@@ -17,7 +17,7 @@ from onnxprune.allocation.rules import RULES, counts
 from onnxprune.allocation.speed import Times, dense_costs, layer_times, relative_times
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.errors import ModelError
-from onnxprune.kernels.select import typical_feeds
+from onnxprune.kernels.feeds import typical_feeds
 from onnxprune.layers import Layer
 from onnxprune.model import Model
 from onnxprune.recipe import Recipe

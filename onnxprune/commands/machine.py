@@ -66,7 +66,7 @@ def bench(
         )
 
     def render(console: Console) -> None:
-        from onnxprune.report.listing import render_bench
+        from onnxprune.report.bench import render_bench
 
         render_bench(console, result, quiet)
 
@@ -84,7 +84,7 @@ def doctor(ctx: click.Context, /, as_json: bool, quiet: bool) -> None:
     healthy = all(check.level != "problem" for check in checks)
 
     def render(console: Console) -> None:
-        from onnxprune.report.listing import render_checks
+        from onnxprune.report.machine import render_checks
 
         render_checks(console, checks, quiet)
 
@@ -117,7 +117,7 @@ def ops_build(force: bool, cuda: bool, arch: str, verbose: bool, as_json: bool, 
     --cuda needs nvcc besides: of the CUDA toolkit, or pip install "onnxprune[cuda-build]". No GPU is needed.
     """
     from onnxprune import cudabuild
-    from onnxprune.ops import build
+    from onnxprune.opsbuild import build
 
     with working(quiet) as progress:
         progress.stage("compiling")
@@ -127,7 +127,7 @@ def ops_build(force: bool, cuda: bool, arch: str, verbose: bool, as_json: bool, 
 
     def render(console: Console) -> None:
         from onnxprune.report.console import paragraph
-        from onnxprune.report.listing import render_uses
+        from onnxprune.report.machine import render_uses
 
         if uses:
             render_uses(console, uses)
@@ -179,7 +179,7 @@ def ops_tune(
 
     def render(console: Console) -> None:
         from onnxprune.report.console import paragraph
-        from onnxprune.report.listing import render_device_table
+        from onnxprune.report.machine import render_device_table
 
         if not quiet:
             render_device_table(console, table)
@@ -192,12 +192,12 @@ def ops_tune(
 @output_options
 def ops_info(as_json: bool, quiet: bool) -> None:
     """Say which library is in use, what its kernels run on and which ONNX Runtime they go with."""
-    from onnxprune.ops import info
+    from onnxprune.opsinfo import info
 
     found = info()
 
     def render(console: Console) -> None:
-        from onnxprune.report.listing import render_ops
+        from onnxprune.report.machine import render_ops
 
         render_ops(console, found, quiet)
 

@@ -91,7 +91,7 @@ def compare(
         result = run(first, second, recipe=recipe, progress=progress)
 
     def render(console: Console) -> None:
-        from onnxprune.report.listing import render_comparison
+        from onnxprune.report.comparison import render_comparison
 
         render_comparison(console, result, quiet)
 

@@ -11,16 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.kernels.decision import Decision, Selection
 from onnxprune.kernels.devicetable import CUSPARSELT, DeviceTable, find_table
-from onnxprune.kernels.select import Decision, Selection
 from onnxprune.model import Model
 from onnxprune.parallel import workers
-from onnxprune.passes.device_ops import (
-    DeviceProduct,
-    device_matrix,
-    find_device_products,
-    rewrite_device,
-)
+from onnxprune.passes.device_ops import rewrite_device
+from onnxprune.passes.device_products import DeviceProduct, device_matrix, find_device_products
 from onnxprune.passes.pack import pack
 from onnxprune.passes.shapes import Shapes, infer
 from onnxprune.recipe import Recipe

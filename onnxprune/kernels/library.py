@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from onnxprune import ops, runtime
+from onnxprune import opsinfo, runtime
 from onnxprune.kernels.stopwatch import QUIET
 from onnxprune.model import Model
 
 
 def identity() -> str | None:
     """Return what tells the library and its instruction set from others, None when none can be used."""
-    found = ops.info()
+    found = opsinfo.info()
     if found.problem or not found.library:
         return None
     with open(found.library, "rb") as file:

@@ -9,10 +9,8 @@ not faster stays packed and is dense at run time. Without the library a table de
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from onnx import numpy_helper
 
 from onnxprune import machine, runtime
@@ -21,11 +19,15 @@ from onnxprune.errors import ModelError
 from onnxprune.files.tensors import estimated_bytes
 from onnxprune.kernels import library
 from onnxprune.kernels.cache import Cache
+from onnxprune.kernels.decision import Decision, by_weight, measured, refused
+from onnxprune.kernels.decision import Selection as Selection
+from onnxprune.kernels.feeds import extremes
+from onnxprune.kernels.feeds import typical_feeds as typical_feeds
 from onnxprune.kernels.nodes import Gain, measure
 from onnxprune.kernels.stopwatch import busy
 from onnxprune.kernels.table import MARGIN, expected_gain, kind_of
 from onnxprune.kernels.weights import Profile, profile
-from onnxprune.kernels.whole import ENOUGH, Whole
+from onnxprune.kernels.whole import Whole
 from onnxprune.model import Model
 from onnxprune.passes.chains import Chain
 from onnxprune.passes.products import shared_weights
@@ -36,50 +38,6 @@ from onnxprune.storage.domain import form_of, write_functions
 from onnxprune.storage.form import DOMAIN
 
 LARGEST = 2**30  # bytes of a model that is still measured: several sessions of it are held at once
-_SAMPLED = 16  # samples that are looked at for the sizes of the inputs
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What became of one weight.
-
-    Attributes:
-        weight: its name.
-        op: name of the op with a kernel, empty when its node stays as it was; several, with spaces between,
-            when nodes that share the weight became unlike ones.
-        gain: how many times faster an op is (or would be) than the nodes it replaces, as measured or
-            expected; None when it is not known.
-        reason: why the node stays, or what the gain rests on.
-        dense_readers: how many nodes read the weight dense besides those with an op.
-    """
-
-    weight: str
-    op: str = ""
-    gain: float | None = None
-    reason: str = ""
-    dense_readers: int = 0
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Result of :func:`select`.
-
-    Attributes:
-        decisions: weight -> what became of it.
-        speed: threads -> how many times faster the whole model is than without ops; empty unless measured.
-        method: ``measured``, ``table``, or ``none`` when the model has nothing to replace.
-        note: one sentence for the report.
-    """
-
-    decisions: dict[str, Decision]
-    speed: dict[int, float] = field(default_factory=dict)
-    method: str = "none"
-    note: str = ""
-
-    @property
-    def switched(self) -> int:
-        """Number of weights whose node is an op with a kernel."""
-        return sum(bool(d.op) for d in self.decisions.values())
 
 
 def select(
@@ -119,17 +77,17 @@ def select(
     options, refusals = find_chains(lean, shapes)
     if not any(chains[-1].product.sparse for chains in options):
         _, refusals = find_chains(packed, shapes)  # of all weights, also those that a Decode node makes
-        return Selection(_refused(refusals), note="no layer is one that a kernel runs" if refusals else "")
+        return Selection(refused(refusals), note="no layer is one that a kernel runs" if refusals else "")
     known = Cache(f"{identity} {_machine()}", enabled=cache)
     counts = sorted({1, threads or runtime.cpu_count()})
     try:
         gains = _gains(lean, dense, options, shapes, counts, known, progress)
-        whole = Whole(lean, dense, shapes, _extremes(feeds), counts, library.open_session, known)
+        whole = Whole(lean, dense, shapes, extremes(feeds), counts, library.open_session, known)
         chosen, ratios = whole.best(gains)
     finally:
         known.save()
     refusals |= _rewrite_same(packed, chosen, shapes)
-    decisions = _refused(refusals) | _decisions(gains, chosen, dense)
+    decisions = refused(refusals) | measured(gains, chosen, dense)
     notes = [
         "" if chosen else "no choice of kernels makes this model faster here: it runs dense",
         f"some choice of kernels cannot run: {whole.failure}" if whole.failure else "",
@@ -168,36 +126,6 @@ def _rewrite_same(packed: Model, chosen: Sequence[Chain], shapes: Shapes) -> dic
 def _machine() -> str:
     versions = runtime.installed_packages()
     return f"{machine.cpu_name()} {' '.join(machine.instruction_sets())} {sorted(versions.items())}"
-
-
-def typical_feeds(data: CalibrationData) -> list[Mapping[str, Any]]:
-    """Return single samples: one of median size first, then the smallest and the largest if they differ."""
-    if data.as_given:  # what the user pads now will be padded later
-        data = replace(data, batches=data.as_given, as_given=(), labels=())
-    samples = list(data.head(_SAMPLED * (data.fixed or 1)).batches)
-    singles = [single for batch in samples for single in _singles(batch, data)]
-    singles.sort(key=_size)
-    middle = singles[len(singles) // 2]
-    others = [feed for feed in (singles[0], singles[-1]) if _size(feed) != _size(middle)]
-    return [middle, *others]
-
-
-def _singles(batch: Mapping[str, Any], data: CalibrationData) -> list[Mapping[str, Any]]:
-    if data.fixed is not None or (data.batched is not None and not data.batched):
-        return [batch]
-    batched = data.batched if data.batched is not None else frozenset(batch)
-    rows = min(len(batch[name]) for name in batched)
-    return [
-        {name: a[row : row + 1] if name in batched else a for name, a in batch.items()} for row in range(rows)
-    ]
-
-
-def _size(feed: Mapping[str, Any]) -> int:
-    return sum(int(np.size(array)) for array in feed.values())
-
-
-def _extremes(feeds: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    return feeds[1:] if len(feeds) == 3 else feeds
 
 
 def _activations(dense: Model, types: Mapping[str, Any]) -> list[str]:
@@ -245,50 +173,6 @@ def _gains(
     return gains
 
 
-def _refused(refusals: Mapping[str, str]) -> dict[str, Decision]:
-    return {name: Decision(name, reason=reason) for name, reason in refusals.items()}
-
-
-def _decisions(gains: Sequence[Gain], chosen: Sequence[Chain], dense: Model) -> dict[str, Decision]:
-    switched = {chain.output for chain in chosen}
-    return _of_weights([_decision(gain, gain.chain.output in switched) for gain in gains], dense)
-
-
-def _decision(gain: Gain, switched: bool) -> Decision:
-    """What became of one node."""
-    name = gain.chain.product.weight
-    if switched:
-        return Decision(name, gain.chain.op_type, gain.ratio, "measured alone")
-    if gain.ratio <= 0:
-        return Decision(name, reason="the library has no kernel for it, or one that fails or is off")
-    if gain.ratio <= ENOUGH:
-        return Decision(name, gain=gain.ratio, reason="a kernel is no faster")
-    return Decision(name, gain=gain.ratio, reason="a kernel is faster alone, but not in this model")
-
-
-def _of_weights(nodes: Sequence[Decision], dense: Model) -> dict[str, Decision]:
-    """Put together what became of the nodes that read each weight."""
-    found: dict[str, list[Decision]] = {}
-    for decision in nodes:
-        found.setdefault(decision.weight, []).append(decision)
-    return {weight: _of_weight(decisions, dense) for weight, decisions in found.items()}
-
-
-def _of_weight(decisions: Sequence[Decision], dense: Model) -> Decision:
-    weight = decisions[0].weight
-    readers = len({use.index for use in dense.index.uses[weight]}) + (weight in dense.index.outputs)
-    switched = [decision for decision in decisions if decision.op]
-    if not switched:
-        return max(decisions, key=lambda decision: decision.gain or 0.0)
-    if readers == 1:
-        return switched[0]
-    ops = " ".join(dict.fromkeys(decision.op for decision in switched))
-    gain, rest = min(decision.gain or 0.0 for decision in switched), readers - len(switched)
-    reason = f"{switched[0].reason}, {len(switched)} of the {readers} nodes that read the weight"
-    twice = "; for the others it is in memory once more, dense" if rest else ""
-    return Decision(weight, ops, gain, reason + twice, rest)
-
-
 def _by_table(
     packed: Model,
     dense: Model,
@@ -311,5 +195,5 @@ def _by_table(
         else:
             nodes.append(Decision(product.weight, gain=gain or None, reason="too dense to be faster"))
     rewrite(packed, chosen, shapes)
-    decisions = _refused(refusals) | _of_weights(nodes, dense)
+    decisions = refused(refusals) | by_weight(nodes, dense)
     return Selection(decisions, {}, "table", f"{why}: kernels were chosen by a table, not measured")

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnxprune.calibration.batching import AUTO_BATCH_ROWS, batch_key, join, row_count
-from onnxprune.calibration.collect import Stage, collect, find_stages, token_counts
+from onnxprune.calibration.collect import Stage
 from onnxprune.calibration.data import CalibrationData
-from onnxprune.calibration.inputs import Feed, model_inputs
-from onnxprune.calibration.mask import row_mask
-from onnxprune.calibration.sources.stream import pieces
-from onnxprune.calibration.stats import Moments
-from onnxprune.calibration.store import ArrayStore
-from onnxprune.calibration.streams import Streams
-from onnxprune.errors import DataError, ModelError, UsageError
+from onnxprune.errors import UsageError
 from onnxprune.io import load, save
 from onnxprune.layers.heads import heads
 from onnxprune.model import Model
 from onnxprune.online import statefile
-from onnxprune.online.oneshot import Sums, measure_sums, solutions
+from onnxprune.online.growing import GrowingSums
+from onnxprune.online.oneshot import measure_sums, solutions
 from onnxprune.opening import find_prunable, folded, recipe_with
 from onnxprune.parallel import workers
 from onnxprune.passes.pack import pack
@@ -78,16 +70,18 @@ class Pruner:
         given = model if isinstance(model, Model) else load(model, allow_external=external)
         self.model = folded(given, self.recipe)
         self.layers, _ = find_prunable(self.model, self.recipe)
-        self._inputs = model_inputs(self.model)
-        sites = max(len(layer.sites) for layer in self.layers)
-        self.stages = tuple(
-            stage for site in range(sites) for stage in find_stages(self.model, self.layers, site)
-        )
-        self.samples = self._batches = 0
-        self._sums: list[Sums] = [self._empty(stage) for stage in self.stages]
-        self._waiting: dict[tuple[object, ...], list[Feed]] = {}
-        self._sessions: dict[object, Any] = {}
+        self._sums = GrowingSums(self.model, self.layers, self.recipe)
         self._curves: tuple[int, Measured] | None = None
+
+    @property
+    def samples(self) -> int:
+        """Number of samples fed so far."""
+        return self._sums.samples
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Layers that read the same values, in the order of the graph."""
+        return self._sums.stages
 
     def feed(self, data: Mapping[str, Any] | NDArray[Any] | Iterable[Any]) -> int:
         """Add samples to the sums.
@@ -103,25 +97,7 @@ class Pruner:
             DataError: when they do not fit the model's inputs. What came before them was added.
             ModelError: when activations are not finite; their batch was not added.
         """
-        single = isinstance(data, Mapping | np.ndarray)
-        feeds: Iterable[Any] = [data] if single else data
-        full = self._inputs.fixed or AUTO_BATCH_ROWS
-        for piece in pieces(feeds, self._inputs, "data"):
-            count = row_count(piece, self._inputs)
-            own = {name: np.array(array) for name, array in piece.items()}  # a view keeps its whole batch
-            waiting = self._waiting.setdefault(batch_key(own, self._inputs, {}), [])
-            waiting.append(own)
-            self.samples += count
-            if not self._inputs.batched or len(waiting) * count >= full:
-                batch = join(waiting, self._inputs, {}) if len(waiting) > 1 else own
-                try:
-                    self._add_all(batch)
-                except ModelError:
-                    self.samples -= sum(row_count(one, self._inputs) for one in waiting)
-                    raise
-                finally:
-                    waiting.clear()
-        return self.samples
+        return self._sums.feed(data)
 
     def prune(self, sparsity: float | None = None) -> Model:
         """Return a pruned copy of the model, with plain weights; the sums stay, to be added to.
@@ -164,18 +140,7 @@ class Pruner:
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Return everything that was learnt from the data as arrays by name; see :meth:`load_state_dict`."""
-        state = {
-            "model": np.array(self._digest()),
-            "samples": np.array(self.samples),
-            "batches": np.array(self._batches),
-        }
-        for number, sums in enumerate(self._sums):
-            state |= statefile.put(f"sums.{number}.", sums)
-        groups = [group for group in self._waiting.values() if group]
-        for number, group in enumerate(groups):
-            joined = join(group, self._inputs, {})
-            state |= {f"waiting.{number}.{name}": statefile.plain(array) for name, array in joined.items()}
-        return state
+        return self._sums.state_dict()
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Go on from what :meth:`state_dict` returned, in place of what was learnt here.
@@ -183,25 +148,8 @@ class Pruner:
         Raises:
             DataError: when it is of another model or other layers, or not complete.
         """
-        if str(state.get("model", "")) != self._digest():
-            raise DataError(
-                f"the state is not one of {self.model.name} with these layers",
-                "a Pruner of the same model, --include, --exclude and --min-size reads it",
-            )
-        try:
-            sums = [
-                statefile.take(state, f"sums.{number}.", self._empty(stage))
-                for number, stage in enumerate(self.stages)
-            ]
-            samples, batches = int(state["samples"]), int(state["batches"])
-        except (KeyError, ValueError) as error:
-            raise DataError(f"the state of {self.model.name} is damaged: {error}") from error
-        self._sums, self.samples, self._batches = sums, samples, batches
-        self._waiting, self._curves = {}, None
-        for feed in statefile.groups(state, "waiting."):
-            rows = pieces([feed], self._inputs, "state")
-            found = [{name: np.array(array) for name, array in row.items()} for row in rows]
-            self._waiting[batch_key(found[0], self._inputs, {})] = found
+        self._curves = None
+        self._sums.load_state_dict(state)
 
     def save_state(self, path: str | Path, *, force: bool = False) -> None:
         """Write :meth:`state_dict` to an ``.npz`` file, complete or not at all.
@@ -219,57 +167,10 @@ class Pruner:
         """
         self.load_state_dict(statefile.read(Path(path)))
 
-    def _digest(self) -> str:
-        return statefile.digest(self.model, self.layers)
-
-    def _empty(self, stage: Stage) -> Sums:
-        layer = stage.layers[0]
-        groups, _, features = layer.view.matrix
-        if layer.kind == "embedding":
-            return np.zeros(layer.view.stored[0], dtype=np.int64)
-        return Moments.zeros(groups, features)
-
-    def _add_all(self, batch: Feed) -> None:
-        """Add a batch to the sums of all stages, or to none: one that overflows must not spoil the others."""
-        before = copy.deepcopy(self._sums)
-        try:
-            self._add(self._sums, batch, self._batches)
-        except ModelError:
-            self._sums = before
-            raise
-        self._batches += 1
-
-    def _add(self, sums: list[Sums], batch: Feed, number: int) -> None:
-        """Add a batch, in place."""
-        values = {name for stage in self.stages for name in stage.reads}
-        masks = [row_mask(batch)]
-        with ArrayStore(int(self.recipe.max_memory * 2**30)) as store, workers(self.recipe.threads):
-            streams = _Streams(self, batch, values, store)
-            streams.advance(sorted(values))
-            for place, stage in enumerate(self.stages):
-                found = sums[place]
-                if isinstance(found, Moments):
-                    seed = self.recipe.seed + number
-                    collect(streams, stage, masks, batches=[0], seed=seed, into=found)
-                else:
-                    found += token_counts(streams, stage, masks)
-
-    def _all_sums(self) -> list[Sums]:
-        """Return the sums with the samples that wait; the same object each time when none does."""
-        if not self.samples:
-            raise DataError("nothing was fed, so there is nothing to prune from", "call feed first")
-        waiting = [group for group in self._waiting.values() if group]
-        if not waiting or (self._inputs.fixed and self._batches):
-            return self._sums
-        sums = copy.deepcopy(self._sums)
-        for number, group in enumerate(waiting):
-            self._add(sums, join(group, self._inputs, {}), self._batches + number)
-        return sums
-
     def _pruned(self, sparsity: float | None) -> tuple[Model, dict[str, int], dict[str, Any]]:
         """Return the pruned copy, its zeros and their patterns."""
         recipe = self.recipe if sparsity is None else dataclasses.replace(self.recipe, sparsity=sparsity)
-        sums = self._all_sums()
+        sums = self._sums.total()
         with workers(recipe.threads):
             if self._curves is None or self._curves[0] != self.samples:
                 self._curves = self.samples, measure_sums(self.model, self.stages, sums, recipe)
@@ -291,21 +192,6 @@ class Pruner:
                 zeros[layer.name] = solution.zeros
                 patterns[layer.name] = kinds[layer.name]
         return pruned, zeros, patterns
-
-
-class _Streams(Streams):
-    """The dense stream over one batch; its session is the same for every batch."""
-
-    def __init__(self, pruner: Pruner, batch: Feed, values: Iterable[str], store: ArrayStore) -> None:
-        recipe, batched = pruner.recipe, pruner._inputs.batched
-        self._sessions = pruner._sessions
-        super().__init__(pruner.model, None, [batch], values, store, recipe.threads, batched)
-
-    def _session(self, *asked: Any) -> Any:
-        """Return the session of the segment that computes all values: there is only one."""
-        if not self._sessions:
-            self._sessions["all"] = super()._session(*asked)
-        return self._sessions["all"]
 
 
 def _usable(recipe: Recipe) -> Recipe:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import onnx
 from onnx import AttributeProto, TensorProto, helper
 
-from onnxprune.attributes import attribute
+from onnxprune.attributes import attribute, ints
 from onnxprune.layers.recurrent import GATES
 from onnxprune.model import Model
-from onnxprune.passes.constants import evaluate
+from onnxprune.passes.padding import Pads, automatic_pads
 from onnxprune.passes.shapes import Shapes
 from onnxprune.storage.device.functions import device_op
 from onnxprune.storage.domain import form_of, packed_inputs, sparse_op
 from onnxprune.storage.form import DOMAIN
 from onnxprune.storage.functions import Consumer, consumer_of, consumer_with, form_attributes, operands
 from onnxprune.storage.sparse_functions import SparseOp
-
-_PAD_INPUTS_OPSET = 11  # before, Pad has pads and value as attributes
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def find_products(model: Model, shapes: Shapes) -> Found:
 
     A weight that several nodes read is made by one ``Decode`` node; each of them is a product of its own.
     """
-    found, pads, decoders = Found(), _Pads(model), _decoders(model)
+    found, pads, decoders = Found(), Pads(model), _decoders(model)
     for position, node in enumerate(model.graph.node):
         weight = _weight(model, node, decoders)
         if not weight:
@@ -132,7 +130,7 @@ def _weight(model: Model, node: onnx.NodeProto, decoders: Mapping[str, int]) -> 
 
 
 def _product(
-    model: Model, shapes: Shapes, pads: _Pads, position: int, weight: str, source: onnx.NodeProto
+    model: Model, shapes: Shapes, pads: Pads, position: int, weight: str, source: onnx.NodeProto
 ) -> Product:
     """Return the product at ``position``; ``source`` is the node that has its packed weight."""
     node = model.graph.node[position]
@@ -207,7 +205,7 @@ def _last(tensor: TensorProto, features: int) -> bool:
 
 def _conv(
     model: Model,
-    pads: _Pads,
+    pads: Pads,
     position: int,
     op: SparseOp,
     weight: str,
@@ -225,78 +223,25 @@ def _conv(
     x = node.input[0]
     values = {
         "kernel_shape": list(shape[2:]),
-        "strides": _ints(node, "strides", [1] * space),
-        "dilations": _ints(node, "dilations", [1] * space),
-        "pads": _ints(node, "pads", [0] * 2 * space),
+        "strides": list(ints(node, "strides", (1,) * space)),
+        "dilations": list(ints(node, "dilations", (1,) * space)),
+        "pads": list(ints(node, "pads", (0,) * 2 * space)),
     }
     absorbed: tuple[int, ...] = ()
     automatic = str(attribute(node, "auto_pad", "NOTSET"))
     if automatic != "NOTSET":
-        values["pads"] = _automatic(automatic, values, space)
+        found = automatic_pads(automatic, values["kernel_shape"], values["strides"], values["dilations"])
+        if found is None:
+            raise _RefusalError(f"auto_pad {automatic} with a stride depends on the input's size")
+        values["pads"] = found
     else:
         before = pads.before(x, space)
         if before is not None:
             absorbed, x = (before[0],), model.graph.node[before[0]].input[0]
             values["pads"] = [p + q for p, q in zip(values["pads"], before[1], strict=True)]
     group = int(str(attribute(node, "group", 1)))
-    attributes = [helper.make_attribute(name, ints) for name, ints in values.items()]
+    attributes = [helper.make_attribute(name, value) for name, value in values.items()]
     attributes += [helper.make_attribute("group", group), helper.make_attribute("auto_pad", "NOTSET")]
     return Product(
         position, op, x, weight, tensors, bias, shape[0], 1, shape, (*stored, *attributes), absorbed
     )
-
-
-def _ints(node: onnx.NodeProto, name: str, default: list[int]) -> list[int]:
-    return next((list(a.ints) for a in node.attribute if a.name == name), default)
-
-
-def _automatic(kind: str, values: dict[str, list[int]], space: int) -> list[int]:
-    """Return the padding that ``auto_pad`` stands for where it does not depend on the input's size."""
-    if kind == "VALID":
-        return [0] * 2 * space
-    if any(stride != 1 for stride in values["strides"]):
-        raise _RefusalError(f"auto_pad {kind} with a stride depends on the input's size")
-    total = [d * (k - 1) for k, d in zip(values["kernel_shape"], values["dilations"], strict=True)]
-    small, large = [t // 2 for t in total], [t - t // 2 for t in total]
-    return small + large if kind == "SAME_UPPER" else large + small
-
-
-class _Pads:
-    """Which values come from a ``Pad`` that a convolution can do itself."""
-
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self.values = evaluate(
-            model,
-            [name for node in model.graph.node if node.op_type == "Pad" for name in node.input[1:] if name],
-        )
-
-    def before(self, value: str, space: int) -> tuple[int, list[int]] | None:
-        """Return the position and the spatial padding of the ``Pad`` that makes ``value`` for one reader."""
-        position = self.model.index.producer.get(value)
-        node = self.model.graph.node[position] if position is not None else None
-        if node is None or node.op_type != "Pad" or node.domain not in ("", "ai.onnx"):
-            return None
-        if len(self.model.index.uses[value]) != 1 or value in self.model.index.outputs:
-            return None
-        pads = self._pads(node, space + 2)
-        if pads is None or str(attribute(node, "mode", "constant")) != "constant":
-            return None
-        begin, end = pads[: space + 2], pads[space + 2 :]
-        if any(begin[:2]) or any(end[:2]) or min(pads) < 0:
-            return None
-        assert position is not None
-        return position, [*begin[2:], *end[2:]]
-
-    def _pads(self, node: onnx.NodeProto, rank: int) -> Sequence[int] | None:
-        """All pads of a node that pads with zeros on all axes, else None."""
-        if self.model.opset < _PAD_INPUTS_OPSET:
-            pads = _ints(node, "pads", [])
-            return pads if len(pads) == 2 * rank and not attribute(node, "value", 0.0) else None
-        inputs = [*node.input, "", "", ""]
-        if inputs[3] or len(node.input) < 2 or inputs[1] not in self.values:
-            return None
-        if inputs[2] and (inputs[2] not in self.values or self.values[inputs[2]].any()):
-            return None
-        pads = [int(p) for p in self.values[inputs[1]].reshape(-1)]
-        return pads if len(pads) == 2 * rank else None

@@ -21,6 +21,22 @@ def check_structured(recipe: Recipe) -> None:
             raise UsageError(f"--{name.replace('_', '-')} is for structured patterns", "--pattern structured")
     if structured is None:
         return
+    _check_amounts(recipe, structured)
+    _check_units(recipe, structured)
+    if not structured.rest:
+        _check_no_zeros(recipe)
+    _check_kinds(recipe, structured)
+    if structured.rest and recipe.speedup is not None:
+        raise UsageError(
+            f"--target-speedup is reached by removing units alone, --pattern {recipe.pattern} also sets "
+            "weights to zero",
+            f"--pattern {str(structured).partition('+')[0]}, or --sparsity",
+        )
+    stages(recipe)
+
+
+def _check_amounts(recipe: Recipe, structured: Structured) -> None:
+    """Check the numbers."""
     if recipe.round_to is not None and recipe.round_to < 1:
         raise UsageError(f"--round-to is {recipe.round_to}, wanted at least 1")
     share = recipe.structured_sparsity
@@ -31,6 +47,10 @@ def check_structured(recipe: Recipe) -> None:
             f"--structured-sparsity splits --sparsity in two, and --pattern {recipe.pattern} has one stage",
             "say --sparsity, or --pattern structured+unstructured",
         )
+
+
+def _check_units(recipe: Recipe, structured: Structured) -> None:
+    """Refuse what is for weights one by one, where whole units are removed."""
     refused = {
         "--pattern structured+auto": structured.rest == "auto",
         f"--threshold {recipe.threshold}": recipe.threshold is not None,
@@ -61,16 +81,6 @@ def check_structured(recipe: Recipe) -> None:
             f"--criterion {', '.join(CRITERIA_OF_UNITS)}"
             + (", or prune the smaller model in a second run" if structured.rest else ""),
         )
-    if not structured.rest:
-        _check_no_zeros(recipe)
-    _check_kinds(recipe, structured)
-    if structured.rest and recipe.speedup is not None:
-        raise UsageError(
-            f"--target-speedup is reached by removing units alone, --pattern {recipe.pattern} also sets "
-            "weights to zero",
-            f"--pattern {str(structured).partition('+')[0]}, or --sparsity",
-        )
-    stages(recipe)
 
 
 def _check_no_zeros(recipe: Recipe) -> None:

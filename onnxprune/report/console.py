@@ -16,6 +16,8 @@ from onnxprune.report.units import clean, shorten
 PIPE_WIDTH = 160  # nobody looks at the right edge of a pipe; wide enough for whole names
 MIN_NAME, MAX_NAME = 16, 64  # columns
 LEVEL_STYLES = {"ok": "green", "note": "yellow", "problem": "bold red"}
+VERDICT_STYLES = {"ok": "bold green", "degraded": "bold yellow", "broken": "bold red"}
+SYNTHETIC = "SYNTHETIC DATA: THE NUMBERS MEAN LITTLE"
 
 
 def open_console(stream: TextIO | None = None) -> Console:
@@ -61,6 +63,11 @@ def table(
     if title:
         console.print(Text(clean(title), style="bold"))
     console.print(grid)
+
+
+def cut_title(title: str, rows: Sequence[object], items: Sequence[object]) -> str:
+    """Return the title of a table that shows the first ``rows`` of ``items``."""
+    return title if len(rows) == len(items) else f"{title} ({len(rows)} of {len(items)}, all with --json)"
 
 
 def _fit(cells: list[list[Text]], columns: Sequence[str], width: int) -> None:

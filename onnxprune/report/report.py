@@ -113,8 +113,8 @@ class Report:
         file_bytes_before: the input with its external data. file_bytes_after: the output with its external
         data, None after a dry run. weights: elements of all pruned layers together. zeros: how many of them
         are zero. sparsity: zeros / weights. layers: the pruned layers in graph order. skipped: what was left
-        alone. agreements: one dictionary per output, see ``onnxprune.evaluate.Agreement``. verdict: level of
-        the agreement with the dense model, see ``onnxprune.evaluate``. verdict_text: the same as a sentence
+        alone. agreements: one dictionary per output, see ``onnxprune.agreement.Agreement``. verdict: level of
+        the agreement with the dense model, see ``onnxprune.verdict``. verdict_text: the same as a sentence
         with what to try. metric: name of the user's own measure, "" without ``--eval``. metric_before: its
         value for the dense model. metric_after: its value for the pruned model. kernels: how it was decided
         which nodes get a sparse kernel: measured, table, device table (what onnxprune ops tune measured on a

@@ -8,19 +8,15 @@ from typing import Any
 from rich.console import Console
 
 from onnxprune.report import units
-from onnxprune.report.console import paragraph, table
+from onnxprune.report.agreement import render_agreements, worst_agreement
+from onnxprune.report.console import SYNTHETIC, VERDICT_STYLES, paragraph, table
 from onnxprune.report.curve import render_search
-from onnxprune.report.report import LayerReport, Report, SkippedWeight
+from onnxprune.report.report import Report
 from onnxprune.report.structured import before_after, render_structured
 from onnxprune.report.structured import headline as headline_of_units
+from onnxprune.report.weights import render_layers, render_skipped
 
-MAX_LAYERS = 16  # rows; more do not fit a screen, the JSON report has them all
-MAX_REASONS = 8
-MAX_OUTPUTS = 8
-MAX_NAMES = 4
-VERDICT_STYLES = {"ok": "bold green", "degraded": "bold yellow", "broken": "bold red"}
 LITTLE = 0.98  # of the held-out loss: training that leaves more than this did next to nothing
-SYNTHETIC = "SYNTHETIC DATA: THE NUMBERS MEAN LITTLE"
 
 
 def render_report(console: Console, report: Report, report_path: str = "", quiet: bool = False) -> None:
@@ -40,7 +36,7 @@ def render_report(console: Console, report: Report, report_path: str = "", quiet
     if report.structured:
         render_structured(console, report.structured)
     if report.zeros or not report.structured:
-        _layers(console, report.layers, report_path)
+        render_layers(console, report.layers, report_path)
     if report.kernels_note:
         paragraph(console, report.kernels_note)
         console.print()
@@ -73,8 +69,8 @@ def _zeros(report: Report) -> str:
 def _smaller(report: Report) -> str:
     before, after = report.file_bytes_before, report.file_bytes_after
     if report.output is None:
-        return "dry run, nothing written" + (f": {smaller(before, after)}" if after is not None else "")
-    return smaller(before, after) if after is not None else ""
+        return "dry run, nothing written" + (f": {units.smaller(before, after)}" if after is not None else "")
+    return units.smaller(before, after) if after is not None else ""
 
 
 def _faster(report: Report) -> str:
@@ -94,91 +90,15 @@ def short_metric(name: str) -> str:
     return name.rpartition(":")[2]
 
 
-def smaller(before: float, after: float) -> str:
-    """Compare two file sizes in words.
-
-    >>> smaller(90_400_000, 30_100_000)
-    '3.0x smaller (90.4 -> 30.1 MB)'
-    """
-    pair = units.size_pair(before, after)
-    if not before or not after or abs(before / after - 1) < 0.005:
-        return f"same size ({pair})"
-    if after < before:
-        ratio = before / after
-        return (
-            f"{ratio:.1f}x smaller ({pair})"
-            if ratio >= 1.05
-            else f"{units.percent(1 - after / before)} smaller ({pair})"
-        )
-    ratio = after / before
-    return f"{ratio:.1f}x larger ({pair})" if ratio >= 1.5 else f"{units.percent(ratio - 1)} larger ({pair})"
-
-
-def worst_agreement(agreements: Sequence[Mapping[str, Any]]) -> str:
-    """Name the worst value of each measure over the outputs, "" without any.
-
-    Classes speak for the model when it has any, as in the verdict: hidden states beside them move first.
-    """
-    classes = [item for item in agreements if item["top1"] is not None]
-    measured = classes or agreements
-    cosines = [item["cosine"] for item in measured if item["cosine"] is not None]
-    equals = [item["equal"] for item in measured if item["equal"] is not None]
-    words = [f"cosine {units.closeness(min(cosines))}"] if cosines else []
-    words += [f"top-1 {units.percent(min(item['top1'] for item in classes))}"] if classes else []
-    words += [f"{units.percent(min(equals))} equal"] if equals and not cosines else []
-    return ", ".join(words)
-
-
-def render_agreements(
-    console: Console,
-    agreements: Sequence[Mapping[str, Any]],
-    synthetic: bool,
-    title: str = "agreement with the dense model",
-) -> None:
-    """Print how close each output of two models is; ``agreements`` as in :class:`Report`."""
-    if not agreements:
-        return
-    rows = [
-        (
-            item["name"],
-            item["kind"]["family"],
-            units.count(item["rows"]),
-            "" if item["cosine"] is None else units.closeness(item["cosine"]),
-            "" if item["correlation"] is None else units.closeness(item["correlation"]),
-            _number(item["relative_error"]),
-            "" if item["top1"] is None else units.percent(item["top1"]),
-            _number(item["kl"]),
-            "" if item["equal"] is None else units.percent(item["equal"]),
-            "; ".join(word for word in ("" if item["finite"] else "NaN or infinity", item["note"]) if word),
-        )
-        for item in agreements[:MAX_OUTPUTS]
-    ]
-    columns = (
-        "name:output",
-        "holds",
-        ">rows",
-        ">cosine",
-        ">correl.",
-        ">error",
-        ">top-1",
-        ">KL",
-        ">equal",
-        "note",
-    )
-    table(console, columns, rows, f"{title} ({SYNTHETIC})" if synthetic else title)
-    if len(agreements) > MAX_OUTPUTS:
-        paragraph(console, f"and {len(agreements) - MAX_OUTPUTS} more outputs", "dim")
-    console.print()
-
-
-def _number(value: float | None, significant: int = 3) -> str:
-    return "" if value is None else units.digits(value, significant)
-
-
 def _before_after(report: Report) -> Iterable[Sequence[object]]:
     before, after = report.file_bytes_before, report.file_bytes_after
     if after is not None:
-        yield "file size", units.size(before), units.size(after), smaller(before, after).partition(" (")[0]
+        yield (
+            "file size",
+            units.size(before),
+            units.size(after),
+            units.smaller(before, after).partition(" (")[0],
+        )
     if report.structured:
         yield from before_after(report.structured)
     for speed in report.speed:
@@ -201,106 +121,6 @@ def _before_after(report: Report) -> Iterable[Sequence[object]]:
             units.digits(report.metric_after, 4),
             f"{'+' if change > 0 else ''}{units.digits(change)}" if change else "unchanged",
         )
-
-
-def _layers(console: Console, layers: Sequence[LayerReport], report_path: str) -> None:
-    if not layers:
-        return
-    shown = most_telling(layers, MAX_LAYERS)
-    title = units.plural(len(layers), "layer")
-    if len(shown) < len(layers):
-        where = f"all in {units.near(report_path)}" if report_path else "all with --json"
-        title += f", the {len(shown)} that matter most ({where})"
-    columns = ("name:layer", "kind", "shape", ">zero", ">error", ">effect", ">size", "stored", ">speed")
-    table(console, columns, [_layer_row(layer) for layer in shown], title)
-    notes = _grouped((layer.note, layer.name) for layer in layers)
-    notes |= _grouped((_why_dense(layer), layer.name) for layer in layers if not layer.kernel)
-    for note, names in notes.items():
-        more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-        paragraph(console, f"{note}: {', '.join(names[:MAX_NAMES])}{more}", "dim")
-    console.print()
-
-
-def _grouped(notes: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Group names by what is noted about them."""
-    groups: dict[str, list[str]] = {}
-    for note, name in notes:
-        if note:
-            groups.setdefault(note, []).append(name)
-    return groups
-
-
-def _why_dense(layer: LayerReport) -> str:
-    return f"runs dense, {layer.kernel_note}" if layer.kernel_note else ""
-
-
-def _layer_row(layer: LayerReport) -> tuple[str, ...]:
-    speed = f"{layer.gain:.1f}x" if layer.kernel and layer.gain is not None else ""
-    if layer.dense_readers:  # it is in memory twice
-        speed += f" + {layer.dense_readers} dense"
-    if not layer.kernel and layer.kernel_note:
-        speed = "dense"
-    return (
-        layer.name,
-        layer.kind,
-        units.shape(layer.shape),
-        units.percent(layer.sparsity),
-        _number(layer.error, 2),
-        _number(layer.sensitivity, 2),
-        f"{100 * layer.stored_bytes / layer.dense_bytes:.0f} %" if layer.dense_bytes else "",
-        layer.stored,
-        speed,
-    )
-
-
-def most_telling(layers: Sequence[LayerReport], number: int) -> list[LayerReport]:
-    """Choose the layers that move the output most (else: err most, else: are largest), in graph order."""
-    if any(layer.sensitivity is not None for layer in layers):
-        ranks = [layer.sensitivity or 0.0 for layer in layers]
-    elif any(layer.error is not None for layer in layers):
-        ranks = [layer.error or 0.0 for layer in layers]
-    else:
-        ranks = [float(layer.weights) for layer in layers]
-    order = sorted(range(len(layers)), key=lambda i: (-ranks[i], i))[:number]
-    return [layers[i] for i in sorted(order)]
-
-
-def render_skipped(console: Console, skipped: Sequence[SkippedWeight]) -> None:
-    """Print what was left alone, grouped by the reason."""
-    if not skipped:
-        return
-    groups = group_reasons(skipped)
-    title = f"{units.plural(len(skipped), 'weight')} left alone"
-    rows = [
-        (str(len(items)), units.count(sum(item.weights for item in items)), reason, _examples(items))
-        for reason, items in groups[:MAX_REASONS]
-    ]
-    table(console, (">tensors", ">elements", "wrap:reason", "name:for example"), rows, title)
-    hidden = groups[MAX_REASONS:]
-    if hidden:
-        paragraph(console, f"and {sum(len(items) for _, items in hidden)} more for other reasons", "dim")
-    console.print()
-
-
-def group_reasons(skipped: Sequence[SkippedWeight]) -> list[tuple[str, list[SkippedWeight]]]:
-    """Group by reason, largest group first; reasons that differ only in numbers and names are one.
-
-    >>> small = [SkippedWeight(name, "", n, f"too small: {n} elements") for name, n in (("a", 9), ("b", 8))]
-    >>> [(reason, len(items)) for reason, items in group_reasons(small)]
-    [('too small', 2)]
-    """
-    groups: dict[str, list[SkippedWeight]] = {}
-    for item in skipped:
-        groups.setdefault(item.reason.partition(": ")[0], []).append(item)
-    named = [
-        (items[0].reason if len({item.reason for item in items}) == 1 else head, items)
-        for head, items in groups.items()
-    ]
-    return sorted(named, key=lambda group: -sum(item.weights for item in group[1]))
-
-
-def _examples(items: Sequence[SkippedWeight]) -> str:
-    return max(items, key=lambda item: item.weights).name
 
 
 def _training(found: Mapping[str, Any]) -> str:

@@ -52,6 +52,11 @@ def digits(value: float, significant: int = 3) -> str:
     return f"{value:.{max(places, 0)}f}"
 
 
+def known(value: float | None, significant: int = 3) -> str:
+    """Write ``value`` as :func:`digits` does, nothing for None."""
+    return "" if value is None else digits(value, significant)
+
+
 def size(byte_count: float) -> str:
     """Write a number of bytes in decimal units, as file managers do.
 
@@ -74,6 +79,26 @@ def size_pair(before: float, after: float) -> str:
         if max(before, after) >= 0.9995 * scale:
             return f"{digits(before / scale)} -> {digits(after / scale)} {unit}"
     return f"{before:.0f} -> {after:.0f} B"
+
+
+def smaller(before: float, after: float) -> str:
+    """Compare two file sizes in words.
+
+    >>> smaller(90_400_000, 30_100_000)
+    '3.0x smaller (90.4 -> 30.1 MB)'
+    """
+    pair = size_pair(before, after)
+    if not before or not after or abs(before / after - 1) < 0.005:
+        return f"same size ({pair})"
+    if after < before:
+        ratio = before / after
+        return (
+            f"{ratio:.1f}x smaller ({pair})"
+            if ratio >= 1.05
+            else f"{percent(1 - after / before)} smaller ({pair})"
+        )
+    ratio = after / before
+    return f"{ratio:.1f}x larger ({pair})" if ratio >= 1.5 else f"{percent(ratio - 1)} larger ({pair})"
 
 
 def count(number: float) -> str:

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune import cudabuild, ops
+from onnxprune import cudabuild, ops, opsbuild
 from onnxprune.errors import ResourceError
 from onnxprune.storage import FORMS
 from onnxprune.storage.functions import set_attributes
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 Dims = Sequence[int | str] | None
 # Now, and not in a fixture: tests get a cache of their own, in which nothing is built.
 _FOUND = ops.library_path()
-_CACHED = None if _FOUND else ops._cached()
+_CACHED = None if _FOUND else ops.cached_path()
 _CUDA = ops.cuda_path()
 
 
@@ -40,12 +40,12 @@ def ops_library() -> Path:
     assert _CACHED is not None
     if not _CACHED.is_file():
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ops, "_cached", lambda: _CACHED)
+            patch.setattr(ops, "cached_path", lambda: _CACHED)
             try:
-                ops._compiler()
+                opsbuild._compiler()
             except ResourceError as error:
                 pytest.skip(f"no kernels: {error}")
-            ops.build()
+            opsbuild.build()
     return _CACHED
 
 
@@ -61,7 +61,7 @@ def cuda_library() -> Path:
 @pytest.fixture(scope="session")
 def host_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The stand-in, compiled (seconds)."""
-    compiler = next((name for name in ops._COMPILERS if shutil.which(name)), None)
+    compiler = next((name for name in opsbuild._COMPILERS if shutil.which(name)), None)
     if compiler is None:
         pytest.skip("no C++ compiler")
     made = tmp_path_factory.mktemp("host") / cudabuild.NAME

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune import cudabuild, ops
+from onnxprune import cudabuild, opsbuild
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -18,7 +18,7 @@ ROOT = HERE.parents[1]
 
 def compiler() -> str:
     """A C++ compiler; skips the test where there is none."""
-    found = next((name for name in ops._COMPILERS if shutil.which(name)), None)
+    found = next((name for name in opsbuild._COMPILERS if shutil.which(name)), None)
     if found is None:
         pytest.skip("no C++ compiler")
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune import cudabuild, ops
+from onnxprune import cudabuild, opsbuild
 from onnxprune.errors import ResourceError
 
 SOURCES = Path(__file__).resolve().parents[2] / "ort_ops"
@@ -70,7 +70,7 @@ def test_a_kernel_compiles(tmp_path: Path) -> None:
     """The smallest file for one target, with what stands in build.txt."""
     try:
         nvcc = cudabuild.find_nvcc()
-        ops._compiler()
+        opsbuild._compiler()
     except ResourceError as error:
         pytest.skip(str(error))
     folder = tmp_path / "ort_ops" / "cuda"

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune import ops
+from onnxprune import opsinfo
 from onnxprune.storage import FORMS
 from onnxprune.storage.sparse_functions import ACTIVATIONS, Epilogue, SparseOp
 
@@ -51,7 +51,7 @@ def random(shape: tuple[int, ...], seed: int = 1) -> np.ndarray:
 
 def test_the_library_has_every_op(ops_library: Path) -> None:
     assert FORMS.keys() >= {"bitmap", "gaps4", "gaps8"}
-    assert ops._describe(ops_library)["ops"] == len(grammar()) == 125
+    assert opsinfo.describe(ops_library)["ops"] == len(grammar()) == 125
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -275,19 +275,21 @@ def test_eight_sessions_in_threads(sparse_model: Any, sparse_weight: Any, ort_se
 @pytest.mark.parametrize("level", ["scalar", "avx2", "avx512", "neon", "nonsense"])
 def test_a_lower_level_can_be_forced(ops_library: Path, tmp_path: Path, level: str, sparse_model: Any,
                                      sparse_weight: Any, ort_session: Any) -> None:  # fmt: skip
-    levels = ops._describe(ops_library)["levels"]
+    levels = opsinfo.describe(ops_library)["levels"]
     assert isinstance(levels, list)
     weight = sparse_weight((128, 64))
     model = sparse_model(SparseOp("MatMul", "Bitmap", Epilogue(False, "Silu")), weight, [30, 128], [30, 64])
     np.save(tmp_path / "x.npy", random((30, 128)))
     onnx.save(model, tmp_path / "m.onnx")
     code = (
-        "import sys, numpy as np, onnxruntime as ort; from onnxprune import ops, runtime; import json\n"
+        "import sys, numpy as np, onnxruntime as ort; from onnxprune import opsinfo, runtime; import json\n"
         "y = runtime.session('m.onnx', threads=2, kernels=True).run(None, {'X': np.load('x.npy')})[0]\n"
-        "np.save('y.npy', y); print(json.dumps(ops.info().level))"
+        "np.save('y.npy', y); print(json.dumps(opsinfo.info().level))"
     )
     env = {**os.environ, "ONNXPRUNE_OPS": str(ops_library), "ONNXPRUNE_LEVEL": level}
-    env["PYTHONPATH"] = os.pathsep.join([str(Path(ops.__file__).parent.parent), env.get("PYTHONPATH", "")])
+    env["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(opsinfo.__file__).parent.parent), env.get("PYTHONPATH", "")]
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune import ops
+from onnxprune import machine, ops, opsbuild
 from onnxprune.errors import ResourceError
 
 
@@ -35,19 +35,19 @@ def test_files_of_an_instruction_set_define_no_shared_code(tmp_path: Path) -> No
     sources = ops.sources_path()
     assert sources is not None
     try:
-        compiler = ops._compiler()
+        compiler = opsbuild._compiler()
     except ResourceError as error:
         pytest.skip(str(error))
-    flags = ops._flags(sources)
+    flags = opsbuild._flags(sources)
     files = [
         path for path in sorted((sources / "src").glob("level_*.cpp")) if flags.get(path.name, []) is not None
     ]
-    assert len(files) >= 2 or ops._processor() not in ("x86_64", "aarch64")
+    assert len(files) >= 2 or machine.architecture() not in ("x86_64", "aarch64")
 
     def compiled(source: Path) -> Path:
         made = tmp_path / f"{source.stem}.o"
         words = [*(flags["*"] or []), *(flags.get(source.name) or [])]
-        ops._run([*compiler, *words, f"-I{source.parent}", "-c", str(source), "-o", str(made)])
+        opsbuild._run([*compiler, *words, f"-I{source.parent}", "-c", str(source), "-o", str(made)])
         return made
 
     with ThreadPoolExecutor(2) as pool:

@@ -1,4 +1,4 @@
-"""The timing protocol: who runs when, what is counted, what is said. No times are asserted."""
+"""What is measured, and what is said about it; who runs when: test_turns.py. No times are asserted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxprune import turns
 from onnxprune.bench import bench, labels
 from onnxprune.errors import DataError, ModelError, UsageError
 from onnxprune.recipe import Recipe
@@ -54,9 +55,9 @@ def clock(monkeypatch: pytest.MonkeyPatch):
         now[0] += 1.0
         return Session(name, threads)
 
-    monkeypatch.setattr(MODULE, "session", session)
-    monkeypatch.setattr(MODULE.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(MODULE.time, "process_time", lambda: 2 * now[0])
+    monkeypatch.setattr(turns, "session", session)
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(turns.time, "process_time", lambda: 2 * now[0])
     monkeypatch.setattr(MODULE.os, "getloadavg", lambda: (0.0, 0.0, 0.0))
     monkeypatch.setattr(MODULE, "cpu_count", lambda: 4)
     return SimpleNamespace(now=now, order=order, cost=cost)
@@ -83,11 +84,6 @@ def test_structure_with_onnx_runtime(save) -> None:
     assert all(m.load_ms > 0 and m.load_cpu_ms > 0 for m in result.models)
 
 
-def test_turns_go_there_and_back(clock, save) -> None:
-    bench([save("a.onnx"), save("b.onnx")], [feed()], threads=(1,), rounds=4, warmup=1)
-    assert "".join(name[0] for name, *_ in clock.order[-8:]) == "abbaabba"
-
-
 def test_figures_with_known_times(clock, save) -> None:
     result = bench([save("a.onnx"), save("b.onnx")], [feed()], threads=(1,), rounds=6)
     first, second = result.timings
@@ -99,21 +95,6 @@ def test_figures_with_known_times(clock, save) -> None:
     assert [m.load_ms for m in result.models] == pytest.approx([1000, 1000])
     assert result.models[0].load_cpu_ms == pytest.approx(2000)
     assert result.notes == ()
-
-
-def test_short_runs_fill_a_turn_and_the_first_is_not_counted(clock, save) -> None:
-    clock.cost["a.onnx"] = 0.001
-    first, second = bench([save("a.onnx"), save("b.onnx")], [feed()], threads=(1,), rounds=3).timings
-    assert first.runs == 3 * 5 and second.runs == 3
-    tail = [name for name, *_ in clock.order][-21:]
-    assert tail == ["a.onnx"] * 6 + ["b.onnx"] * 2 + ["a.onnx"] * 12 + ["b.onnx"]
-    assert second.ratio.median == pytest.approx(20)
-    assert (first.cpu_ms, second.cpu_ms) == pytest.approx((2, 40))
-
-
-def test_min_time_adds_rounds(clock, save) -> None:
-    (timing,) = bench([save("a.onnx")], [feed()], threads=(1,), rounds=3, min_time=1.0).timings
-    assert 100 <= timing.rounds <= 101
 
 
 def test_batches_take_turns_and_fit_every_model(clock, save) -> None:
@@ -134,24 +115,17 @@ def test_each_number_of_threads_has_its_sessions(clock, save) -> None:
     assert {threads for _, threads, _ in clock.order} == {1, 2}
 
 
-def test_slow_loads_are_not_repeated(clock, save, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODULE, "LOAD_SECONDS", 1.5)
-    before = clock.now[0]
-    bench([save("a.onnx"), save("b.onnx")], [feed()], threads=(1,), rounds=1, warmup=0)
-    assert clock.now[0] - before < 3
-
-
 def test_doubts_are_said(clock, save, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MODULE.os, "getloadavg", lambda: (3.0, 0.0, 0.0))
     rng = np.random.default_rng(0)
     monkeypatch.setitem(clock.cost, "a.onnx", 0.0)
-    jitter = MODULE.time.perf_counter
+    jitter = turns.time.perf_counter
 
     def noisy() -> float:
         clock.now[0] += float(rng.uniform(0.01, 0.05))
         return jitter()
 
-    monkeypatch.setattr(MODULE.time, "perf_counter", noisy)
+    monkeypatch.setattr(turns.time, "perf_counter", noisy)
     result = bench([save("a.onnx"), save("b.onnx")], [feed(8)], threads=(9,), rounds=10)
     for words in (
         "9 threads on 4 processors",
@@ -164,34 +138,10 @@ def test_doubts_are_said(clock, save, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_process_that_had_to_wait_says_so(clock, save, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MODULE.time, "process_time", lambda: 0.3 * clock.now[0])
+    monkeypatch.setattr(turns.time, "process_time", lambda: 0.3 * clock.now[0])
     result = bench([save("a.onnx")], [feed()], threads=(1,), rounds=3)
     assert any("for 30% of the time" in note for note in result.notes)
     assert bench([save("a.onnx")], [feed()], threads=(2,), rounds=3).notes == ()
-
-
-def test_idle_threads_do_not_spin(save, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    original = MODULE.session
-
-    def spy(*args, **kwargs):
-        seen.append(kwargs["config"])
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(MODULE, "session", spy)
-    bench([save("a.onnx")], threads=(1,), rounds=1)
-    assert seen and all(config["session.intra_op.allow_spinning"] == "0" for config in seen)
-
-
-def test_collector_is_left_as_it_was(save) -> None:
-    import gc
-
-    path = save("a.onnx")
-    bench([path], threads=(1,), rounds=1)
-    assert gc.isenabled()
-    with pytest.raises(DataError):
-        bench([path], [{"x": np.ones((1, 3), np.float32)}], threads=(1,), rounds=1)
-    assert gc.isenabled()
 
 
 def test_fixed_batch_and_recipe(save) -> None:

@@ -435,7 +435,7 @@ class TestOtherCommands:
         assert main(["export", "a.onnx", *words]) == 2
 
     def test_ops_build(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        calls = stand_in(monkeypatch, "ops", "build", Path("/cache/libonnxprune_ops.so"))
+        calls = stand_in(monkeypatch, "opsbuild", "build", Path("/cache/libonnxprune_ops.so"))
         assert main(["ops", "build"]) == 0
         assert calls.options == {"force": False, "cuda": False, "targets": ()}
         assert capsys.readouterr().out.strip() == "/cache/libonnxprune_ops.so"
@@ -449,7 +449,9 @@ class TestOtherCommands:
     def test_ops_build_without_a_compiler(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        stand_in(monkeypatch, "ops", "build", None).error = ResourceError("no C++ compiler", "install one")
+        stand_in(monkeypatch, "opsbuild", "build", None).error = ResourceError(
+            "no C++ compiler", "install one"
+        )
         assert main(["ops", "build"]) == 4
         assert capsys.readouterr().err.splitlines()[-2:] == ["error: no C++ compiler", "hint: install one"]
 
@@ -458,7 +460,7 @@ class TestOtherCommands:
     ) -> None:
         from onnxprune import cudabuild
 
-        stand_in(monkeypatch, "ops", "build", Path("/cache/libonnxprune_ops.so"))
+        stand_in(monkeypatch, "opsbuild", "build", Path("/cache/libonnxprune_ops.so"))
         uses = (cudabuild.KernelUse("delta<8, fp16>", "sm_80", 56, 0, 0, 16),)
         monkeypatch.setattr(cudabuild, "usage", lambda library: uses)
         assert main(["ops", "build", "--cuda", "--verbose"]) == 0
@@ -496,12 +498,12 @@ class TestOtherCommands:
     def test_ops_info(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], problem: str
     ) -> None:
-        from onnxprune import ops
+        from onnxprune import opsinfo
 
-        found = ops.OpsInfo(
+        found = opsinfo.OpsInfo(
             "" if problem else "/lib.so", problem, "avx2", ("avx2",), 125, "12", "1.20", "1.17", ""
         )
-        monkeypatch.setattr(ops, "info", lambda: found)
+        monkeypatch.setattr(opsinfo, "info", lambda: found)
         assert main(["ops", "info"]) == 0
         out = capsys.readouterr().out
         assert "1.20 (wanted: 1.17 or newer)" in out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxprune import doctor, machine, ops, runtime
+from onnxprune import doctor, machine, ops, opsinfo, runtime
 from onnxprune.doctor import Check, examine
 
 
@@ -76,8 +76,8 @@ def test_missing_kernels_are_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONNXPRUNE_OPS", "0")
     check = find(examine(), "kernels")
     assert check.level == "note" and "onnxprune ops build" in check.hint
-    found = ops.OpsInfo("/lib.so", "", "avx2", ("avx2",), 125, "12", "1.20", "1.17", "")
-    monkeypatch.setattr(ops, "info", lambda: found)
+    found = opsinfo.OpsInfo("/lib.so", "", "avx2", ("avx2",), 125, "12", "1.20", "1.17", "")
+    monkeypatch.setattr(opsinfo, "info", lambda: found)
     assert find(examine(), "kernels") == Check("kernels", "ok", "avx2 (/lib.so)")
 
 
@@ -178,8 +178,10 @@ def test_current_folder_that_is_gone_is_a_note(monkeypatch: pytest.MonkeyPatch, 
 def test_cuda_kernels(
     monkeypatch: pytest.MonkeyPatch, package: str | None, problem: str, expected: list[tuple[str, str]]
 ) -> None:
-    info = dataclasses.replace(ops.info(), cuda=ops.CudaInfo(problem=problem, devices=("A GPU (9.0)",)))
-    monkeypatch.setattr(ops, "info", lambda: info)
+    info = dataclasses.replace(
+        opsinfo.info(), cuda=opsinfo.CudaInfo(problem=problem, devices=("A GPU (9.0)",))
+    )
+    monkeypatch.setattr(opsinfo, "info", lambda: info)
     monkeypatch.setattr(ops, "cuda_path", lambda: None)
     monkeypatch.setattr(machine, "version", lambda name: package if name == "onnxruntime-gpu" else None)
     assert [(check.name, check.level) for check in doctor._cuda_kernels()] == expected

@@ -109,3 +109,11 @@ def test_environment_imports_no_package() -> None:
     root = Path(onnxprune.__file__ or "").parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("x86_64", "x86_64"), ("AMD64", "x86_64"), ("arm64", "aarch64"), ("vax", "vax")]
+)
+def test_architecture_has_one_name(monkeypatch: pytest.MonkeyPatch, name: str, wanted: str) -> None:
+    monkeypatch.setattr(machine.platform, "machine", lambda: name)
+    assert machine.architecture() == wanted

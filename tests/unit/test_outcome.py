@@ -10,7 +10,7 @@ import onnx.parser
 import pytest
 
 from onnxprune.calibration.data import CalibrationData
-from onnxprune.kernels.select import Decision, Selection
+from onnxprune.kernels.decision import Decision, Selection
 from onnxprune.layers import find_layers
 from onnxprune.model import Model
 from onnxprune.outcome import Outcome, make_report

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxprune import ops, runtime
+from onnxprune import ops, opsinfo, runtime
 from onnxprune.errors import ModelError, ResourceError
 
 TEXT = "g (float[N, 4] x) => (float[N, 3] y) { h = MatMul(x, w) y = Relu(h) }"
@@ -195,7 +195,9 @@ def test_the_kernels_are_left_alone_where_they_are_not_wanted(build_model: Build
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ops, "library_path", lambda: pytest.fail("looked for those for the CPU"))
         patch.setattr(
-            ops, "info", lambda: ops.OpsInfo("", "", "", (), 0, "", "", "", "", ops.CudaInfo("", "none"))
+            opsinfo,
+            "info",
+            lambda: opsinfo.OpsInfo("", "", "", (), 0, "", "", "", "", opsinfo.CudaInfo("", "none")),
         )
         with pytest.warns(UserWarning, match="CUDA"):  # ONNX Runtime's, as this machine has none
             runtime.session(packed(build_model), providers=providers, threads=1)
@@ -232,8 +234,8 @@ def test_register_for_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     """Only where those kernels can run, and the session says that it has CUDA before the library looks."""
 
     def says(problem: str) -> None:
-        found = ops.OpsInfo("", "", "", (), 0, "", "", "", "", ops.CudaInfo("x", problem))
-        monkeypatch.setattr(ops, "info", lambda: found)
+        found = opsinfo.OpsInfo("", "", "", (), 0, "", "", "", "", opsinfo.CudaInfo("x", problem))
+        monkeypatch.setattr(opsinfo, "info", lambda: found)
 
     monkeypatch.setattr(ops, "library_path", lambda: tmp_path / "lib.so")
     says("no CUDA device")

@@ -1,4 +1,4 @@
-"""Ratios of rounds."""
+"""Ratios of rounds, and what makes figures doubtful."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.timing import paired_ratio
+from onnxprune.timing import Ratio, Timing, doubts, paired_ratio
 
 
 def test_by_hand() -> None:
@@ -49,3 +49,24 @@ def test_order(times: list[float]) -> None:
 def test_clock_that_stood_still() -> None:
     assert paired_ratio([0.0, 0.0, 2.0], [0.0, 1.0, 1.0]).median == 1.5
     assert math.isnan(paired_ratio([0.0], [1.0]).median)
+
+
+def timing(ratio: tuple[float, float, float] = (1, 1, 1), **changes: object) -> Timing:
+    pair = Ratio(*ratio, (1.0, 1.0))
+    values = {"name": "a", "threads": 1, "rounds": 9, "runs": 9, "median_ms": 10.0, "p95_ms": 10.0}
+    values |= {"min_ms": 10.0, "cpu_ms": 10.0, "spread": 0.0, "ratio": pair, "cpu_ratio": pair}
+    return Timing(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_nothing_is_doubtful() -> None:
+    assert doubts([timing(), timing(threads=2, cpu_ms=3.0)], True) == []
+
+
+def test_what_is_doubtful() -> None:
+    (spread,) = doubts([timing(), timing(spread=0.3)], True)
+    assert "30% apart" in spread
+    assert doubts([timing(spread=0.3)], False) == []  # of several shapes
+    (waited,) = doubts([timing(), timing(cpu_ms=4.0)], True)
+    assert "for 40% of the time" in waited
+    (vague,) = doubts([timing(), timing((1.0, 0.8, 1.25), name="b", threads=2, cpu_ms=30.0)], True)
+    assert "(b with 2 threads takes 0.80 to 1.25 of the first model's time)" in vague

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnxprune.evaluate import Agreement
+from onnxprune.agreement import Agreement
 from onnxprune.outputs import EXACT, FEATURES, LOGITS, NONE, OutputKind
 from onnxprune.verdict import BROKEN, DEGRADED, OK, share_that_agrees, verdict
 

@@ -14,6 +14,7 @@ from onnxprune.finetune.ops import (  # noqa: F401
     matmul,
     microsoft,
     microsoft_attention,
+    microsoft_decoder,
     norm,
     pool,
     quantize,

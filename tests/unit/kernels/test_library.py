@@ -7,34 +7,34 @@ import numpy as np
 import onnx.parser
 import pytest
 
-from onnxprune import ops, runtime
+from onnxprune import opsinfo, runtime
 from onnxprune.kernels import library
 from onnxprune.model import Model
 
 
 @pytest.fixture
-def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ops.OpsInfo:
+def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> opsinfo.OpsInfo:
     path = tmp_path / "library.so"
     path.write_bytes(b"one")
-    info = replace(ops.info(), library=str(path), problem="", level="avx2")
-    monkeypatch.setattr(ops, "info", lambda: info)
+    info = replace(opsinfo.info(), library=str(path), problem="", level="avx2")
+    monkeypatch.setattr(opsinfo, "info", lambda: info)
     return info
 
 
-def test_identity_is_content_and_level(found: ops.OpsInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_identity_is_content_and_level(found: opsinfo.OpsInfo, monkeypatch: pytest.MonkeyPatch) -> None:
     first = library.identity()
     assert first is not None and first.endswith("avx2") and first == library.identity()
-    monkeypatch.setattr(ops, "info", lambda: replace(found, level="avx512"))
+    monkeypatch.setattr(opsinfo, "info", lambda: replace(found, level="avx512"))
     assert library.identity() not in (None, first)
     Path(found.library).write_bytes(b"two")
-    monkeypatch.setattr(ops, "info", lambda: found)
+    monkeypatch.setattr(opsinfo, "info", lambda: found)
     assert library.identity() not in (None, first)
 
 
-def test_no_library(found: ops.OpsInfo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "info", lambda: replace(found, problem="too old"))
+def test_no_library(found: opsinfo.OpsInfo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opsinfo, "info", lambda: replace(found, problem="too old"))
     assert library.identity() is None
-    monkeypatch.setattr(ops, "info", lambda: replace(found, library=""))
+    monkeypatch.setattr(opsinfo, "info", lambda: replace(found, library=""))
     assert library.identity() is None
 
 

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from onnxprune.report.console import MIN_NAME, PIPE_WIDTH, open_console, paragraph, table
+from onnxprune.report.console import MIN_NAME, PIPE_WIDTH, cut_title, open_console, paragraph, table
 
 
 class Terminal(io.StringIO):
@@ -112,3 +112,8 @@ def test_paragraph_wraps_and_cleans() -> None:
     assert isinstance(console.file, io.StringIO)
     output = console.file.getvalue()
     assert output.splitlines()[1].rstrip() == r"five six\x1b[0m [i]"
+
+
+def test_a_title_says_what_was_cut() -> None:
+    assert cut_title("weights", [1, 2], [1, 2]) == "weights"
+    assert cut_title("weights", [1, 2], [1, 2, 3]) == "weights (2 of 3, all with --json)"

@@ -1,49 +1,13 @@
 from __future__ import annotations
 
-import io
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
-
-import pytest
-from rich.console import Console
 
 from onnxprune.attention.block import AttentionBlock, Projections, Rejected
 from onnxprune.attention.maps import Gate
-from onnxprune.compare import Comparison, OpCount, WeightZeros
-from onnxprune.doctor import Check
-from onnxprune.evaluate import Agreement
 from onnxprune.inspection import AttentionInfo
-from onnxprune.outputs import FEATURES, LOGITS, OutputKind
 from onnxprune.report import listing
-from onnxprune.timing import BenchResult, ModelLoad, Ratio, Timing
-
-
-def shown(draw: Any, *arguments: Any, width: int = 120, **options: Any) -> str:
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
-    draw(Console(file=stream, width=width, markup=False, highlight=False), *arguments, **options)
-    stream.seek(0)
-    output = stream.read()
-    assert all(len(line) <= width for line in output.splitlines())
-    return output
-
-
-class TestChecks:
-    CHECKS = (
-        Check("python", "ok", "3.11"),
-        Check("disk", "note", "little"),
-        Check("onnx", "problem", "gone", "get it"),
-    )
-
-    def test_all_lines_and_the_verdict(self) -> None:
-        output = shown(listing.render_checks, self.CHECKS)
-        assert [line.split()[0] for line in output.splitlines()[:3]] == ["ok", "note", "problem"]
-        assert "hint: get it" in output and "1 problem: see the hints above" in output
-
-    def test_quiet_shows_problems_only(self) -> None:
-        output = shown(listing.render_checks, self.CHECKS, quiet=True)
-        assert "3.11" not in output and "gone" in output
-        assert shown(listing.render_checks, self.CHECKS[:1], quiet=True) == "ready to prune\n"
+from tests.unit.report.examples import shown
 
 
 @dataclass(frozen=True)
@@ -125,126 +89,6 @@ def test_export_says_what_it_kept() -> None:
     assert shown(listing.render_export, result, quiet=True).splitlines()[1:] == [
         "1.50x faster with the kernels, 2 threads, on this machine"
     ]
-
-
-LOGITS_AGREE = Agreement("logits", OutputKind(LOGITS, -1), 256, cosine=0.99, top1=0.97, kl=0.01)
-COMPARISON = Comparison(
-    models=("a.onnx", "b.onnx"),
-    file_bytes=(3_000_000, 1_000_000),
-    tensor_bytes=(2_900_000, 900_000),
-    ops=(OpCount("MatMul", 4, 0), OpCount("onnxprune.BitmapMatMul", 0, 4)),
-    differences=(),
-    weights=(
-        WeightZeros("w", (8, 8), 64, 0, 32),
-        WeightZeros("same", (8, 8), 64, 1, 1),
-        WeightZeros("new", (4, 4), 16, None, 4),
-    ),
-    agreements=(LOGITS_AGREE,),
-    verdict="ok",
-    verdict_text="The models agree.",
-    metric="tasks/t.py:accuracy",
-    metric_values=(0.82, 0.8),
-    data="x.npz: 256 samples",
-)
-
-
-class TestComparison:
-    def test_verdict_first(self) -> None:
-        lines = shown(listing.render_comparison, COMPARISON).splitlines()
-        assert lines[0] == ("b.onnx: 3.0x smaller (3.00 -> 1.00 MB), agreement: cosine 0.990, top-1 97.0 %")
-        assert lines[1] == "The models agree."
-
-    def test_both_sides(self) -> None:
-        output = shown(listing.render_comparison, COMPARISON)
-        assert ["accuracy", "0.8200", "0.8000"] in [line.split() for line in output.splitlines()]
-        assert "onnxprune.BitmapMatMul" in output
-        assert "x.npz: 256 samples" in output
-
-    def test_only_weights_that_differ_are_listed(self) -> None:
-        output = shown(listing.render_comparison, COMPARISON)
-        assert ["w", "8x8", "0.0", "%", "50.0", "%"] in [line.split() for line in output.splitlines()]
-        assert "same " not in output.split("weights that differ")[1]
-        assert "not there" in output
-
-    def test_interface_differences_are_shown_even_when_quiet(self) -> None:
-        odd = replace(COMPARISON, differences=("input 'x' is float32, was int64",))
-        assert not odd.agrees
-        assert "interface: input 'x'" in shown(listing.render_comparison, odd, quiet=True)
-
-    def test_synthetic_data_is_shouted(self) -> None:
-        output = shown(listing.render_comparison, replace(COMPARISON, synthetic=True))
-        assert "SYNTHETIC DATA: THE NUMBERS MEAN LITTLE" in output
-
-    def test_long_lists_are_cut(self) -> None:
-        many = replace(
-            COMPARISON,
-            weights=tuple(WeightZeros(f"w{i}", (4, 4), 16, 0, 8) for i in range(50)),
-            ops=tuple(OpCount(f"Op{i}", 1, 2) for i in range(50)),
-        )
-        output = shown(listing.render_comparison, many)
-        assert f"({listing.MAX_WEIGHTS} of 50, all with --json)" in output
-        assert f"({listing.MAX_OPS} of 50, all with --json)" in output
-
-    def test_nothing_could_be_compared(self) -> None:
-        bare = replace(COMPARISON, agreements=(), weights=(), ops=(), metric_values=None, verdict="broken")
-        output = shown(listing.render_comparison, bare)
-        assert "zeros" in output and "unknown" in output
-        assert "agreement:" not in output
-
-    def test_features(self) -> None:
-        hidden = Agreement("hidden", OutputKind(FEATURES), 9, cosine=0.5, correlation=0.4, relative_error=0.9)
-        output = shown(listing.render_comparison, replace(COMPARISON, agreements=(hidden,)))
-        assert "cosine 0.500" in output.splitlines()[0] and "features" in output
-
-
-def timing(name: str, ratio: float, low: float, high: float, threads: int = 1) -> Timing:
-    pair = Ratio(ratio, low, high, (low, high))
-    return Timing(name, threads, 30, 300, 2.0 * ratio, 2.5, 1.9, 2.0, 0.04, pair, pair)
-
-
-BENCH = BenchResult(
-    models=(ModelLoad("a", "a.onnx", 3_000_000, 12.0, 11.0), ModelLoad("b", "b.onnx", 1_000_000, 20.0, 19.0)),
-    timings=(timing("a", 1, 1, 1), timing("b", 0.5, 0.48, 0.55)),
-    inputs={"x": "float32[1,64]"},
-    data="synthetic",
-    notes=("the machine is busy",),
-    environment={"cpu": "Fake CPU", "platform": "Linux"},
-)
-
-
-class TestBench:
-    def test_verdict_and_figures(self) -> None:
-        output = shown(listing.render_bench, BENCH)
-        assert output.splitlines()[0] == "b is 2.00x faster than a, 1 thread"
-        assert "2.00x (1.82 to 2.08)" in output
-        assert "note: the machine is busy" in output and "x float32[1,64]" in output
-        assert "2.00 ms" in output and "12.0 ms" in output and "Fake CPU, Linux" in output
-
-    @pytest.mark.parametrize(
-        ("ratio", "words"),
-        [
-            ((2.0, 1.9, 2.1), "b is 2.00x slower than a, 1 thread"),
-            ((1.003, 1.001, 1.005), "b is as fast as a (1.00x (1.00 to 1.00)), 1 thread"),
-            ((1.0, 0.9, 1.1), "b is as fast as a within the noise (1.00x (0.91 to 1.11)), 1 thread"),
-            ((float("nan"),) * 3, "b is too quick for this machine's clock, 1 thread"),
-        ],
-    )
-    def test_verdicts(self, ratio: tuple[float, float, float], words: str) -> None:
-        result = replace(BENCH, timings=(BENCH.timings[0], timing("b", *ratio)))
-        assert listing.bench_verdicts(result) == [words]
-
-    def test_one_line_per_number_of_threads(self) -> None:
-        result = replace(
-            BENCH, timings=(*BENCH.timings, timing("a", 1, 1, 1, 2), timing("b", 0.9, 0.8, 0.95, 2))
-        )
-        assert [line.split(", ")[1] for line in listing.bench_verdicts(result)] == ["1 thread", "2 threads"]
-
-    def test_single_model_has_its_time(self) -> None:
-        alone = replace(BENCH, models=BENCH.models[:1], timings=BENCH.timings[:1])
-        assert listing.bench_verdicts(alone) == ["a takes 2.00 ms, 1 thread"]
-
-    def test_quiet_is_the_verdict(self) -> None:
-        assert shown(listing.render_bench, BENCH, quiet=True) == "b is 2.00x faster than a, 1 thread\n"
 
 
 class TestAttention:

@@ -128,3 +128,21 @@ def test_plural() -> None:
 )
 def test_closeness(value: float, text: str) -> None:
     assert units.closeness(value) == text
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (1000, 1001, "same size (1.00 -> 1.00 kB)"),
+        (1000, 970, "3.0 % smaller (1.00 -> 0.970 kB)"),
+        (1000, 500, "2.0x smaller (1.00 -> 0.500 kB)"),
+        (1000, 1300, "30.0 % larger (1.00 -> 1.30 kB)"),
+        (0, 0, "same size (0 -> 0 B)"),
+    ],
+)
+def test_size_in_words(before: int, after: int, words: str) -> None:
+    assert units.smaller(before, after) == words
+
+
+def test_known() -> None:
+    assert (units.known(None), units.known(0.12345, 2), units.known(0.0)) == ("", "0.12", "0")

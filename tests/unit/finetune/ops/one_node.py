@@ -112,3 +112,16 @@ def assert_gradients(node: Node, *, without: Sequence[int] = ()) -> None:
         assert grad is not None, f"no gradient reaches input {index}"
         assert torch.isfinite(grad).all(), f"the gradient of input {index} is not finite"
         assert grad.abs().max() > 0, f"the gradient of input {index} is zero"
+
+
+def draws(seed: int = 3) -> Any:
+    """Return ``draw(*shape)``: normal numbers, the same ones in every call of this."""
+    rng = np.random.default_rng(seed)
+    return lambda *shape: rng.standard_normal(shape).astype(np.float32)
+
+
+def trimmed(inputs: list[Array | None]) -> list[Array | None]:
+    """Leave out inputs at the end that are absent."""
+    while inputs[-1] is None:
+        inputs.pop()
+    return inputs
