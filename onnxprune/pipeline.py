@@ -31,8 +31,9 @@ from onnxprune.finetune.stage import (
 )
 from onnxprune.inmemory import session_of_file
 from onnxprune.io import atomic_write_text, load, save, total_bytes
+from onnxprune.kernels.decision import Selection
 from onnxprune.kernels.device_select import store_for_cuda
-from onnxprune.kernels.select import Selection, select
+from onnxprune.kernels.select import select
 from onnxprune.layers import Layer, find_layers
 from onnxprune.layers.heads import heads
 from onnxprune.measure import find_measure

@@ -19,10 +19,8 @@ from onnxprune.errors import ModelError
 from onnxprune.files.tensors import estimated_bytes
 from onnxprune.kernels import library
 from onnxprune.kernels.cache import Cache
-from onnxprune.kernels.decision import Decision, by_weight, measured, refused
-from onnxprune.kernels.decision import Selection as Selection
-from onnxprune.kernels.feeds import extremes
-from onnxprune.kernels.feeds import typical_feeds as typical_feeds
+from onnxprune.kernels.decision import Decision, Selection, by_weight, measured, refused
+from onnxprune.kernels.feeds import extremes, typical_feeds
 from onnxprune.kernels.nodes import Gain, measure
 from onnxprune.kernels.stopwatch import busy
 from onnxprune.kernels.table import MARGIN, expected_gain, kind_of

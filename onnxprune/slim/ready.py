@@ -13,7 +13,7 @@ from onnxprune.calibration.mask import row_mask
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.calibration.streams import Streams
 from onnxprune.errors import ModelError
-from onnxprune.kernels.select import typical_feeds
+from onnxprune.kernels.feeds import typical_feeds
 from onnxprune.layers import Layer, Skip, find_layers, why_skipped
 from onnxprune.model import Model
 from onnxprune.parallel import workers
