@@ -132,7 +132,7 @@ def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progr
     )
 
 
-def _why_all_stay(skipped: Sequence[Stays]) -> str:
+def _why_all_stay(skipped: Sequence[Stays | Pinned]) -> str:
     """Return three of the reasons, failures first, each with what it is about, and the way out."""
     reasons: dict[str, str] = {}
     for item in sorted(skipped, key=lambda item: "fails: " not in item.reason):
