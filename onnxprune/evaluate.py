@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -213,6 +213,36 @@ class _Sums:
         return "; ".join(notes)
 
 
+class _Parts:
+    """The sums of each part of an output; most outputs are one part."""
+
+    def __init__(self, name: str, kind: OutputKind) -> None:
+        self.name, self.kind = name, kind
+        self.sums: dict[str, _Sums] = {}
+
+    def add(self, a: Any, b: Any, mask: NDArray[np.bool_] | None) -> None:
+        parts = self.kind.parts(a.shape) if isinstance(b, np.ndarray) and a.shape == b.shape else []
+        if len(parts) < 2:
+            self._sums(self.name).add(a, b, mask)
+            return
+        for part in parts:
+            self._sums(f"{self.name}[{_index(part)}]").add(a[part], b[part], mask)
+
+    def _sums(self, name: str) -> _Sums:
+        if name not in self.sums:
+            self.sums[name] = _Sums(name, replace(self.kind, cuts=()) if self.kind.cuts else self.kind)
+        return self.sums[name]
+
+    def results(self) -> list[Agreement]:
+        found = self.sums.values() or [_Sums(self.name, self.kind)]
+        return [sums.result() for sums in found]
+
+
+def _index(part: tuple[slice, ...]) -> str:
+    """Write a part as Python does: ``:, 4:22``."""
+    return ", ".join(":" if item.start is None else f"{item.start}:{item.stop}" for item in part)
+
+
 def _cosine(ab: Any, aa: Any, bb: Any) -> Any:
     """Cosine per row from its three products; 1 where both rows are zero, 0 where one is."""
     norm = np.sqrt(aa) * np.sqrt(bb)
@@ -232,7 +262,8 @@ def agreement(
         model: the dense model; its graph tells classes from features, see :mod:`onnxprune.outputs`.
 
     Returns:
-        One entry per output of ``dense`` that ``other`` has too, in the order of ``dense``.
+        One entry per output of ``dense`` that ``other`` has too, in the order of ``dense``; one for each part
+        of outputs that hold values of different scales, such as boxes and scores.
 
     Raises:
         DataError: when there is no batch, or ONNX Runtime cannot run one.
@@ -241,7 +272,7 @@ def agreement(
 
     pairs = _pairs(dense, other)
     readable = [(a, b) for a, b, problem in pairs if not problem]
-    sums: dict[str, _Sums] = {}
+    sums: dict[str, _Parts] = {}
     count = 0
     for batch in batches:
         count += 1
@@ -252,14 +283,17 @@ def agreement(
         mask = row_mask(batch)
         for (name, _), a, b in zip(readable, first, second, strict=True):
             if name not in sums:
-                sums[name] = _Sums(name, output_kind(name, a, model))
+                sums[name] = _Parts(name, output_kind(name, a, model))
             if sums[name].kind.family != NONE:
                 sums[name].add(a, b, mask)
     if not count:
         raise DataError("there is no sample to compare the models on", "give --data, or more --samples")
     return tuple(
-        Agreement(a, OutputKind(NONE, reason=problem), note=problem) if problem else sums[a].result()
+        item
         for a, _, problem in pairs
+        for item in (
+            [Agreement(a, OutputKind(NONE, reason=problem), note=problem)] if problem else sums[a].results()
+        )
     )
 
 
