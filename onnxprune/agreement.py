@@ -7,7 +7,7 @@ padded tokens never count. For classes a row is one distribution (a sample, a to
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -204,3 +204,37 @@ def _cosine(ab: Any, aa: Any, bb: Any) -> Any:
     """Cosine per row from its three products; 1 where both rows are zero, 0 where one is."""
     norm = np.sqrt(aa) * np.sqrt(bb)
     return np.where(norm > 0, ab / np.where(norm > 0, norm, 1), np.equal(aa, bb))
+
+
+class AgreementParts:
+    """The sums of each part of an output; most outputs are one part."""
+
+    def __init__(self, name: str, kind: OutputKind) -> None:
+        self.name, self.kind = name, kind
+        self.sums: dict[str, AgreementSums] = {}
+
+    def add(self, a: Any, b: Any, mask: NDArray[np.bool_] | None) -> None:
+        """Take one batch, see :meth:`AgreementSums.add`."""
+        parts = self.kind.parts(a.shape) if isinstance(b, np.ndarray) and a.shape == b.shape else []
+        if len(parts) < 2:
+            self._sums(self.name).add(a, b, mask)
+            return
+        for part in parts:
+            self._sums(f"{self.name}[{_index(part)}]").add(a[part], b[part], mask)
+
+    def _sums(self, name: str) -> AgreementSums:
+        if name not in self.sums:
+            self.sums[name] = AgreementSums(
+                name, replace(self.kind, cuts=()) if self.kind.cuts else self.kind
+            )
+        return self.sums[name]
+
+    def results(self) -> list[Agreement]:
+        """Return the agreement of each part, in order."""
+        found = self.sums.values() or [AgreementSums(self.name, self.kind)]
+        return [sums.result() for sums in found]
+
+
+def _index(part: tuple[slice, ...]) -> str:
+    """Write a part as Python does: ``:, 4:22``."""
+    return ", ".join(":" if item.start is None else f"{item.start}:{item.stop}" for item in part)

@@ -25,7 +25,8 @@ _CHUNK = 1 << 20  # class scores per step: bounds the temporaries of a 150,000-t
 def divergence(reference: Array, value: Array, kind: OutputKind) -> float:
     """Return how far ``value`` is from ``reference``, summed over rows, so that batches add.
 
-    Classes: KL(reference || value) in nats. Features: ||a - b||^2 / ||a||^2 times the number of rows.
+    Classes: KL(reference || value) in nats. Features: ||a - b||^2 / ||a||^2 times the number of rows; where
+    they have parts, the mean of theirs.
     Exact values: the share of elements that differ times the number of rows. A different shape counts
     as 1 per row, NaN or infinity in one of the two as infinity, "not compared" as 0.
 
@@ -45,6 +46,9 @@ def divergence(reference: Array, value: Array, kind: OutputKind) -> float:
     if kind.classes:
         total = float(row_kl(class_rows(a, kind.axis), class_rows(b, kind.axis), kind).sum())
         return total if math.isfinite(total) else math.inf
+    if kind.cuts:  # each part as if it were alone
+        parts, whole = kind.parts(a.shape), replace(kind, cuts=())
+        return sum(divergence(a[part], b[part], whole) for part in parts) / len(parts)
     with np.errstate(invalid="ignore", over="ignore"):
         difference = a - b
     if not np.isfinite(difference).all():  # two equal infinities, as in masked scores, agree
@@ -142,7 +146,7 @@ def without_padding(value: Any, kind: OutputKind, mask: NDArray[np.bool_] | None
         return value, kind
     if kind.family == EXACT and value.shape == mask.shape:
         return value[mask], kind
-    if kind.classes and kind.axis % value.ndim != value.ndim - 1:
+    if (kind.classes or kind.cuts) and kind.axis % value.ndim != value.ndim - 1:
         return value, kind
     from onnxprune.calibration.mask import apply_row_mask
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.agreement import Agreement, AgreementSums
+from onnxprune.agreement import Agreement, AgreementParts
 from onnxprune.divergence import divergence, total_divergence
 from onnxprune.errors import DataError
 from onnxprune.outputs import NONE, OutputKind, output_kind
@@ -50,7 +50,8 @@ def agreement(
         model: the dense model; its graph tells classes from features, see :mod:`onnxprune.outputs`.
 
     Returns:
-        One entry per output of ``dense`` that ``other`` has too, in the order of ``dense``.
+        One entry per output of ``dense`` that ``other`` has too, in the order of ``dense``; one for each part
+        of outputs that hold values of different scales, such as boxes and scores.
 
     Raises:
         DataError: when there is no batch, or ONNX Runtime cannot run one.
@@ -59,7 +60,7 @@ def agreement(
 
     pairs = _pairs(dense, other)
     readable = [(a, b) for a, b, problem in pairs if not problem]
-    sums: dict[str, AgreementSums] = {}
+    sums: dict[str, AgreementParts] = {}
     count = 0
     for batch in batches:
         count += 1
@@ -70,14 +71,17 @@ def agreement(
         mask = row_mask(batch)
         for (name, _), a, b in zip(readable, first, second, strict=True):
             if name not in sums:
-                sums[name] = AgreementSums(name, output_kind(name, a, model))
+                sums[name] = AgreementParts(name, output_kind(name, a, model))
             if sums[name].kind.family != NONE:
                 sums[name].add(a, b, mask)
     if not count:
         raise DataError("there is no sample to compare the models on", "give --data, or more --samples")
     return tuple(
-        Agreement(a, OutputKind(NONE, reason=problem), note=problem) if problem else sums[a].result()
+        item
         for a, _, problem in pairs
+        for item in (
+            [Agreement(a, OutputKind(NONE, reason=problem), note=problem)] if problem else sums[a].results()
+        )
     )
 
 

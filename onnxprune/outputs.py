@@ -14,11 +14,14 @@ In doubt the answer is "features": relative error is right for any output, top-1
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from onnxprune.scales import find_cuts
 
 if TYPE_CHECKING:
     from onnxprune.model import Model
@@ -58,18 +61,29 @@ class OutputKind:
 
     Attributes:
         family: logits, probabilities, features, exact (integers, booleans, text) or "not compared".
-        axis: the class axis of logits and probabilities, counted in the output's full shape.
+        axis: the class axis of logits and probabilities, counted in the output's full shape; of features the
+            one along which ``cuts`` are.
         reason: why it was taken for that, in words.
+        cuts: where values of another scale begin, see :mod:`onnxprune.scales`; features only.
     """
 
     family: str
     axis: int = -1
     reason: str = ""
+    cuts: tuple[int, ...] = ()
 
     @property
     def classes(self) -> bool:
         """True when KL divergence and top-1 agreement make sense."""
         return self.family in (LOGITS, PROBABILITIES)
+
+    def parts(self, shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
+        """Return the parts of an output of this shape, as indices; all of it where there are no others."""
+        if not self.cuts or self.axis >= len(shape) or shape[self.axis] <= self.cuts[-1]:
+            return [()]
+        before = (slice(None),) * (self.axis % len(shape))
+        bounds = (0, *self.cuts, shape[self.axis])
+        return [(*before, slice(a, b)) for a, b in pairwise(bounds)]
 
 
 @dataclass(frozen=True)
@@ -109,7 +123,22 @@ def output_kind(name: str, value: Any, model: Model | None = None) -> OutputKind
         return OutputKind(EXACT, reason=f"{value.dtype} values")
     origin = _origin(model, name) if model is not None else None
     words = set(re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
-    return _by_sum(value, origin) or _by_name_and_shape(value, origin, words)
+    kind = _by_sum(value, origin) or _by_name_and_shape(value, origin, words)
+    found = None if kind.classes else find_cuts(value, _fixed_axes(name, value, model))
+    if found is None:
+        return kind
+    reason = f"{kind.reason}; axis {found[0]} has parts of different scales"
+    return replace(kind, axis=found[0], cuts=found[1], reason=reason)
+
+
+def _fixed_axes(name: str, value: NDArray[Any], model: Model | None) -> list[int]:
+    """Return the axes behind the batch whose lengths the model declares; without a model all of them."""
+    axes = range(1, value.ndim)
+    declared = model.index.outputs.get(name) if model is not None else None
+    if declared is None:
+        return list(axes) if model is None else []
+    dims = declared.type.tensor_type.shape.dim
+    return [axis for axis in axes if len(dims) == value.ndim and dims[axis].dim_value == value.shape[axis]]
 
 
 def _by_sum(value: NDArray[Any], origin: _Origin | None) -> OutputKind | None:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.layers.find import is_matrix
+from onnxprune.layers.layer import FLOATS
 from onnxprune.model import Model
 
 NOISE = 10.0  # rounding may move an output so many times as far as weights that are shaken
@@ -26,6 +28,12 @@ def shaken(model: Model, names: Iterable[str]) -> Model:
         factors = 1 + _LAST_PLACES * rng.choice((-1.0, 1.0), weight.shape)
         result.set_array(name, (weight.astype(np.float64) * factors).astype(weight.dtype))
     return result
+
+
+def matrices(model: Model) -> list[str]:
+    """Return the names of all floating point weights with two axes at least, pruned or not."""
+    tensors = model.index.tensors.items()
+    return [name for name, tensor in tensors if is_matrix(tensor) and tensor.data_type in FLOATS]
 
 
 def relative(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

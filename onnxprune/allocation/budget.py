@@ -31,8 +31,9 @@ class Curve:
     def on_grid(self) -> NDArray[np.float64]:
         """Return the cost at each sparsity of GRID: 0 at 0, straight lines of log cost in between.
 
-        Beyond the measured ends the first and last slopes go on: costs of pruning grow about
-        exponentially with the sparsity.
+        Before the first measurement its slope goes on: costs of pruning grow about exponentially with the
+        sparsity. Beyond the last one they grow faster, since little is left to make up for what goes: at
+        least as a power of the density, which the last two measurements give, and as fast as before.
         """
         s = np.asarray(self.sparsity)
         cost = np.nan_to_num(np.asarray(self.cost, dtype=np.float64), nan=_BROKEN, posinf=_BROKEN)
@@ -41,7 +42,9 @@ class Curve:
         if len(s) > 1:
             low, high = (y[1] - y[0]) / (s[1] - s[0]), (y[-1] - y[-2]) / (s[-1] - s[-2])
             grid = np.where(s[0] > GRID, y[0] + (GRID - s[0]) * low, grid)
-            grid = np.where(s[-1] < GRID, y[-1] + (GRID - s[-1]) * max(high, low), grid)
+            power = (y[-1] - y[-2]) / np.log((1 - s[-2]) / (1 - s[-1]))
+            beyond = np.maximum((GRID - s[-1]) * max(high, low), power * np.log((1 - s[-1]) / (1 - GRID)))
+            grid = np.where(s[-1] < GRID, y[-1] + beyond, grid)
         cost = np.exp(grid)
         cost[0] = 0.0
         cost[self.highest + 1e-9 < GRID] = np.inf

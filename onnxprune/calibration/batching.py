@@ -17,6 +17,8 @@ AUTO_BATCH_ROWS = 16
 AUTO_BATCH_BYTES = 4 * 2**20
 # All chosen inputs are held in memory; more than this is a mistake in --samples or in the file.
 MAX_DATA_BYTES = 4 * 2**30
+# The way out where a model fails on a batch of several samples:
+ONE_BY_ONE = "--batch-size 1 helps when the batch axis is dynamic in name only"
 
 
 def choose(total: int, wanted: int, seed: int) -> NDArray[np.int64]:

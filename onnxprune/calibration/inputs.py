@@ -111,7 +111,8 @@ def _dimension(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
 def model_inputs(model: Model) -> Inputs:
     """Return the inputs of ``model`` together with their batch axis.
 
-    Where every first axis is fixed, and to the same number, that number is the batch. Else the batch is
+    Where every first axis is fixed, and to the same number, that number is the batch. It is 1 where only the
+    name says that the batch is free, and every output has one row however many go in. Else the batch is
     axis 0 of the inputs where it is free, unless its symbol says something else: a sequence, or a later
     axis of some input; symbols called like a batch win over others, and two others are none. Inputs without
     batch axis are shared by all samples (``scales[3]``). When that leaves doubt, a feed is never taken apart.
@@ -125,7 +126,8 @@ def model_inputs(model: Model) -> Inputs:
     free = [s for s in specs if not s.ranked or (s.shape and not isinstance(s.shape[0], int))]
     if free:
         batched = _free_batch(specs, free)
-        return Inputs(specs, frozenset(s.name for s in batched), None)
+        fixed = 1 if batched and all(_called_batch(s) for s in batched) and _gives_one_row(model) else None
+        return Inputs(specs, frozenset(s.name for s in batched), fixed)
     firsts = {s.shape[0] for s in specs if s.shape}
     if len(firsts) != 1 or (len(specs) == 1 and _single_image(specs[0].shape)):
         return Inputs(specs, frozenset(), None)
@@ -151,6 +153,16 @@ def _free_batch(specs: tuple[InputSpec, ...], free: list[InputSpec]) -> list[Inp
     if not any(len(s.shape) > 1 or not s.ranked for s in batched):
         return []  # a lone vector: its axis may as well be time
     return batched
+
+
+def _called_batch(spec: InputSpec) -> bool:
+    return spec.ranked and isinstance(spec.shape[0], str) and bool(_BATCH.search(spec.shape[0]))
+
+
+def _gives_one_row(model: Model) -> bool:
+    """Whether every output is declared as (1, ...): such graphs have the batch of their export baked in."""
+    shapes = [value.type.tensor_type.shape.dim for value in model.graph.output]
+    return bool(shapes) and all(len(dims) > 1 and dims[0].dim_value == 1 for dims in shapes)
 
 
 def _single_image(shape: tuple[int | str | None, ...]) -> bool:

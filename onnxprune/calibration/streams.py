@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune import runtime
+from onnxprune.calibration.batching import ONE_BY_ONE
 from onnxprune.calibration.cut import Cutter, Segment
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.errors import ModelError
@@ -211,7 +212,7 @@ def run(session: Any, outputs: list[str], feeds: Batch) -> list[NDArray[np.gener
     except Exception as error:  # ORT raises many private classes; each means that the model cannot run
         raise ModelError(
             f"ONNX Runtime cannot run the model on the given data: {error}",
-            "--batch-size 1 helps when the batch axis is dynamic in name only",
+            ONE_BY_ONE,
         ) from error
     for name, value in zip(outputs, results, strict=True):
         if not isinstance(value, np.ndarray):

@@ -107,7 +107,8 @@ class Loss:
         kind = self.kinds[name]
         if kind.classes and self.form != "mse":
             return divergence(student[name], teacher[name], kind, mask)
-        return relative_error(student[name], teacher[name], mask)
+        parts = kind.parts(tuple(teacher[name].shape))
+        return _mean([relative_error(student[name][part], teacher[name][part], mask) for part in parts])
 
 
 def divergence(student: Tensor, teacher: Tensor, kind: OutputKind, mask: Tensor | None = None) -> Tensor:

@@ -45,14 +45,10 @@ def find_layers(
             if size < min_size:
                 raise RefusalError(f"too small: {size} elements, --min-size is {min_size}")
             layer = _build(model, name, tensor)
+            _check_values(model, layer)
         except RefusalError as refusal:
             skips.append(Skip(name, nodes[0] if nodes else "", size, str(refusal)))
             continue
-        if not np.isfinite(model.array(name).astype(np.float32)).all():
-            raise ModelError(
-                f"weight {name!r} of node {nodes[0]!r} holds NaN or infinite values",
-                f"--exclude '{name}' leaves it alone",
-            )
         layers.append(layer)
     for node in model.graph.node:
         for name, tensor in _inside(node):
@@ -61,6 +57,19 @@ def find_layers(
                 skips.append(Skip(name, label(node), size, f"inside the subgraph of {label(node)}"))
     layers.sort(key=lambda layer: (layer.sites[0].node, layer.name))
     return tuple(layers), tuple(skips)
+
+
+def _check_values(model: Model, layer: Layer) -> None:
+    """Refuse a table with infinite values (scores of what must not be attended to), raise for the others."""
+    values = model.array(layer.name).astype(np.float32)
+    if np.isfinite(values).all():
+        return
+    if layer.kind == "embedding" and not np.isnan(values).any():
+        raise RefusalError("a table with infinite values")
+    raise ModelError(
+        f"weight {layer.name!r} of node {layer.nodes[0]!r} holds NaN or infinite values",
+        f"--exclude '{layer.name}' leaves it alone",
+    )
 
 
 def _worth_naming(tensor: TensorProto, size: int) -> bool:

@@ -1,8 +1,10 @@
 """Fix inputs to one value each, and put the branches that they choose in the place of their ``If`` nodes.
 
-Matches: named inputs of the model; ``If`` nodes of the main graph whose condition then depends on no input.
-Changes: whatever read such an input reads a constant of its value. The nodes and constants of the branch that
-is taken come where the ``If`` was, the other branch goes, and so does what only it and the condition read.
+Matches: named inputs of the model; ``If`` nodes of the main graph whose condition then depends on no input,
+or only on sizes of inputs that the model declares (:mod:`onnxprune.passes.fix_sizes`).
+Changes: whatever read such an input reads a constant of its value, and so does what takes a declared size.
+The nodes and constants of the branch that is taken come where the ``If`` was, the other branch goes, and so
+does what only it and the condition read.
 Names change where others have them already. The inputs stay, unread, so callers need no change.
 Guarantees: with these values the outputs are what they were; with others they are as with these.
 So a model that holds a network for each sampling rate becomes one network, whose weights can be pruned.
@@ -21,6 +23,7 @@ from onnx import helper, numpy_helper
 from onnxprune.errors import ModelError
 from onnxprune.model import Model, label, subgraphs
 from onnxprune.passes.constants import evaluate
+from onnxprune.passes.fix_sizes import fix_sizes
 from onnxprune.passes.unread import drop_unread
 from onnxprune.storage.edit import Names, is_overridable, raise_ir_version
 
@@ -46,10 +49,12 @@ def fix_inputs(model: Model, values: Mapping[str, Any]) -> list[str]:
     )
     model.reindex()
     gone = []
+    fix_sizes(model)
     while (found := _decided(model)) is not None:
         position, branch = found
         gone.append(label(model.graph.node[position]))
         _inline(model, position, branch)
+        fix_sizes(model)
     drop_unread(model, renamed.values())
     return gone
 

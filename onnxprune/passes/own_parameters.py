@@ -1,8 +1,8 @@
 """Give each layer parameters of its own, so that one can shrink without the other.
 
-Matches: what :mod:`onnxprune.passes.own_constants` does; vectors that several nodes read in any place
-(exporters keep one of several equal biases, scales and zeros); initial states of LSTM, GRU and RNN, stored or
-made from constants and shapes, that several layers share.
+Matches: what :mod:`onnxprune.passes.own_constants` and :mod:`onnxprune.passes.own_masks` do; vectors that
+several nodes read in any place (exporters keep one of several equal biases, scales and zeros); initial states
+of LSTM, GRU and RNN, stored or made from constants and shapes, that several layers share.
 Changes: every reader but the first gets a copy of the vector, or of the nodes that make the state.
 Guarantees: the same values everywhere; matrices stay shared, they are tied weights.
 """
@@ -13,6 +13,7 @@ import onnx
 
 from onnxprune.model import Model
 from onnxprune.passes.own_constants import MAX_BIAS, own_constants
+from onnxprune.passes.own_masks import own_masks
 from onnxprune.passes.unread import drop_unread
 from onnxprune.storage.edit import Names, is_overridable
 
@@ -26,7 +27,7 @@ _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BF
 
 def own_parameters(model: Model) -> int:
     """Change ``model`` in place; return the number of inputs that read something else now."""
-    changed = own_constants(model)
+    changed = own_constants(model) + own_masks(model)
     names = Names(model)
     changed += _own_vectors(model, names)
     states = _own_states(model, names)

@@ -108,11 +108,9 @@ def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progr
     groups = [group for group in groups if group.name not in failed]
     readers = find_readers(groups, layers)
     if not groups and not branches:
-        failures = [item.reason for item in skipped if "fails: " in item.reason]
-        reasons = dict.fromkeys([*failures, *(item.reason for item in skipped)])
         raise ModelError(
             f"{dense.name}: nothing can be removed with --pattern {recipe.pattern}",
-            "; ".join(list(reasons)[:3]) or _nothing_found(alone),
+            _why_all_stay(skipped) or _nothing_found(alone),
         )
     guide = make_guide(dense, layers, data, recipe)
     fitted = judged(groups, readers)
@@ -132,6 +130,17 @@ def prepare(dense: Model, data: CalibrationData, recipe: Recipe, progress: Progr
     return Ready(
         dense, structure, tuple(narrowings), branches, tuple(skipped), layers, feeds, shapes, failed, guide
     )
+
+
+def _why_all_stay(skipped: Sequence[Stays | Pinned]) -> str:
+    """Return three of the reasons, failures first, each with what it is about, and the way out."""
+    reasons: dict[str, str] = {}
+    for item in sorted(skipped, key=lambda item: "fails: " not in item.reason):
+        reasons.setdefault(item.reason, f"{item.name} ({item.kind}): {item.reason}")
+    if not reasons:
+        return ""
+    found = "; ".join(list(reasons.values())[:3])
+    return f"{found}. Patterns of zeros, such as block:4x1, leave all shapes as they are"
 
 
 def _nothing_found(alone: tuple[Skip, ...]) -> str:

@@ -11,11 +11,9 @@ import onnx
 from onnxprune.errors import ModelError
 from onnxprune.inmemory import session_of
 from onnxprune.interface import interface_differences
-from onnxprune.layers.find import is_matrix
-from onnxprune.layers.layer import FLOATS
 from onnxprune.model import Model
 from onnxprune.passes.shapes import skeleton
-from onnxprune.rounding import NOISE, relative, shaken
+from onnxprune.rounding import NOISE, matrices, relative, shaken
 from onnxprune.structure.groups import Structure
 from onnxprune.structure.masking import Removed, mask_units
 from onnxprune.structure.removal import remove_units
@@ -106,9 +104,8 @@ class _Pair:
     def _rooms(self, feeds: Mapping[str, Any], wanted: list[Any]) -> list[float]:
         """Return how far rounding may move each output."""
         if self.shaken is None:
-            tensors = self.model.index.tensors.items()
-            names = [name for name, tensor in tensors if is_matrix(tensor) and tensor.data_type in FLOATS]
-            self.shaken = session_of(shaken(self.model, names), threads=self.threads, optimize=False)
+            trembling = shaken(self.model, matrices(self.model))
+            self.shaken = session_of(trembling, threads=self.threads, optimize=False)
         found = _run(self.shaken, feeds)
         noises = [_error(a, b) for a, b in zip(wanted, found, strict=True)]
         # Where shaking takes a number away, it says nothing of how far the others may move

@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from onnxprune.calibration.batching import ONE_BY_ONE
 from onnxprune.calibration.data import load_data
 from onnxprune.calibration.inputs import model_inputs
 from onnxprune.errors import ModelError
@@ -71,7 +72,7 @@ def sample(
         # then refuses it (1.32: Resize, mode cubic)
         ran = _run(_session(proto, model, threads, False), feeds, wanted)
     if isinstance(ran, Exception):
-        raise ModelError(f"{model.name}: it does not run on the sample: {ran}") from ran
+        raise ModelError(f"{model.name}: it does not run on the sample: {ran}", ONE_BY_ONE) from ran
     values = {name: feeds[name] for name in model.index.inputs if name in feeds} | ran
     for name in (*model.index.inputs, *kept):
         if isinstance(value := values.get(name), np.ndarray):

@@ -168,3 +168,23 @@ def test_log_softmax_is_a_logit() -> None:
     a, b = RNG.normal(size=(2, 4, 6)).astype(np.float32)
     logs = divergence(log_softmax(a, axis=1), log_softmax(b, axis=1), LOGIT)
     assert logs == pytest.approx(divergence(a, b, LOGIT), rel=1e-5)
+
+
+def test_parts_of_another_scale_count_alike() -> None:
+    a = np.array([[[100.0], [200.0], [0.1], [0.2]]], np.float32)
+    b = a + np.array([[[0.0], [0.0], [0.1], [0.2]]], np.float32)
+    assert divergence(a, b, FEATURE) < 1e-5
+    parts = OutputKind(FEATURES, axis=1, cuts=(2,))
+    assert divergence(a, b, parts) == pytest.approx((0 + 1) / 2)
+    assert divergence(np.concatenate([a, a]), np.concatenate([b, b]), parts) == pytest.approx(1)
+    short = a[:, :2]  # another length: there is nothing to cut
+    assert divergence(short, 2 * short, parts) == pytest.approx(1)
+
+
+def test_parts_that_are_no_columns_keep_their_rows() -> None:
+    value, mask = np.ones((2, 3, 4), np.float32), np.ones((2, 3), bool)
+    kind = OutputKind(FEATURES, axis=1, cuts=(2,))
+    same, unchanged = without_padding(value, kind, mask)
+    assert same is value and unchanged is kind
+    found, kind = without_padding(value, OutputKind(FEATURES, axis=2, cuts=(2,)), mask)
+    assert kind.parts(found.shape) == [(slice(None), slice(0, 2)), (slice(None), slice(2, 4))]

@@ -14,6 +14,7 @@ from onnxprune.errors import DataError
 from onnxprune.evaluate import agreement, run, task_metric
 from onnxprune.model import Model
 from onnxprune.outputs import FEATURES, LOGITS, NONE
+from onnxprune.verdict import verdict
 
 RNG = np.random.default_rng(0)
 
@@ -156,3 +157,19 @@ def test_task_metric_names_the_users_line() -> None:
 def test_task_metric_hands_over_the_session() -> None:
     dense, _ = session(HEAD, w=np.ones((8, 10), np.float32), b=np.zeros(10, np.float32))
     assert task_metric(lambda s: len(s.get_inputs()) + len(s.get_outputs()), dense) == 2
+
+
+def test_boxes_and_scores_in_one_output() -> None:
+    """The error of the whole is that of the boxes; scores that are lost must not be hidden by it."""
+    rng = np.random.default_rng(0)
+    dense = np.concatenate([rng.uniform(50, 300, (3, 4, 20)), rng.uniform(0, 0.1, (3, 5, 20))], axis=1)
+    other = dense.copy()
+    other[:, 4:] = rng.permuted(other[:, 4:], axis=2)
+    first, second = (Table({"y": value.astype(np.float32)}) for value in (dense, other))
+    boxes, scores = agreement(first, second, batches(1))
+    assert (boxes.name, scores.name) == ("y[:, 0:4]", "y[:, 4:9]")
+    assert boxes.relative_error == 0 and boxes.correlation == pytest.approx(1)
+    assert scores.relative_error is not None and scores.relative_error > 0.3
+    assert verdict([boxes, scores]).level != "ok"
+    short = agreement(first, Table({"y": dense[:, :3].astype(np.float32)}), batches(1))
+    assert [item.name for item in short] == ["y"] and "shape" in short[0].note

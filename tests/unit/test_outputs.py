@@ -200,3 +200,16 @@ def test_walk_ends_in_graphs_of_any_depth() -> None:
     model = Model(parse(f"g (float[N, 10] v0) => (float[] v100) {{ {chain} }}"))
     assert output_kind("v100", noise(2, 10), model).family == FEATURES
     assert output_kind("v3", noise(2, 10), model).family == FEATURES  # ends at an input
+
+
+def test_axes_that_the_model_declares_may_hold_parts() -> None:
+    scales = np.array([200, 100, 0.01, 0.02], np.float32)[:, None]
+    value = np.random.default_rng(0).normal(size=(2, 4, 6)).astype(np.float32) * scales
+    for dims, cuts in (("N, 4, L", (2,)), ("N, C, L", ())):
+        proto = parse(f"g (float[{dims}] x) => (float[{dims}] y) {{ y = Relu(x) }}", {})
+        found = output_kind("y", value, Model(proto))
+        assert (found.family, found.cuts) == (FEATURES, cuts)
+        assert found.parts(value.shape) == (
+            [(slice(None), slice(0, 2)), (slice(None), slice(2, 4))] if cuts else [()]
+        )
+    assert output_kind("y", value).cuts == (2,) and "different scales" in output_kind("y", value).reason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.rounding import relative, shaken
+from onnxprune.rounding import matrices, relative, shaken
 from tests.unit.structure.graphs import graph
 
 
@@ -21,6 +21,14 @@ def test_only_the_named_weights_move_by_little_and_zeros_stay() -> None:
     assert (moved[0] == 0).all() and (moved[1:] != 0).all()
     assert np.abs(moved[1:] / weight[1:]).max() < 2e-6
     assert np.array_equal(found.array("w1"), model.array("w1")) and np.array_equal(model.array("w0"), weight)
+
+
+def test_matrices_are_all_float_weights_but_vectors() -> None:
+    model, _ = graph(
+        "(float[N, 6] x) => (float[N, C] y) { a = MatMul(x, w0) y = Add(a, b0) }",
+        {"w0": (6, 8), "b0": (8,)},
+    )
+    assert matrices(model) == ["w0"]
 
 
 def test_relative_difference() -> None:

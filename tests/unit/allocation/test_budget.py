@@ -115,7 +115,18 @@ def test_curve_passes_through_the_measured_points() -> None:
     assert (np.diff(cost[:99]) > 0).all()
     assert np.isinf(cost[99]) and np.isfinite(cost[98])
     np.testing.assert_allclose(cost[30] / cost[40], cost[40] / cost[50])  # the first slope goes on
-    np.testing.assert_allclose(cost[95] / cost[90], cost[90] / cost[85])  # and the last one
+
+
+def test_beyond_the_measurements_costs_grow_as_a_power_of_the_density() -> None:
+    flat = Curve(100, (0.6, 0.85), (0.004, 0.009)).on_grid()
+    power = np.log(9 / 4) / np.log(0.4 / 0.15)
+    np.testing.assert_allclose(flat[97], 0.009 * (0.15 / 0.03) ** power)
+    assert flat[97] > 0.009 * np.exp((0.97 - 0.85) * np.log(9 / 4) / 0.25)
+    early = Curve(100, (0.1, 0.4, 0.5), (1.0, 20.0, 21.0)).on_grid()  # the first slope is the steeper one
+    np.testing.assert_allclose(early[51] / early[50], 20 ** (0.01 / 0.3))
+    assert (
+        flat[86:98] / flat[85:97] < flat[87:99] / flat[86:98]
+    ).all()  # each percent costs more than the last
 
 
 def test_noise_in_the_measurements_does_not_pay() -> None:

@@ -11,9 +11,9 @@ from onnxprune.errors import ModelError
 from onnxprune.model import Model
 
 
-def model(inputs: str) -> Model:
-    """A model whose inputs are ``inputs``, in parser text; what it computes does not matter here."""
-    body = "(int64[1] y) { y = Constant <value_ints = [1]> () }"
+def model(inputs: str, outputs: str = "int64[1] y") -> Model:
+    """A model with these inputs and outputs, in parser text; what it computes does not matter here."""
+    body = f"({outputs}) {{ y = Constant <value_ints = [1]> () }}"
     text = f'<ir_version: 8, opset_import: ["": 17]> g ({inputs}) => {body}'
     return Model(onnx.parser.parse_model(text))
 
@@ -105,3 +105,19 @@ def test_batch_axis(inputs: str, batched: str, fixed: int | None) -> None:
     assert found.batched == frozenset(batched.split())
     assert found.fixed == fixed
     assert found.rows == (fixed or 1)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "fixed"),
+    [
+        ("int64[batch, seq] x, bool[batch, seq] mask", "float[1, seq, 2] y", 1),
+        ("float[batch, 4] x", "float[1, 2] y, float[1, 8, 3] z", 1),
+        ("float[batch, 4] x", "float[batch, 2] y, float[1, 8, 3] z", None),
+        ("float[batch, 4] x", "float[2, 2] y", None),
+        ("float[batch, 4] x", "float[1] y", None),  # a mean over the batch
+        ("float[?, 4] x", "float[1, 2] y", None),  # what is pooled may as well be steps
+        ("int64[batch, seq] x", "float[?, seq, 2] y", None),
+    ],
+)
+def test_a_batch_that_is_free_in_name_only(inputs: str, outputs: str, fixed: int | None) -> None:
+    assert model_inputs(model(inputs, outputs)).fixed == fixed

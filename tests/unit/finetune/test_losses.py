@@ -171,3 +171,12 @@ class TestLabels:
         found = Loss(KINDS, custom=custom, key="label")(values, teacher, feeds)
         assert float(found.detach()) == pytest.approx(float(F.cross_entropy(a, labels).detach()))
         assert set(feeds) == {"x"}
+
+
+def test_parts_of_another_scale_count_alike() -> None:
+    student, teacher = pair(6, 4)
+    scale = torch.tensor([1000.0, 1000.0, 1.0, 1.0])
+    kinds = {"y": OutputKind(FEATURES, axis=1, cuts=(2,))}
+    found = float(Loss(kinds)({"y": student * scale}, {"y": teacher * scale}, {}))
+    wanted = [float(relative_error(student[:, part], teacher[:, part])) for part in (slice(2), slice(2, 4))]
+    assert found == pytest.approx(np.mean(wanted), rel=1e-4)

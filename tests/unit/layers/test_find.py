@@ -186,6 +186,20 @@ def test_nan_in_a_weight(find: Find, value: float, dtype: type) -> None:
     assert not find(text, {"w": weight}, exclude=["w"])[0]
 
 
+@pytest.mark.parametrize(("value", "reason"), [(-np.inf, "a table with infinite values"), (np.nan, None)])
+def test_a_table_may_hold_infinity(find: Find, value: float, reason: str | None) -> None:
+    """Transformers on graphs add scores by distance, -inf for atoms of other molecules."""
+    table = noise(9, 32)
+    table[0] = value
+    text = "g (int64[N] x) => (float[N, 32] y) { [bias] y = Gather(w, x) }"
+    if reason is None:
+        with pytest.raises(ModelError, match="weight 'w' of node 'bias' holds NaN"):
+            find(text, {"w": table})
+        return
+    layers, skips = find(text, {"w": table})
+    assert not layers and reason in str(skips)
+
+
 def test_large_doubles_are_finite(find: Find) -> None:
     text = "g (double[N, 8] x) => (double[N, 5] y) { y = MatMul(x, w) }"
     layers, _ = find(text, {"w": np.full((8, 5), 1e30)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -40,6 +41,8 @@ def test_nothing_can_go(given: Given) -> None:
     with pytest.raises(ModelError, match="nothing can be removed with --pattern channel") as caught:
         prepare(model, data, replace(recipe, pattern="channel"), NullProgress())
     assert "does not name" in caught.value.hint
+    assert re.match(r"\S+ \((neuron|head|width|layer)\): ", caught.value.hint)
+    assert "block:4x1" in caught.value.hint
 
 
 def test_a_branch_that_fails_is_left_alone(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:

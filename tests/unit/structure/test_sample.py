@@ -25,8 +25,9 @@ def test_shapes_and_numbers() -> None:
 
 def test_a_sample_that_does_not_fit() -> None:
     model, _ = graph(TEXT, {"w": (6, 4)})
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError) as caught:
         sample(model, {"x": np.zeros((2, 5, 7), np.float32)})
+    assert "--batch-size 1" in (caught.value.hint or "")
 
 
 def test_what_only_runs_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
