@@ -48,10 +48,9 @@ def fold_moved(model: Model, include: Sequence[str] = (), exclude: Sequence[str]
         readers = [label(model.graph.node[use.index]) for end in ends for use in model.index.uses[end]]
         if ends and not why_left_alone((name, *readers), include, exclude):
             wanted[name] = ends
-    values = evaluate(model, [end for ends in wanted.values() for end in ends])
     changed, left = 0, set[str]()
-    for name, ends in wanted.items():
-        found = [values[end] for end in ends if end in values]
+    for name, ends in wanted.items():  # one after the other: all of them may be larger than a model can be
+        found = list(evaluate(model, ends).values())
         if len(found) < len(ends) or not all(np.array_equal(found[0], other) for other in found[1:]):
             continue
         for end in ends:
