@@ -21,7 +21,6 @@ SMALLEST_CROP = 0.5  # of the area
 STRETCH = 0.15  # of the width
 CONTRAST, TINT = 0.2, 0.15  # spread of the logarithm; of the image's standard deviation, for each channel
 MOVING = ("flip", "shift", "crop", "stretch")
-MIXED = 0.5  # share of the batches
 CHANNELS = (1, 3, 4)
 
 Tensors = dict[str, Tensor]
@@ -61,9 +60,7 @@ def make(names: tuple[str, ...], feeds: Tensors, labels: Tensor | None = None) -
         changed = {name: moved(value, chosen, random) for name, value in feeds.items()}
         if "tone" in chosen:
             changed = {name: toned(value, random) for name, value in changed.items()}
-        if "mix" in chosen and float(torch.rand((), generator=random)) < MIXED:
-            changed = mixed(changed, random)
-        return changed
+        return mixed(changed, random) if "mix" in chosen else changed
 
     return change
 

@@ -100,8 +100,7 @@ def test_auto_fits_the_inputs() -> None:
     change = make(("auto",), {"ids": ids})
     assert change is not None
     seen = {tuple(change({"ids": ids}, seeded(k))["ids"].flatten().tolist()) for k in range(8)}
-    assert tuple(ids.flatten().tolist()) in seen  # not every batch is mixed
-    assert len(seen) > 2
+    assert len(seen) > 4  # every batch is mixed in its own way
 
 
 def test_masks_of_zeros_and_ones_are_not_blended() -> None:
