@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onnxprune import runtime
+from onnxprune.calibration.augment import Change
 from onnxprune.calibration.cut import Cutter
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.labels import LABELS
@@ -21,7 +22,6 @@ from onnxprune.model import Model
 
 Feed = Mapping[str, NDArray[Any]]
 Tensors = dict[str, Tensor]
-Augment = Callable[[Tensors, torch.Generator], Tensors]
 Source = Callable[[int], Feed]
 Unit = list[tuple[int, int]]  # (batch, row) of each sample
 WHOLE = -1  # in place of a row: the whole batch
@@ -84,7 +84,7 @@ class Batches:
         *,
         size: int = 16,
         live: Callable[[Feed], tuple[Feed, Feed]] | None = None,
-        augment: Augment | None = None,
+        augment: Change | None = None,
         labels: Sequence[NDArray[Any]] = (),
         whole: bool = False,
     ) -> None:
@@ -166,7 +166,7 @@ class Batches:
         return units
 
     def get(
-        self, unit: Unit, random: torch.Generator | None = None
+        self, unit: Unit, random: np.random.Generator | None = None
     ) -> tuple[Tensors, Tensors, Tensor | None]:
         """Return feeds, the teacher's values (and labels) and the mask of real tokens.
 
@@ -174,8 +174,7 @@ class Batches:
         """
         feeds = _rows(unit, self.feeds)
         if random is not None and self.augment is not None and self.live is not None:
-            changed = self.augment({name: torch.from_numpy(a) for name, a in feeds.items()}, random)
-            feeds, targets = self.live({name: value.numpy() for name, value in changed.items()})
+            feeds, targets = self.live(self.augment(feeds, random))
         else:
             targets = _rows(unit, self.targets)
         if self.labels:

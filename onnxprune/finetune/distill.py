@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
+from onnxprune.calibration import augment
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.clock import now
 from onnxprune.errors import UsageError
-from onnxprune.finetune import augment
-from onnxprune.finetune.batches import Augment, Batches, Feed, Taps, must_stay_whole, tensors
+from onnxprune.finetune.batches import Batches, Feed, Taps, must_stay_whole
 from onnxprune.finetune.blocks import find_blocks, tune_blocks
 from onnxprune.finetune.checkpoint import Checkpoint, key_of
 from onnxprune.finetune.difference import difference
@@ -51,7 +51,7 @@ class Options:
         form: of the loss: ``auto``, ``kl`` or ``mse``.
         custom: a loss of the user's own, see :class:`onnxprune.finetune.losses.Loss`.
         labels: array that the data's labels came from: their loss is added; None without.
-        augment: changes of the samples, see :mod:`onnxprune.finetune.augment`.
+        augment: changes of the samples, see :mod:`onnxprune.calibration.augment`.
         scope: ``model``, or ``block`` for one block after the other.
         threads: of torch and ONNX Runtime.
         max_memory: bytes of the teacher's values to hold in memory.
@@ -287,9 +287,8 @@ class _Maker:
             whole=must_stay_whole(data),
         )
 
-    def _change(self, feeds: Feed, data: CalibrationData) -> Augment | None:
-        labels = torch.from_numpy(data.labels[0]) if data.labels else None
-        return augment.make(self.options.augment, tensors(feeds), labels)
+    def _change(self, feeds: Feed, data: CalibrationData) -> augment.Change | None:
+        return augment.make(self.options.augment, feeds, data.labels[0] if data.labels else None)
 
     def live(self, batch: Feed) -> tuple[Feed, Feed]:
         """Return what the student is fed and what the teacher makes of it."""

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from onnxprune.calibration import augment
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.errors import ResourceError
 from onnxprune.layers import Layer
@@ -78,13 +79,11 @@ def check_labels(
     if recipe.labels is None:
         return None
     from onnxprune.evaluate import run
-    from onnxprune.finetune import augment
-    from onnxprune.finetune.batches import tensors
     from onnxprune.finetune.task import find_task
     from onnxprune.outputs import output_kind
 
     feeds = data.batches[0]
-    augment.make(recipe.augment, {}, tensors({"": data.labels[0]})[""])
+    augment.make(recipe.augment, {}, data.labels[0])
     if recipe.loss not in LOSSES:  # the function finds them among the inputs and does what it likes
         return None
     names = [item.name for item in session.get_outputs() if item.type in _FLOATS]

@@ -81,7 +81,7 @@ class Trainer:
         self.start = {name: value.clone() for name, value in self.kept.items()}
         self.norm = 0.0  # running mean of the gradient's norm
         self.random = np.random.default_rng(settings.seed)
-        self.generator = torch.Generator()
+        self.changes = np.random.default_rng(settings.seed)  # of the samples
         self.units: list[Any] = []
         self.begin = now()
         self.prelude = 0.0  # seconds before the cycle: of the trials, of cycles that were broken off
@@ -177,7 +177,7 @@ class Trainer:
         """Put the order of the samples back to its beginning."""
         self.random = np.random.default_rng(self.settings.seed)
         # Processes share the order of the samples, not what is done to them
-        self.generator.manual_seed(self.settings.seed + self.world.rank)
+        self.changes = np.random.default_rng([self.settings.seed, self.world.rank])
         self.units, self.norm = [], 0.0
 
     def _best_rate(self) -> float:
@@ -276,7 +276,7 @@ class Trainer:
     def _next(self) -> tuple[Tensors, Tensors, Tensor | None]:
         if not self.units:
             self.units = self.train.epoch(self.random)
-        return self.train.get(self.world.share(self.units.pop()), self.generator)
+        return self.train.get(self.world.share(self.units.pop()), self.changes)
 
     def _held_out(self) -> Losses:
         """Return the losses on the held-out batches (on the training ones when there are none)."""
@@ -323,7 +323,7 @@ class Trainer:
             "prelude": self.prelude,
             "passed": self.passed,
             "random": self.random.bit_generator.state,
-            "generator": self.generator.get_state(),
+            "changes": self.changes.bit_generator.state,
             "units": self.units,
         }
 
@@ -343,8 +343,8 @@ class Trainer:
         self.norm, self.prelude, self.passed = state["norm"], state["prelude"], state["passed"]
         self.random.bit_generator.state = state["random"]
         if self.world.rank == 0:
-            self.generator.set_state(state["generator"])
+            self.changes.bit_generator.state = state["changes"]
         else:  # only the first one's was saved
-            self.generator.manual_seed(self.settings.seed + self.world.rank + self.found.steps)
+            self.changes = np.random.default_rng([self.settings.seed, self.world.rank, self.found.steps])
         self.units = state["units"]
         return True

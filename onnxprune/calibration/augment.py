@@ -1,6 +1,6 @@
-"""Changes of the inputs: more questions to ask the teacher, out of few samples.
+"""Changes of the inputs: more questions to ask the dense model, out of few samples.
 
-The teacher answers for every changed input anew, so a change need not keep what a sample shows: mixtures
+The dense model answers for every changed input anew, so a change need not keep what a sample shows: mixtures
 of two samples teach as well (Beyer et al., "Knowledge distillation: A good teacher is patient and
 consistent", 2022). Without them a pruned model learns little from samples that it was fitted to already.
 Labels answer for the samples as they are: with labels, only changes that leave them true are made unasked.
@@ -8,12 +8,13 @@ Labels answer for the samples as they are: with labels, only changes that leave 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+import numpy as np
+from numpy.typing import NDArray
 
+from onnxprune.calibration.resample import mirrored_into, resampled
 from onnxprune.errors import UsageError
 
 SHIFT = 1 / 8  # of the width and the height
@@ -23,11 +24,12 @@ CONTRAST, TINT = 0.2, 0.15  # spread of the logarithm; of the image's standard d
 MOVING = ("flip", "shift", "crop", "stretch")
 CHANNELS = (1, 3, 4)
 
-Tensors = dict[str, Tensor]
-Change = Callable[[Tensors, torch.Generator], Tensors]
+Array = NDArray[Any]
+Feed = Mapping[str, Array]
+Change = Callable[[Feed, np.random.Generator], Feed]
 
 
-def make(names: tuple[str, ...], feeds: Tensors, labels: Tensor | None = None) -> Change | None:
+def make(names: tuple[str, ...], feeds: Feed, labels: Array | None = None) -> Change | None:
     """Return a function that changes a batch of inputs; None for none.
 
     Args:
@@ -56,8 +58,8 @@ def make(names: tuple[str, ...], feeds: Tensors, labels: Tensor | None = None) -
     if not chosen - {"auto"}:
         return None
 
-    def change(feeds: Tensors, random: torch.Generator) -> Tensors:
-        changed = {name: moved(value, chosen, random) for name, value in feeds.items()}
+    def change(feeds: Feed, random: np.random.Generator) -> Feed:
+        changed: Feed = {name: moved(value, chosen, random) for name, value in feeds.items()}
         if "tone" in chosen:
             changed = {name: toned(value, random) for name, value in changed.items()}
         return mixed(changed, random) if "mix" in chosen else changed
@@ -65,12 +67,12 @@ def make(names: tuple[str, ...], feeds: Tensors, labels: Tensor | None = None) -
     return change
 
 
-def _harmless(labels: Tensor) -> set[str]:
+def _harmless(labels: Array) -> set[str]:
     """Return the changes that leave labels true, whatever they mean."""
-    return {"shift", "stretch", "tone"} if labels.ndim == 1 and not labels.is_floating_point() else set()
+    return {"shift", "stretch", "tone"} if labels.ndim == 1 and labels.dtype.kind != "f" else set()
 
 
-def _check_labels(chosen: set[str], labels: Tensor) -> None:
+def _check_labels(chosen: set[str], labels: Array) -> None:
     if "mix" in chosen:
         raise UsageError("--augment mix blends samples, and a blend has no label", "leave one of the two out")
     moving = sorted(chosen & set(MOVING))
@@ -81,59 +83,53 @@ def _check_labels(chosen: set[str], labels: Tensor) -> None:
         )
 
 
-def is_image(value: Tensor) -> bool:
-    """True for float tensors (batch, channels, height, width) or (batch, height, width, channels)."""
-    if value.ndim != 4 or not value.is_floating_point():
+def is_image(value: Array) -> bool:
+    """True for float arrays (batch, channels, height, width) or (batch, height, width, channels)."""
+    if value.ndim != 4 or value.dtype.kind != "f":
         return False
     return value.shape[1] in CHANNELS or value.shape[3] in CHANNELS
 
 
-def _square(value: Tensor) -> bool:
+def _square(value: Array) -> bool:
     size = value.shape[2:] if value.shape[1] in CHANNELS else value.shape[1:3]
-    return size[0] == size[1]
+    return bool(size[0] == size[1])
 
 
-def moved(value: Tensor, names: set[str], random: torch.Generator) -> Tensor:
-    """Return ``value`` with each image flipped, shifted, stretched or cropped; other tensors as they are."""
+def moved(value: Array, names: set[str], random: np.random.Generator) -> Array:
+    """Return ``value`` with each image flipped, shifted, stretched or cropped; other arrays as they are."""
     if not is_image(value) or names.isdisjoint(MOVING):
         return value
     last = value.shape[1] not in CHANNELS
-    image = value.movedim(3, 1) if last else value
-    count = len(image)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(count, generator=random)
-
-    scale = uniform(SMALLEST_CROP, 1.0).sqrt() if "crop" in names else torch.ones(count)
+    image = np.moveaxis(value, 3, 1) if last else value
+    count, (height, width) = len(image), image.shape[2:]
+    scale = np.sqrt(random.uniform(SMALLEST_CROP, 1.0, count)) if "crop" in names else np.ones(count)
     shift = 2 * SHIFT if "shift" in names else 0.0
-    x, y = ((1 - scale) * uniform(-1, 1) + shift * uniform(-1, 1) for _ in range(2))
-    mirrored = uniform(0, 1) < (0.5 if "flip" in names else 0.0)
-    wide = scale * (STRETCH * uniform(-1, 1)).exp() if "stretch" in names else scale
-    across = torch.where(mirrored, -wide, wide)
-    zero = torch.zeros(count)
-    maps = torch.stack([torch.stack([across, zero, x], 1), torch.stack([zero, scale, y], 1)], 1)
-    grid = F.affine_grid(maps.to(image.dtype), list(image.shape), align_corners=False)
-    changed = F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
-    return changed.movedim(1, 3).contiguous() if last else changed
+    x, y = ((1 - scale) * random.uniform(-1, 1, count) + shift * random.uniform(-1, 1, count) for _ in "xy")
+    across = scale * np.exp(STRETCH * random.uniform(-1, 1, count)) if "stretch" in names else scale
+    if "flip" in names:
+        across = np.where(random.random(count) < 0.5, -across, across)
+    changed = resampled(image, 3, mirrored_into(across, x, width))
+    changed = resampled(changed, 2, mirrored_into(scale, y, height))
+    return np.ascontiguousarray(np.moveaxis(changed, 1, 3) if last else changed)
 
 
-def toned(value: Tensor, random: torch.Generator) -> Tensor:
-    """Return ``value`` with the contrast and the colours of each image changed; other tensors as they are."""
+def toned(value: Array, random: np.random.Generator) -> Array:
+    """Return ``value`` with the contrast and the colours of each image changed; other arrays as they are."""
     if not is_image(value):
         return value
     channels = 1 if value.shape[1] in CHANNELS else 3
     around = tuple(axis for axis in (1, 2, 3) if axis != channels)
-    shape = [len(value), 1, 1, 1]
-    tints = [*shape]
+    tints = [len(value), 1, 1, 1]
     tints[channels] = value.shape[channels]
-    contrast = (CONTRAST * (2 * torch.rand(shape, generator=random) - 1)).exp().to(value.dtype)
-    tint = (TINT * (2 * torch.rand(tints, generator=random) - 1)).to(value.dtype)
-    mean = value.mean(around, keepdim=True)
-    spread = (value - mean).square().mean((1, 2, 3), keepdim=True).sqrt()
-    return mean + contrast * (value - mean) + tint * spread
+    contrast = np.exp(CONTRAST * random.uniform(-1, 1, (len(value), 1, 1, 1))).astype(value.dtype)
+    tint = (TINT * random.uniform(-1, 1, tints)).astype(value.dtype)
+    mean = value.mean(around, keepdims=True)
+    spread = np.sqrt(np.square(value - mean).mean((1, 2, 3), keepdims=True))
+    changed: Array = mean + contrast * (value - mean) + tint * spread
+    return changed
 
 
-def mixed(feeds: Tensors, random: torch.Generator) -> Tensors:
+def mixed(feeds: Feed, random: np.random.Generator) -> Feed:
     """Blend each sample with another of the batch; inputs without a common batch axis stay as they are.
 
     Float inputs become ``a x + (1 - a) y`` with ``a`` drawn from 0 to 1 for each sample, but masks (zeros
@@ -144,23 +140,24 @@ def mixed(feeds: Tensors, random: torch.Generator) -> Tensors:
     if len(rows) != 1 or any(not value.ndim for value in feeds.values()):
         return feeds
     count = rows.pop()
-    other = torch.randperm(count, generator=random)
-    ids = [v for v in feeds.values() if v.ndim == 2 and not v.is_floating_point()]
+    other = random.permutation(count)
+    ids = [v for v in feeds.values() if v.ndim == 2 and v.dtype.kind != "f"]
     if ids:
         shape = ids[0].shape
-        position = torch.arange(shape[1])
-        ends = torch.rand(count, 2, generator=random).sort(1).values * shape[1]
+        position = np.arange(shape[1])
+        ends = np.sort(random.random((count, 2)), axis=1) * shape[1]
         span = (position >= ends[:, :1]) & (position < ends[:, 1:])
-        return {n: torch.where(span, v[other], v) if v.shape == shape else v for n, v in feeds.items()}
-    share = torch.rand(count, generator=random)
-    floats = {name for name, value in feeds.items() if value.is_floating_point()}
+        return {n: np.where(span, v[other], v) if v.shape == shape else v for n, v in feeds.items()}
+    share = random.random(count)
+    floats = {name for name, value in feeds.items() if value.dtype.kind == "f"}
     masks = {name for name in floats if ((feeds[name] == 0) | (feeds[name] == 1)).all()}
     chosen = floats - masks or floats
 
-    def blend(name: str, value: Tensor) -> Tensor:
+    def blend(name: str, value: Array) -> Array:
         if name not in chosen:
             return value
-        a = share.view(-1, *[1] * (value.ndim - 1)).to(value.dtype)
-        return a * value + (1 - a) * value[other]
+        a = share.reshape(-1, *[1] * (value.ndim - 1)).astype(value.dtype)
+        found: Array = a * value + (1 - a) * value[other]
+        return found
 
     return {name: blend(name, value) for name, value in feeds.items()}
