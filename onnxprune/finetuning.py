@@ -87,7 +87,9 @@ def distill(
     session = session_of_file(dense, threads=recipe.threads)
     calibration, held_out = (unpad(part, input_specs(dense), session) for part in (calibration, held_out))
     check_labels(dense, session, calibration, held_out, recipe)
-    outcome = Outcome(student, recipe, layers, skips, calibration, target, clock=clock, notes=notes)
+    outcome = Outcome(
+        student, recipe, layers, skips, calibration, calibration, target, clock=clock, notes=notes
+    )
     outcome.solved = solved
     outcome.plan = Plan({item.name: item.zeros for item in outcome.solved}, {}, {})
     measure = find_measure(recipe, dense, session, held_out, held_out)

@@ -30,9 +30,10 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "max_drop", "min_agreement", "metric", "eval", "labels", "patience", "time_limit",
     ),
     "How weights are chosen": ("criterion", "alpha", "threshold", "removal", "selection", "granularity"),
-    "Fine-tuning": ("finetune", "steps", "minutes", "lr", "loss", "augment", "scope", "schedule"),
+    "Fine-tuning": ("finetune", "steps", "minutes", "lr", "loss", "scope", "schedule"),
     "Calibration data": (
         "data", "samples", "batch_size", "mean", "std", "resize", "layout", "tokenizer", "max_length",
+        "augment",
     ),
     "How it is stored": ("format", "values", "target_runtime", "batch", "cuda_table"),
     "Machine": ("seed", "threads", "max_memory", "allow_external", "cache"),

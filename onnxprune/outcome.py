@@ -39,7 +39,8 @@ class Outcome:
         recipe: the settings.
         layers: what was pruned, in graph order.
         skips: what was left alone.
-        calibration: the data that pruning used.
+        calibration: the samples that pruning was given.
+        enlarged: these and changed copies of them, what weights are fitted to.
         target: where the pruned model goes, None in a dry run.
         plan: zeros per layer.
         solved: what happened to each layer.
@@ -61,6 +62,7 @@ class Outcome:
     layers: tuple[Layer, ...]
     skips: tuple[Skip, ...]
     calibration: CalibrationData
+    enlarged: CalibrationData
     target: Path | None
     plan: Plan | None = None
     solved: tuple[Solved, ...] = ()
@@ -91,7 +93,7 @@ class Outcome:
 
 def make_report(outcome: Outcome) -> Report:
     """Return the report of a finished run."""
-    dense, recipe, data = outcome.dense, outcome.recipe, outcome.calibration
+    dense, recipe, data = outcome.dense, outcome.recipe, outcome.enlarged
     selection = outcome.selection or Selection({}, method="")
     entries = tuple(
         _layer_report(layer, item, outcome)

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from onnxprune.calibration.collect import find_stages
+from onnxprune.calibration.copies import with_copies
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.inputs import input_specs
 from onnxprune.calibration.mask import row_mask
@@ -114,7 +115,10 @@ def prune(
         calibration, held_out = (unpad(data, specs, dense_session) for data in (calibration, held_out))
         if recipe.finetune or Mixture.parse(recipe.criterion).gradients:
             check_labels(dense, dense_session, calibration, held_out, recipe)
-        outcome = Outcome(dense, recipe, layers, skips, calibration, target, clock=clock, notes=notes)
+        enlarged = with_copies(calibration, recipe.augment, recipe.seed)
+        outcome = Outcome(
+            dense, recipe, layers, skips, calibration, enlarged, target, clock=clock, notes=notes
+        )
         selection = held_out
         if recipe.searches:
             selection, held_out = split_held_out(held_out, calibration, recipe.seed)
@@ -209,7 +213,7 @@ def _pruned(outcome: Outcome, held_out: CalibrationData, progress: Progress) -> 
             zeros = {name: round(share * count) for name, count in zeros.items()}
         with clock.stage("solve"):
             step = dataclasses.replace(plan, zeros=zeros)
-            model, outcome.solved = solve(model, layers, step, outcome.calibration, recipe, progress)
+            model, outcome.solved = solve(model, layers, step, outcome.enlarged, recipe, progress)
         if recipe.finetune:
             with clock.stage("fine-tune"):
                 part = share_of(recipe, rounds)
@@ -223,7 +227,7 @@ def _pruned(outcome: Outcome, held_out: CalibrationData, progress: Progress) -> 
 
 def _found(outcome: Outcome, judges: tuple[Judge, Judge], progress: Progress) -> Model:
     """Return the most compressed model that holds the floor."""
-    recipe, dense, data = outcome.recipe, outcome.dense, outcome.calibration
+    recipe, dense, data = outcome.recipe, outcome.dense, outcome.enlarged
 
     def solved(plan: Plan, part: Recipe) -> tuple[Model, tuple[Solved, ...]]:
         return solve(dense, outcome.layers, plan, data, part, progress)
@@ -245,12 +249,12 @@ def _search_key(outcome: Outcome, judges: tuple[Judge, Judge]) -> str | None:
     if not recipe.cache or several_processes():  # these have to try the same models at the same time
         return None
     metrics = (selection.floor.dense, outcome.before)
-    return key_of(outcome.dense, recipe, (outcome.calibration, selection.data, final.data), metrics)
+    return key_of(outcome.dense, recipe, (outcome.enlarged, selection.data, final.data), metrics)
 
 
 def _slimmed(outcome: Outcome, held_out: CalibrationData, progress: Progress) -> Model:
     """Return the smaller (and then pruned, and fine-tuned) model."""
-    recipe, clock, data = outcome.recipe, outcome.clock, outcome.calibration
+    recipe, clock, data = outcome.recipe, outcome.clock, outcome.enlarged
     share, rest = stages(recipe)
     model, tuned = outcome.dense, []
     rounds: list[tuple[Ready, Slimmed]] = []
@@ -269,7 +273,9 @@ def _slimmed(outcome: Outcome, held_out: CalibrationData, progress: Progress) ->
         if recipe.finetune:
             with clock.stage("fine-tune"):
                 shared = share_of(recipe, recipe.rounds)
-                model, found = tune(outcome.dense, model, outcome.layers, data, held_out, shared, progress)
+                model, found = tune(
+                    outcome.dense, model, outcome.layers, outcome.calibration, held_out, shared, progress
+                )
                 tuned.append(found)
                 outcome.finetuning = merged(tuned)
     with clock.stage("time"):
@@ -284,7 +290,7 @@ def _pruned_further(smaller: Model, outcome: Outcome, rest: Recipe, progress: Pr
     with outcome.clock.stage("measure"):
         plan = make_plan(smaller, layers, outcome.calibration, rest, progress)
     with outcome.clock.stage("solve"):
-        model, solved = solve(smaller, layers, plan, outcome.calibration, rest, progress)
+        model, solved = solve(smaller, layers, plan, outcome.enlarged, rest, progress)
     return Pruned(model, layers, skips, plan, solved)
 
 

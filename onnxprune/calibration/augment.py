@@ -50,12 +50,8 @@ def make(names: tuple[str, ...], feeds: Feed, labels: Array | None = None) -> Ch
     if labels is not None:
         _check_labels(chosen, labels)
     if "auto" in chosen:
-        images = [value for value in feeds.values() if is_image(value)]
-        square = all(_square(value) for value in images)
-        fitting = {"mix"} if square else set()
-        fitting |= {"shift", "tone", "flip" if square else "stretch"} if images else set()
-        chosen |= fitting if labels is None else fitting & _harmless(labels)
-    if not chosen - {"auto"}:
+        chosen = fitting(feeds, labels)
+    if not chosen:
         return None
 
     def change(feeds: Feed, random: np.random.Generator) -> Feed:
@@ -65,6 +61,15 @@ def make(names: tuple[str, ...], feeds: Feed, labels: Array | None = None) -> Ch
         return mixed(changed, random) if "mix" in chosen else changed
 
     return change
+
+
+def fitting(feeds: Feed, labels: Array | None = None) -> set[str]:
+    """Return what ``auto`` stands for; the arguments are those of :func:`make`."""
+    images = [value for value in feeds.values() if is_image(value)]
+    square = all(_square(value) for value in images)
+    chosen = {"mix"} if square else set()
+    chosen |= {"shift", "tone", "flip" if square else "stretch"} if images else set()
+    return chosen if labels is None else chosen & _harmless(labels)
 
 
 def _harmless(labels: Array) -> set[str]:

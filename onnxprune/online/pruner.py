@@ -203,6 +203,7 @@ def _usable(recipe: Recipe) -> Recipe:
     asked = {
         "a floor to search for": recipe.searches,
         "--finetune": recipe.finetune,
+        "--augment": recipe.augment not in (("auto",), ("none",)),
         f"--pattern {recipe.pattern}": recipe.pattern == "auto" or recipe.structured is not None,
         "--threshold": recipe.threshold,
         "--target-size": recipe.target_size,

@@ -41,7 +41,6 @@ TRAINING = (
     "minutes",
     "lr",
     "loss",
-    "augment",
     "schedule",
 )  # fields that mean nothing without ``finetune``
 SCHEDULE = re.compile(r"oneshot|cubic:(?P<n>[0-9]{1,3})")

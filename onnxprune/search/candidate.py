@@ -110,14 +110,14 @@ class Units:
         """Find what can go, in which order, and what that costs."""
         o = self.outcome
         self.dense_bytes = _file_bytes(o.dense)
-        self.ready = prepare(o.dense, o.calibration, o.recipe, self.progress)
+        self.ready = prepare(o.dense, o.enlarged, o.recipe, self.progress)
 
     def make(self, recipe: Recipe) -> Candidate:
         """Remove units and re-fit what stays."""
         o = self.outcome
         ready = self.ready
         assert ready is not None
-        slimmed = slim(ready, o.calibration, recipe, recipe.target_sparsity, self.progress)
+        slimmed = slim(ready, o.enlarged, recipe, recipe.target_sparsity, self.progress)
         self.ready = ready.without(slimmed.kept)
         made = as_it_is(slimmed.model, recipe)
         gone = parameters(o.dense) - parameters(made.model)

@@ -32,7 +32,7 @@ def outcome() -> Outcome:
     model = Model(proto)
     layers, skips = find_layers(model, min_size=1)
     data = CalibrationData(({"x": np.ones((4, 16), np.float32)},), 4, False, "four rows")
-    found = Outcome(model, Recipe(sparsity=0.5), layers, skips, data, Path("out.onnx"))
+    found = Outcome(model, Recipe(sparsity=0.5), layers, skips, data, data, Path("out.onnx"))
     found.solved = tuple(solved(layer.name, layer.size // 2) for layer in reversed(layers))
     return found
 

@@ -252,6 +252,7 @@ class TestRefusals:
         "options",
         [
             {"finetune": True},
+            {"augment": ("flip",)},
             {"pattern": "auto"},
             {"min_agreement": 0.9},
             {"format": "sparse-initializer"},

@@ -1,0 +1,49 @@
+"""Changed copies of the samples, so that weights are fitted to more than was given.
+
+The statistics of a layer are sums over samples, and the dense model answers for a mirrored image as well as
+for the image: a copy costs a forward pass and no data. What it is worth is in ``docs/methods.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from onnxprune.calibration.augment import MOVING, fitting, make
+from onnxprune.calibration.data import CalibrationData
+
+ENOUGH = 512  # samples, copies included
+MOST = 3  # copies of each sample
+
+
+def with_copies(data: CalibrationData, names: tuple[str, ...], seed: int) -> CalibrationData:
+    """Return ``data`` and changed copies of its samples; ``data`` itself where nothing fits.
+
+    Args:
+        data: checked batches.
+        names: as :func:`onnxprune.calibration.augment.make` takes them; of ``auto`` only what moves images: other
+            tones and mixtures, which training needs, made statistics no better.
+        seed: of the changes.
+
+    Raises:
+        UsageError: for changes that do not go with the labels.
+    """
+    count = min(MOST, ENOUGH // max(data.samples, 1) - 1)
+    if data.synthetic or count < 1 or not data.batches:
+        return data
+    labels = data.labels[0] if data.labels else None
+    if "auto" in names:
+        names = tuple(sorted(fitting(data.batches[0], labels) & set(MOVING)))
+    change = make(names, data.batches[0], labels)
+    if change is None:
+        return data
+    random = np.random.default_rng(seed)
+    copies = [dict(change(batch, random)) for _ in range(count) for batch in data.batches]
+    return replace(
+        data,
+        batches=(*data.batches, *copies),
+        samples=data.samples * (count + 1),
+        labels=data.labels * (count + 1),
+        source=f"{data.source}; and {count} changed {'copy' if count == 1 else 'copies'} ({', '.join(names)})",
+    )
