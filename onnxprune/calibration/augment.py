@@ -55,9 +55,15 @@ def make(names: tuple[str, ...], feeds: Feed, labels: Array | None = None) -> Ch
         return None
 
     def change(feeds: Feed, random: np.random.Generator) -> Feed:
-        changed: Feed = {name: moved(value, chosen, random) for name, value in feeds.items()}
+        seed = int(random.integers(2**63))  # images of one sample, such as a pair of them, are changed alike
+        masks = _masks(feeds, {name for name, value in feeds.items() if is_image(value)})
+        changed: Feed = {n: moved(value, chosen, np.random.default_rng(seed)) for n, value in feeds.items()}
+        changed = {n: np.round(value) if n in masks else value for n, value in changed.items()}
         if "tone" in chosen:
-            changed = {name: toned(value, random) for name, value in changed.items()}
+            changed = {
+                n: value if n in masks else toned(value, np.random.default_rng([seed, 1]))
+                for n, value in changed.items()
+            }
         return mixed(changed, random) if "mix" in chosen else changed
 
     return change
@@ -86,6 +92,12 @@ def _check_labels(chosen: set[str], labels: Array) -> None:
             f"--augment {moving[0]} moves what the image shows, labels of shape {list(labels.shape)} stay",
             "leave one of the two out",
         )
+
+
+def _masks(feeds: Feed, names: set[str]) -> set[str]:
+    """Return those of the inputs ``names`` that hold zeros and ones only; none when all do."""
+    found = {name for name in names if ((feeds[name] == 0) | (feeds[name] == 1)).all()}
+    return found if found != names else set()
 
 
 def is_image(value: Array) -> bool:
@@ -155,8 +167,7 @@ def mixed(feeds: Feed, random: np.random.Generator) -> Feed:
         return {n: np.where(span, v[other], v) if v.shape == shape else v for n, v in feeds.items()}
     share = random.random(count)
     floats = {name for name, value in feeds.items() if value.dtype.kind == "f"}
-    masks = {name for name in floats if ((feeds[name] == 0) | (feeds[name] == 1)).all()}
-    chosen = floats - masks or floats
+    chosen = floats - _masks(feeds, floats)
 
     def blend(name: str, value: Array) -> Array:
         if name not in chosen:

@@ -15,6 +15,7 @@ from onnxprune.calibration.data import CalibrationData
 
 ENOUGH = 512  # samples, copies included
 MOST = 3  # copies of each sample
+MAX_BYTES = 2**30  # of the copies: they are held in memory
 
 
 def with_copies(data: CalibrationData, names: tuple[str, ...], seed: int) -> CalibrationData:
@@ -22,14 +23,15 @@ def with_copies(data: CalibrationData, names: tuple[str, ...], seed: int) -> Cal
 
     Args:
         data: checked batches.
-        names: as :func:`onnxprune.calibration.augment.make` takes them; of ``auto`` only what moves images: other
-            tones and mixtures, which training needs, made statistics no better.
+        names: as :func:`onnxprune.calibration.augment.make` takes them; of ``auto`` only what moves images:
+            other tones and mixtures, which training needs, made statistics no better.
         seed: of the changes.
 
     Raises:
         UsageError: for changes that do not go with the labels.
     """
-    count = min(MOST, ENOUGH // max(data.samples, 1) - 1)
+    size = sum(array.nbytes for batch in data.batches for array in batch.values())
+    count = min(MOST, ENOUGH // max(data.samples, 1) - 1, MAX_BYTES // max(size, 1))
     if data.synthetic or count < 1 or not data.batches:
         return data
     labels = data.labels[0] if data.labels else None
@@ -38,6 +40,7 @@ def with_copies(data: CalibrationData, names: tuple[str, ...], seed: int) -> Cal
     change = make(names, data.batches[0], labels)
     if change is None:
         return data
+    added = f"{count} changed {'copy' if count == 1 else 'copies'} ({', '.join(names)})"
     random = np.random.default_rng(seed)
     copies = [dict(change(batch, random)) for _ in range(count) for batch in data.batches]
     return replace(
@@ -45,5 +48,5 @@ def with_copies(data: CalibrationData, names: tuple[str, ...], seed: int) -> Cal
         batches=(*data.batches, *copies),
         samples=data.samples * (count + 1),
         labels=data.labels * (count + 1),
-        source=f"{data.source}; and {count} changed {'copy' if count == 1 else 'copies'} ({', '.join(names)})",
+        source=f"{data.source}; and {added}",
     )

@@ -216,9 +216,9 @@ class Recipe:
     )
     augment: tuple[str, ...] = _option(
         ("auto",),
-        "Samples changed at random, which pruning sees beside those given and fine-tuning learns from: flip, "
-        "shift, stretch, tone, crop (images), mix (two samples), auto: what fits the inputs (and the labels), "
-        "or none (repeatable).",
+        "Changes of samples, at random, for copies that pruning fits weights to as well and for fine-tuning: "
+        "flip, shift, stretch, tone, crop (images), mix (two samples), auto: what fits the inputs (and the "
+        "labels), or none (repeatable).",
     )
     scope: str = _option(
         "model", "Fine-tuning: the whole model at once, or block after block (needs less memory).", SCOPES

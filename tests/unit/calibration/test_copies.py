@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from onnxprune.calibration import copies
 from onnxprune.calibration.copies import ENOUGH, MOST, with_copies
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.errors import UsageError
@@ -32,9 +33,11 @@ def test_the_given_samples_stay_and_changed_ones_come_behind() -> None:
     assert found.source == f"some images; and {MOST} changed copies (flip, shift)"
 
 
-@pytest.mark.parametrize(("count", "copies"), [(1, MOST), (128, MOST), (129, 2), (256, 1), (257, 0), (ENOUGH, 0)])
-def test_no_more_than_enough(count: int, copies: int) -> None:
-    assert with_copies(images(count, 2, 2), ("auto",), 0).samples == count * (copies + 1)
+@pytest.mark.parametrize(
+    ("count", "more"), [(1, MOST), (128, MOST), (129, 2), (256, 1), (257, 0), (ENOUGH, 0)]
+)
+def test_no_more_than_enough(count: int, more: int) -> None:
+    assert with_copies(images(count, 2, 2), ("auto",), 0).samples == count * (more + 1)
 
 
 def test_a_seed_repeats_it() -> None:
@@ -68,3 +71,9 @@ def test_labels_go_with_their_samples() -> None:
         assert len(batch["x"]) == len(labels)
     with pytest.raises(UsageError, match="--augment mix"):
         with_copies(data, ("mix",), 0)
+
+
+def test_copies_that_would_take_too_much_memory_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "MAX_BYTES", 2 * 8 * 3 * 64 * 4)
+    assert with_copies(images(8), ("auto",), 0).samples == 3 * 8
+    assert with_copies(images(17), ("auto",), 0).samples == 17
