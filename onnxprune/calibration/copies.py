@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnxprune.calibration.augment import MOVING, fitting, make
+from onnxprune.calibration.augment import fitting, make
 from onnxprune.calibration.data import CalibrationData
 
 ENOUGH = 512  # samples, copies included
@@ -23,8 +23,8 @@ def with_copies(data: CalibrationData, names: tuple[str, ...], seed: int) -> Cal
 
     Args:
         data: checked batches.
-        names: as :func:`onnxprune.calibration.augment.make` takes them; of ``auto`` only what moves images:
-            other tones and mixtures, which training needs, made statistics no better.
+        names: as :func:`onnxprune.calibration.augment.make` takes them; of ``auto`` only flips and shifts of
+            square images: other tones, stretched text and mixtures made statistics no better.
         seed: of the changes.
 
     Raises:
@@ -36,7 +36,8 @@ def with_copies(data: CalibrationData, names: tuple[str, ...], seed: int) -> Cal
         return data
     labels = data.labels[0] if data.labels else None
     if "auto" in names:
-        names = tuple(sorted(fitting(data.batches[0], labels) & set(MOVING)))
+        found = fitting(data.batches[0], labels)
+        names = tuple(sorted(found & {"flip", "shift"})) if "stretch" not in found else ()
     change = make(names, data.batches[0], labels)
     if change is None:
         return data
