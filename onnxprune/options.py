@@ -47,7 +47,7 @@ TUNING_FIELDS = (
 PLANNING_FIELDS = (
     "sparsity", "target_size", "target_speedup", "pattern", "criterion", "alpha", "selection", "granularity",
     "allocation", "budget", "solver", "refit", "damping", "include", "exclude", "min_size", "labels",
-    *DATA_FIELDS, "seed", "threads", "max_memory", "allow_external", "cache",
+    *DATA_FIELDS, "augment", "seed", "threads", "max_memory", "allow_external", "cache",
 )  # fmt: skip
 GLOBS = ("include", "exclude")
 _FIELDS = {item.name: item for item in dataclasses.fields(Recipe)}

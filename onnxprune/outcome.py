@@ -40,7 +40,7 @@ class Outcome:
         layers: what was pruned, in graph order.
         skips: what was left alone.
         calibration: the samples that pruning was given.
-        enlarged: these and changed copies of them, what weights are fitted to.
+        enlarged: these and changed copies of them, by which layers are measured and weights fitted.
         target: where the pruned model goes, None in a dry run.
         plan: zeros per layer.
         solved: what happened to each layer.

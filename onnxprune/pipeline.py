@@ -133,7 +133,7 @@ def prune(
         pruned = _slimmed(outcome, held_out, progress)
     else:
         with clock.stage("measure"):
-            outcome.plan = make_plan(dense, layers, calibration, recipe, progress)
+            outcome.plan = make_plan(dense, layers, enlarged, recipe, progress)
         pruned = _pruned(outcome, held_out, progress)
     return write(outcome, pruned, dense_session, held_out, progress, force=force, report=report_path)
 
@@ -288,7 +288,7 @@ def _pruned_further(smaller: Model, outcome: Outcome, rest: Recipe, progress: Pr
     """Return the smaller model with the zeros that ``rest`` asks for."""
     layers, skips = find_layers(smaller, include=rest.include, exclude=rest.exclude, min_size=rest.min_size)
     with outcome.clock.stage("measure"):
-        plan = make_plan(smaller, layers, outcome.calibration, rest, progress)
+        plan = make_plan(smaller, layers, outcome.enlarged, rest, progress)
     with outcome.clock.stage("solve"):
         model, solved = solve(smaller, layers, plan, outcome.enlarged, rest, progress)
     return Pruned(model, layers, skips, plan, solved)

@@ -13,6 +13,7 @@ import onnx
 
 from onnxprune.allocation import planfile
 from onnxprune.allocation.share import share_out
+from onnxprune.calibration.copies import with_copies
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.inputs import input_specs
 from onnxprune.calibration.unpad import unpad
@@ -139,6 +140,7 @@ def sensitivity(
         raise ModelError(f"{dense.name}: nothing to prune", "onnxprune inspect says why")
     calibration, _ = read_data(dense, recipe, data)
     calibration = unpad(calibration, input_specs(dense), session_of_file(dense, threads=recipe.threads))
+    calibration = with_copies(calibration, recipe.augment, recipe.seed)
     measured = measure_layers(dense, layers, calibration, recipe, progress, levels=levels)
     report = _report(dense, layers, calibration, measured, recipe)
     if plot is not None:

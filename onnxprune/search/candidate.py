@@ -76,13 +76,13 @@ class Weights:
         """Measure the layers."""
         o = self.outcome
         self.dense_bytes = _file_bytes(o.dense)
-        self.measured = measure_layers(o.dense, o.layers, o.calibration, o.recipe, self.progress)
+        self.measured = measure_layers(o.dense, o.layers, o.enlarged, o.recipe, self.progress)
 
     def make(self, recipe: Recipe) -> Candidate:
         """Share out the zeros and solve the layers."""
         o = self.outcome
         assert self.measured is not None
-        plan = share_out(o.dense, o.layers, o.calibration, recipe, self.measured)
+        plan = share_out(o.dense, o.layers, o.enlarged, recipe, self.measured)
         model, solved = self.solve(plan, recipe)
         dense = sum(layer.size * layer.dtype.itemsize for layer in o.layers)
         size = self.dense_bytes - dense + stored_bytes(model, o.layers, solved, recipe)
