@@ -65,12 +65,15 @@ class OutputKind:
             one along which ``cuts`` are.
         reason: why it was taken for that, in words.
         cuts: where values of another scale begin, see :mod:`onnxprune.scales`; features only.
+        squares: mean square of each part in the batch that showed them: what errors are relative to at least,
+            so that a sample without anything in one (an image without objects) does not count for all.
     """
 
     family: str
     axis: int = -1
     reason: str = ""
     cuts: tuple[int, ...] = ()
+    squares: tuple[float, ...] = ()
 
     @property
     def classes(self) -> bool:
@@ -128,7 +131,9 @@ def output_kind(name: str, value: Any, model: Model | None = None) -> OutputKind
     if found is None:
         return kind
     reason = f"{kind.reason}; axis {found[0]} has parts of different scales"
-    return replace(kind, axis=found[0], cuts=found[1], reason=reason)
+    kind = replace(kind, axis=found[0], cuts=found[1], reason=reason)
+    parts = [np.square(value[part].astype(np.float64)) for part in kind.parts(value.shape)]
+    return replace(kind, squares=tuple(float(part.mean()) for part in parts))
 
 
 def _fixed_axes(name: str, value: NDArray[Any], model: Model | None) -> list[int]:

@@ -8,6 +8,7 @@ Labels answer for the samples as they are: with labels, only changes that leave 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -56,12 +57,16 @@ def make(names: tuple[str, ...], feeds: Feed, labels: Array | None = None) -> Ch
 
     def change(feeds: Feed, random: np.random.Generator) -> Feed:
         seed = int(random.integers(2**63))  # images of one sample, such as a pair of them, are changed alike
-        masks = _masks(feeds, {name for name, value in feeds.items() if is_image(value)})
-        changed: Feed = {n: moved(value, chosen, np.random.default_rng(seed)) for n, value in feeds.items()}
+        images = images_of(feeds)
+        masks = _masks(feeds, images)
+        changed: Feed = {
+            n: moved(value, chosen, np.random.default_rng(seed)) if n in images else value
+            for n, value in feeds.items()
+        }
         changed = {n: np.round(value) if n in masks else value for n, value in changed.items()}
         if "tone" in chosen:
             changed = {
-                n: value if n in masks else toned(value, np.random.default_rng([seed, 1]))
+                n: toned(value, np.random.default_rng([seed, 1])) if n in images - masks else value
                 for n, value in changed.items()
             }
         return mixed(changed, random) if "mix" in chosen else changed
@@ -71,7 +76,7 @@ def make(names: tuple[str, ...], feeds: Feed, labels: Array | None = None) -> Ch
 
 def fitting(feeds: Feed, labels: Array | None = None) -> set[str]:
     """Return what ``auto`` stands for; the arguments are those of :func:`make`."""
-    images = [value for value in feeds.values() if is_image(value)]
+    images = [feeds[name] for name in sorted(images_of(feeds))]
     square = all(_square(value) for value in images)
     chosen = {"mix"} if square else set()
     chosen |= {"shift", "tone", "flip" if square else "stretch"} if images else set()
@@ -100,16 +105,31 @@ def _masks(feeds: Feed, names: set[str]) -> set[str]:
     return found if found != names else set()
 
 
+def images_of(feeds: Feed) -> set[str]:
+    """Return the names of the images: no caches of keys and values, no masks but those of an image."""
+    found = {n for n, v in feeds.items() if is_image(v) and not re.search("past|cache", n.lower())}
+    masks = {name for name in found if "mask" in name.lower()}
+    sizes = {_size(feeds[name]) for name in found - masks}
+    return found - {name for name in masks if _size(feeds[name]) not in sizes}
+
+
 def is_image(value: Array) -> bool:
     """True for float arrays (batch, channels, height, width) or (batch, height, width, channels)."""
     if value.ndim != 4 or value.dtype.kind != "f":
+        return False
+    if not value.size or not np.isfinite(value).all():
         return False
     return value.shape[1] in CHANNELS or value.shape[3] in CHANNELS
 
 
 def _square(value: Array) -> bool:
-    size = value.shape[2:] if value.shape[1] in CHANNELS else value.shape[1:3]
-    return bool(size[0] == size[1])
+    size = _size(value)
+    return size[0] == size[1]
+
+
+def _size(value: Array) -> tuple[int, int]:
+    height, width = value.shape[2:] if value.shape[1] in CHANNELS else value.shape[1:3]
+    return height, width
 
 
 def moved(value: Array, names: set[str], random: np.random.Generator) -> Array:
@@ -140,9 +160,13 @@ def toned(value: Array, random: np.random.Generator) -> Array:
     tints[channels] = value.shape[channels]
     contrast = np.exp(CONTRAST * random.uniform(-1, 1, (len(value), 1, 1, 1))).astype(value.dtype)
     tint = (TINT * random.uniform(-1, 1, tints)).astype(value.dtype)
-    mean = value.mean(around, keepdims=True)
-    spread = np.sqrt(np.square(value - mean).mean((1, 2, 3), keepdims=True))
-    changed: Array = mean + contrast * (value - mean) + tint * spread
+    wide = value.astype(np.promote_types(value.dtype, np.float32))  # squares of float16 overflow at 256
+    mean = wide.mean(around, keepdims=True)
+    spread = np.sqrt(np.square(wide - mean).mean((1, 2, 3), keepdims=True))
+    limit = np.finfo(value.dtype).max
+    changed: Array = np.clip(mean + contrast * (wide - mean) + tint * spread, -limit, limit).astype(
+        value.dtype
+    )
     return changed
 
 

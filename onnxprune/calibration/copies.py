@@ -12,6 +12,7 @@ import numpy as np
 
 from onnxprune.calibration.augment import fitting, make
 from onnxprune.calibration.data import CalibrationData
+from onnxprune.calibration.inputs import Feed
 
 ENOUGH = 512  # samples, copies included
 MOST = 3  # copies of each sample
@@ -44,6 +45,8 @@ def with_copies(data: CalibrationData, names: tuple[str, ...], seed: int) -> Cal
     added = f"{count} changed {'copy' if count == 1 else 'copies'} ({', '.join(names)})"
     random = np.random.default_rng(seed)
     copies = [dict(change(batch, random)) for _ in range(count) for batch in data.batches]
+    if all(_same(copy, batch) for copy, batch in zip(copies, data.batches, strict=False)):  # no images
+        return data
     return replace(
         data,
         batches=(*data.batches, *copies),
@@ -51,3 +54,7 @@ def with_copies(data: CalibrationData, names: tuple[str, ...], seed: int) -> Cal
         labels=data.labels * (count + 1),
         source=f"{data.source}; and {added}",
     )
+
+
+def _same(copy: Feed, batch: Feed) -> bool:
+    return all(copy[name] is value or np.array_equal(copy[name], value) for name, value in batch.items())

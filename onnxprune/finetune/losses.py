@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from onnxprune.calibration.labels import LABELS
+from onnxprune.divergence import LEAST
 from onnxprune.errors import DataError, UsageError
 from onnxprune.finetune.maps import map_divergence
 from onnxprune.finetune.task import Task
@@ -108,7 +109,9 @@ class Loss:
         if kind.classes and self.form != "mse":
             return divergence(student[name], teacher[name], kind, mask)
         parts = kind.parts(tuple(teacher[name].shape))
-        return _mean([relative_error(student[name][part], teacher[name][part], mask) for part in parts])
+        known = kind.squares if len(kind.squares) == len(parts) else (0.0,) * len(parts)
+        pairs = ((student[name][part], teacher[name][part]) for part in parts)
+        return _mean([relative_error(*pair, mask, LEAST * s) for pair, s in zip(pairs, known, strict=True)])
 
 
 def divergence(student: Tensor, teacher: Tensor, kind: OutputKind, mask: Tensor | None = None) -> Tensor:
@@ -123,12 +126,17 @@ def divergence(student: Tensor, teacher: Tensor, kind: OutputKind, mask: Tensor 
     return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
 
 
-def relative_error(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return the squared error divided by the teacher's variance (by its mean square, if it is constant)."""
+def relative_error(
+    student: Tensor, teacher: Tensor, mask: Tensor | None = None, least: float = 0.0
+) -> Tensor:
+    """Return the squared error divided by the teacher's variance (by its mean square, if it is constant).
+
+    The divisor is ``least`` at least.
+    """
     a, b = real_rows(teacher.float(), mask), real_rows(student.float(), mask)
     with torch.no_grad():
         variance = a.var(correction=0)
-        scale = torch.where(variance > 0, variance, a.square().mean()).clamp_min(_TINY)
+        scale = torch.where(variance > 0, variance, a.square().mean()).clamp_min(max(least, _TINY))
     return F.mse_loss(b, a) / scale
 
 

@@ -74,6 +74,6 @@ def _run(model: Model, names: Sequence[str], positions: Sequence[int]) -> dict[s
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     try:
         values = runtime.session(proto, threads=1, name=model.name).run(list(names), {})
-    except ModelError:  # an output without type, a shape that cannot be: then it is not known
+    except (ModelError, RuntimeError):  # no type, none that numpy has (bfloat16), a shape that cannot be
         return {}
     return {n: v for n, v in zip(names, values, strict=True) if isinstance(v, np.ndarray)}

@@ -14,8 +14,9 @@ from onnx import numpy_helper
 
 from onnxprune.attributes import number
 from onnxprune.model import Model
-from onnxprune.passes.constants import evaluate
+from onnxprune.passes.constants import evaluate, sources
 from onnxprune.passes.unread import drop_unread
+from onnxprune.storage.edit import is_overridable
 
 
 def fix_sizes(model: Model) -> int:
@@ -25,7 +26,9 @@ def fix_sizes(model: Model) -> int:
         if node.op_type != "Gather" or number(node, "axis", 0) or node.output[0] in model.index.outputs:
             continue
         dims = _declared(model, node.input[0])
-        picked = evaluate(model, [node.input[1]]).get(node.input[1]) if any(dims) else None
+        index = node.input[1]
+        fixed = any(dims) and not any(is_overridable(model, name) for name in sources(model, index))
+        picked = evaluate(model, [index]).get(index) if fixed else None
         if picked is None or not all(-len(dims) <= i < len(dims) and dims[i] for i in picked.ravel()):
             continue
         known[position] = np.array([dims[i] for i in picked.ravel()], np.int64).reshape(picked.shape)

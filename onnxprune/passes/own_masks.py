@@ -73,6 +73,7 @@ def _copies(names: Names, chain: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         copy.input[0] = renamed.get(node.input[0], node.input[0])
-        renamed[node.output[0]] = copy.output[0] = copy.name = names.fresh(node.output[0])
+        renamed[node.output[0]] = copy.output[0] = names.fresh(node.output[0])
+        copy.name = ""  # nodes of one name are refused
         copies.append(copy)
     return copies

@@ -188,3 +188,13 @@ def test_parts_that_are_no_columns_keep_their_rows() -> None:
     assert same is value and unchanged is kind
     found, kind = without_padding(value, OutputKind(FEATURES, axis=2, cuts=(2,)), mask)
     assert kind.parts(found.shape) == [(slice(None), slice(0, 2)), (slice(None), slice(2, 4))]
+
+
+def test_a_part_with_nothing_in_it_does_not_count_for_all() -> None:
+    """An image without objects: its scores are all but zero, and so is what is wrong with them."""
+    kind = OutputKind(FEATURES, axis=1, cuts=(2,), squares=(1e4, 0.25))
+    a = np.array([[[100.0], [200.0], [1e-7], [1e-7]]], np.float32)
+    b = a + np.array([[[0.0], [0.0], [1e-4], [1e-4]]], np.float32)
+    assert divergence(a, b, kind) < 1e-6
+    full = np.array([[[100.0], [200.0], [0.5], [0.5]]], np.float32)
+    assert divergence(full, 2 * full, kind) == pytest.approx(1)

@@ -213,3 +213,10 @@ def test_axes_that_the_model_declares_may_hold_parts() -> None:
             [(slice(None), slice(0, 2)), (slice(None), slice(2, 4))] if cuts else [()]
         )
     assert output_kind("y", value).cuts == (2,) and "different scales" in output_kind("y", value).reason
+
+
+def test_parts_know_how_large_they_were() -> None:
+    scales = np.array([200, 100, 0.01, 0.02], np.float32)[:, None]
+    value = np.random.default_rng(0).normal(size=(2, 4, 6)).astype(np.float32) * scales
+    found = output_kind("y", value)
+    assert found.squares == pytest.approx([np.square(value[:, :2]).mean(), np.square(value[:, 2:]).mean()])

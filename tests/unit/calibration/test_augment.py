@@ -13,6 +13,7 @@ from onnxprune.calibration.augment import (
     CONTRAST,
     STRETCH,
     TINT,
+    fitting,
     is_image,
     make,
     mixed,
@@ -212,3 +213,25 @@ def test_a_stretch_keeps_the_middle_and_the_height() -> None:
     assert len(set(slopes.tolist())) == 4
     assert (np.abs(np.log(slopes)) <= STRETCH + 1e-4).all()
     assert np.abs(found[:, 0, 0, 15:17].mean(1)).max() < 1e-4
+
+
+def test_what_only_looks_like_an_image_stays() -> None:
+    """Masks for attention, whatever stands for minus infinity, and caches of keys and values."""
+    ids = np.arange(20).reshape(4, 5)
+    for low in (-np.inf, np.finfo(np.float32).min, 0.0):
+        mask = np.where(np.random.default_rng(0).random((4, 1, 5, 5)) > 0.5, low, 1.0).astype(np.float32)
+        feeds = {"input_ids": ids, "attention_mask": mask}
+        assert fitting(feeds) == {"mix"}
+        change = make(("flip", "shift", "tone"), feeds)
+        assert change is not None
+        assert change(feeds, seeded())["attention_mask"] is mask
+    cache = {"input_ids": ids, "past_key_values.0.key": image(4, 4, 8, 8), "empty": image(4, 4, 0, 8)}
+    assert fitting(cache) == {"mix"}
+
+
+def test_half_floats_do_not_overflow() -> None:
+    x = (500 * image(4, 1, 8, 8)).astype(np.float16)
+    found = toned(x, seeded())
+    assert found.dtype == np.float16
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, toned(x.astype(np.float32), seeded()), rtol=1e-2, atol=5)

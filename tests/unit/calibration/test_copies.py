@@ -77,3 +77,8 @@ def test_copies_that_would_take_too_much_memory_are_left_out(monkeypatch: pytest
     monkeypatch.setattr(copies, "MAX_BYTES", 2 * 8 * 3 * 64 * 4)
     assert with_copies(images(8), ("auto",), 0).samples == 3 * 8
     assert with_copies(images(17), ("auto",), 0).samples == 17
+
+
+def test_copies_that_are_none_are_left_out() -> None:
+    ids = CalibrationData(({"ids": np.arange(40).reshape(4, 10)},), 4, False, "text")
+    assert with_copies(ids, ("flip",), 0) is ids

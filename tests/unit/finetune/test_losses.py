@@ -180,3 +180,10 @@ def test_parts_of_another_scale_count_alike() -> None:
     found = float(Loss(kinds)({"y": student * scale}, {"y": teacher * scale}, {}))
     wanted = [float(relative_error(student[:, part], teacher[:, part])) for part in (slice(2), slice(2, 4))]
     assert found == pytest.approx(np.mean(wanted), rel=1e-4)
+
+
+def test_a_part_with_nothing_in_it_does_not_count_for_all() -> None:
+    teacher = torch.tensor([[100.0, 200.0, 1e-7, 2e-7]])
+    student = teacher + torch.tensor([[0.0, 0.0, 1e-4, 1e-4]])
+    kinds = {"y": OutputKind(FEATURES, axis=1, cuts=(2,), squares=(1e4, 0.25))}
+    assert float(Loss(kinds)({"y": student}, {"y": teacher}, {})) < 1e-6

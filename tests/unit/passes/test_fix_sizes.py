@@ -69,3 +69,10 @@ def test_the_constant_holds_the_size() -> None:
     assert fix_sizes(found) == 1
     assert found.array("n") == 2 and found.array("n").shape == ()
     assert [node.op_type for node in found.graph.node] == ["Cast", "If"]
+
+
+def test_an_index_that_callers_may_replace_decides_nothing() -> None:
+    found = model()
+    found.proto.graph.input.append(onnx.helper.make_tensor_value_info("first", onnx.TensorProto.INT64, []))
+    found.reindex()
+    assert fix_sizes(found) == 0

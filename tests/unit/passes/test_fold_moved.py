@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -115,3 +116,11 @@ def test_globs(build_model: Build) -> None:
     assert folded(dense, Recipe(exclude=("w",))) is dense
     assert folded(dense, Recipe(include=("other",))) is dense
     assert folded(dense, Recipe(include=("w",))).index.tensors["w"].dims == [6, 8]
+
+
+def test_types_that_numpy_lacks_stay_as_they_are(build_model: Build) -> None:
+    text = "g (bfloat16[N, 6] x) => (bfloat16[N, 8] y) { t = Transpose<perm = [1, 0]>(w) y = MatMul(x, t) }"
+    model = Model(build_model(text, {"w": weight(8, 6).astype(ml_dtypes.bfloat16)}))
+    before = model.to_bytes()
+    assert fold_moved(model) == 0
+    assert model.to_bytes() == before

@@ -67,3 +67,14 @@ def test_lengths_that_are_put_together() -> None:
     model, feeds = graph(f"{TOKENS} {{ {body} }}", weights)
     assert own_masks(model) == 1
     assert summary(assert_removal_is_masking(model, feeds)) == [("head", 3), ("head", 3), ("neuron", 6)]
+
+
+def test_copies_take_no_name_that_a_node_has() -> None:
+    model, feeds = graph(f"{TOKENS} {{ {MASK} {REPEATED} {TWO} }}", WEIGHTS)
+    for number, node in enumerate(model.graph.node):
+        node.name = {"Relu": "m4"}.get(node.op_type, f"m{number}_1")
+    before = session(model.proto, threads=1).run(None, feeds)[0]
+    assert own_masks(model) == 1
+    names = [node.name for node in model.graph.node if node.name]
+    assert len(names) == len(set(names))
+    assert np.array_equal(session(model.proto, threads=1).run(None, feeds)[0], before)
