@@ -17,8 +17,6 @@ from onnxprune.outputs import EXACT, NONE, PROBABILITIES, OutputKind
 
 Array = NDArray[Any]
 
-# What a part's errors are relative to at least, as a share of its mean square where it was found.
-LEAST = 0.1
 # One row adds at most 27.6 nats: a softmax that underflows to 0 must not outweigh all other rows.
 _FLOOR = 1e-12
 _CHUNK = 1 << 20  # class scores per step: bounds the temporaries of a 150,000-token vocabulary
@@ -48,22 +46,22 @@ def divergence(reference: Array, value: Array, kind: OutputKind) -> float:
     if kind.classes:
         total = float(row_kl(class_rows(a, kind.axis), class_rows(b, kind.axis), kind).sum())
         return total if math.isfinite(total) else math.inf
-    if kind.cuts:  # each part as if it were alone
-        parts = kind.parts(a.shape)
-        least = kind.squares if len(kind.squares) == len(parts) else (0.0,) * len(parts)
-        alone = [replace(kind, cuts=(), squares=(square,)) for square in least]
-        return sum(divergence(a[p], b[p], one) for p, one in zip(parts, alone, strict=True)) / len(parts)
+    parts = zip(kind.parts(a.shape), kind.floors(a.shape), strict=True)
+    errors = [_relative_error(a[part], b[part], floor) for part, floor in parts]
+    return rows * sum(errors) / len(errors)
+
+
+def _relative_error(a: Array, b: Array, floor: float) -> float:
+    """Return ``||a - b||^2 / ||a||^2``, the mean square of a being ``floor`` at least."""
     with np.errstate(invalid="ignore", over="ignore"):
         difference = a - b
     if not np.isfinite(difference).all():  # two equal infinities, as in masked scores, agree
         same = a == b
         difference, a = np.where(same, 0, difference), np.where(same & ~np.isfinite(a), 0, a)
-    error, norm = square_sum(difference), square_sum(a)
-    if kind.squares:
-        norm = max(norm, LEAST * kind.squares[0] * a.size)
+    error, norm = square_sum(difference), max(square_sum(a), floor * a.size)
     if not math.isfinite(error):
         return math.inf
-    return rows * error / norm if norm > 0 else float(rows) * (error > 0)
+    return error / norm if norm > 0 else float(error > 0)
 
 
 def total_divergence(

@@ -55,6 +55,9 @@ _SCALING = {"Add", "Sub", "Mul", "Div"}
 _LINEAR = ("MatMul", "Gemm", "Conv", "ConvTranspose")  # endings: FusedConv and packed forms count too
 
 
+LEAST = 0.1  # of the mean square of a part where it was found: what its errors are relative to at least
+
+
 @dataclass(frozen=True)
 class OutputKind:
     """How to compare one output.
@@ -79,6 +82,11 @@ class OutputKind:
     def classes(self) -> bool:
         """True when KL divergence and top-1 agreement make sense."""
         return self.family in (LOGITS, PROBABILITIES)
+
+    def floors(self, shape: tuple[int, ...]) -> list[float]:
+        """Return the least mean square that errors are relative to, of each part of :meth:`parts`."""
+        count = len(self.parts(shape))
+        return [LEAST * square for square in self.squares] if len(self.squares) == count else [0.0] * count
 
     def parts(self, shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
         """Return the parts of an output of this shape, as indices; all of it where there are no others."""

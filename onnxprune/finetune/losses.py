@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from onnxprune.calibration.labels import LABELS
-from onnxprune.divergence import LEAST
 from onnxprune.errors import DataError, UsageError
 from onnxprune.finetune.maps import map_divergence
 from onnxprune.finetune.task import Task
@@ -108,10 +107,9 @@ class Loss:
         kind = self.kinds[name]
         if kind.classes and self.form != "mse":
             return divergence(student[name], teacher[name], kind, mask)
-        parts = kind.parts(tuple(teacher[name].shape))
-        known = kind.squares if len(kind.squares) == len(parts) else (0.0,) * len(parts)
-        pairs = ((student[name][part], teacher[name][part]) for part in parts)
-        return _mean([relative_error(*pair, mask, LEAST * s) for pair, s in zip(pairs, known, strict=True)])
+        a, b, shape = student[name], teacher[name], tuple(teacher[name].shape)
+        parts = zip(kind.parts(shape), kind.floors(shape), strict=True)
+        return _mean([relative_error(a[part], b[part], mask, floor) for part, floor in parts])
 
 
 def divergence(student: Tensor, teacher: Tensor, kind: OutputKind, mask: Tensor | None = None) -> Tensor:
@@ -127,16 +125,16 @@ def divergence(student: Tensor, teacher: Tensor, kind: OutputKind, mask: Tensor 
 
 
 def relative_error(
-    student: Tensor, teacher: Tensor, mask: Tensor | None = None, least: float = 0.0
+    student: Tensor, teacher: Tensor, mask: Tensor | None = None, floor: float = 0.0
 ) -> Tensor:
     """Return the squared error divided by the teacher's variance (by its mean square, if it is constant).
 
-    The divisor is ``least`` at least.
+    The divisor is ``floor`` at least.
     """
     a, b = real_rows(teacher.float(), mask), real_rows(student.float(), mask)
     with torch.no_grad():
         variance = a.var(correction=0)
-        scale = torch.where(variance > 0, variance, a.square().mean()).clamp_min(max(least, _TINY))
+        scale = torch.where(variance > 0, variance, a.square().mean()).clamp_min(max(floor, _TINY))
     return F.mse_loss(b, a) / scale
 
 
