@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-import onnx
 import pytest
 
 from onnxprune.calibration.stats import Moments
@@ -14,27 +11,7 @@ from onnxprune.model import Model
 from onnxprune.online.growing import GrowingSums
 from onnxprune.opening import find_prunable
 from onnxprune.recipe import Recipe
-
-TEXT = """g (float[N, 16] x) => (float[N, 12] y) {
-    a = MatMul(x, w1)  h = Add(a, b1)  r = Relu(h)  y = MatMul(r, w2) }"""
-TABLE = """g (int64[N, T] ids) => (float[N, T, 20] y) { e = Gather(table, ids)  y = MatMul(e, w) }"""
-RNG = np.random.default_rng(5)
-X = (RNG.normal(size=(64, 16)) @ RNG.normal(size=(16, 16))).astype(np.float32)
-IDS = RNG.integers(0, 30, (50, 4))
-
-
-def noise(*shape: int) -> np.ndarray:
-    return np.random.default_rng(shape).normal(size=shape).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def dense(build_model: Callable[..., onnx.ModelProto]) -> Model:
-    return Model(build_model(TEXT, {"w1": noise(16, 24), "b1": noise(24), "w2": noise(24, 12)}))
-
-
-@pytest.fixture(scope="module")
-def table(build_model: Callable[..., onnx.ModelProto]) -> Model:
-    return Model(build_model(TABLE, {"table": noise(30, 16), "w": noise(16, 20)}))
+from tests.unit.online.examples import IDS, X
 
 
 def growing(model: Model) -> GrowingSums:
@@ -62,7 +39,7 @@ def test_rows_of_a_table_are_counted(table: Model) -> None:
 
 def test_samples_of_other_shapes_wait_on_their_own(table: Model) -> None:
     once, pieces = growing(table), growing(table)
-    long = RNG.integers(0, 30, (20, 7))
+    long = np.random.default_rng(6).integers(0, 30, (20, 7))
     once.feed([IDS, long])
     for a, b in zip(np.split(IDS, 10), np.split(long, 10), strict=True):
         pieces.feed([a, b])

@@ -21,28 +21,14 @@ from onnxprune.model import Model
 from onnxprune.online import pruner as online
 from onnxprune.online.pruner import Pruner
 from onnxprune.passes.unpack import unpack
+from tests.unit.online.examples import IDS, X, noise
 
-TEXT = """g (float[N, 16] x) => (float[N, 12] y) {
-    a = MatMul(x, w1)  h = Add(a, b1)  r = Relu(h)  y = MatMul(r, w2) }"""
 CONV = """g (float[N, 3, 6, 6] x) => (float[N, 5] y) {
     c = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(x, w, b)  r = Relu(c)  m = GlobalAveragePool(r)
     f = Flatten(m)  y = Gemm(f, v, u) }"""
-TABLE = """g (int64[N, T] ids) => (float[N, T, 20] y) { e = Gather(table, ids)  y = MatMul(e, w) }"""
 TIED = """g (float[N, 16] x) => (float[N, 16] y) { h = MatMul(x, w)  r = Relu(h)  y = MatMul(r, w) }"""
 OPTIONS: dict[str, Any] = {"min_size": 32, "threads": 1, "solver": "sweep"}
-RNG = np.random.default_rng(5)
-X = (RNG.normal(size=(64, 16)) @ RNG.normal(size=(16, 16))).astype(np.float32)
-IMAGES = RNG.normal(size=(40, 3, 6, 6)).astype(np.float32)
-IDS = RNG.integers(0, 30, (50, 4))
-
-
-def noise(*shape: int) -> np.ndarray:
-    return np.random.default_rng(shape).normal(size=shape).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def dense(build_model: Callable[..., onnx.ModelProto]) -> Model:
-    return Model(build_model(TEXT, {"w1": noise(16, 24), "b1": noise(24), "w2": noise(24, 12)}))
+IMAGES = np.random.default_rng(6).normal(size=(40, 3, 6, 6)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -51,16 +37,11 @@ def convolution(build_model: Callable[..., onnx.ModelProto]) -> Model:
     return Model(build_model(CONV, weights))
 
 
-@pytest.fixture(scope="module")
-def table(build_model: Callable[..., onnx.ModelProto]) -> Model:
-    return Model(build_model(TABLE, {"table": noise(30, 16), "w": noise(16, 20)}))
-
-
 def weights(model: Model) -> dict[str, np.ndarray]:
     return {name: model.array(name) for name in model.index.tensors}
 
 
-def same(a: Model, b: Model) -> None:
+def assert_same(a: Model, b: Model) -> None:
     for name, array in weights(a).items():
         np.testing.assert_array_equal(array, b.array(name), err_msg=name)
 
@@ -113,7 +94,7 @@ class TestPortions:
         twice.feed(X[:32])
         middle = twice.prune(0.5)
         twice.feed(X[32:])
-        same(once.prune(0.5), twice.prune(0.5))
+        assert_same(once.prune(0.5), twice.prune(0.5))
         assert any((middle.array(name) != once.prune(0.5).array(name)).any() for name in ("w1", "w2"))
 
     @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -123,20 +104,20 @@ class TestPortions:
         once.feed({"x": X})
         edges = [0, *sorted(set(cuts)), 64]
         pieces.feed(X[a:b] for a, b in itertools.pairwise(edges))
-        same(once.prune(0.6), pieces.prune(0.6))
+        assert_same(once.prune(0.6), pieces.prune(0.6))
 
     def test_images(self, convolution: Model) -> None:
         once, pieces = Pruner(convolution, **OPTIONS), Pruner(convolution, **OPTIONS)
         once.feed(IMAGES)
         for image in IMAGES:
             pieces.feed({"x": image[None]})
-        same(once.prune(0.5), pieces.prune(0.5))
+        assert_same(once.prune(0.5), pieces.prune(0.5))
 
     def test_tables(self, table: Model) -> None:
         once, pieces = Pruner(table, **OPTIONS), Pruner(table, **OPTIONS)
         once.feed(IDS)
         pieces.feed([IDS[:7], IDS[7:21], IDS[21:]])
-        same(once.prune(0.5), pieces.prune(0.5))
+        assert_same(once.prune(0.5), pieces.prune(0.5))
 
     def test_pruning_in_between_changes_nothing(self, dense: Model) -> None:
         one, other = Pruner(dense, **OPTIONS), Pruner(dense, **OPTIONS)
@@ -146,7 +127,7 @@ class TestPortions:
                 pruner.prune(0.7)
                 pruner.prune(0.2)
             pruner.feed(X[21:])
-        same(one.prune(0.5), other.prune(0.5))
+        assert_same(one.prune(0.5), other.prune(0.5))
 
     def test_memory_is_that_of_the_sums(self, dense: Model) -> None:
         pruner = Pruner(dense, **OPTIONS)
@@ -167,7 +148,8 @@ def test_tied_weights_are_solved_for_all_their_uses(build_model: Callable[..., o
 
 
 def test_more_data_is_better_than_little(dense: Model) -> None:
-    feeds = {"x": (RNG.normal(size=(200, 16)) @ np.linalg.qr(noise(16, 16))[0]).astype(np.float32)}
+    rows = np.random.default_rng(7).normal(size=(200, 16))
+    feeds = {"x": (rows @ np.linalg.qr(noise(16, 16))[0]).astype(np.float32)}
 
     def error(count: int) -> float:
         pruner = Pruner(dense, **OPTIONS)
@@ -214,16 +196,16 @@ class TestState:
         first.feed(X[:count])
         first.save_state(tmp_path / "sums.npz")
         second.load_state(tmp_path / "sums.npz")
-        same(first.prune(0.5), second.prune(0.5))
+        assert_same(first.prune(0.5), second.prune(0.5))
         second.feed(X[count:])
         assert second.samples == 64
-        same(once.prune(0.5), second.prune(0.5))
+        assert_same(once.prune(0.5), second.prune(0.5))
 
     def test_of_tables(self, table: Model) -> None:
         once, second = Pruner(table, **OPTIONS), Pruner(table, **OPTIONS)
         once.feed(IDS)
         second.load_state_dict(once.state_dict())
-        same(once.prune(0.5), second.prune(0.5))
+        assert_same(once.prune(0.5), second.prune(0.5))
 
     def test_of_another_model(self, dense: Model, convolution: Model) -> None:
         state = Pruner(dense, **OPTIONS).state_dict()
@@ -240,7 +222,7 @@ class TestState:
             pruner.load_state_dict({name: a for name, a in state.items() if not name.endswith(".H")})
         with pytest.raises(DataError, match="damaged"):
             pruner.load_state_dict({**state, "sums.0.H": state["sums.0.H"][:, :3]})
-        same(pruner.prune(0.5), pruner.prune(0.5))  # it still has its own
+        assert_same(pruner.prune(0.5), pruner.prune(0.5))  # it still has its own
 
 
 class TestRefusals:
@@ -299,4 +281,4 @@ def test_a_batch_that_the_model_fixes(build_model: Callable[..., onnx.ModelProto
     once.feed(X)
     pieces.feed([X[:16], X[16:24], X[24:]])
     assert pieces.samples == 64
-    same(once.prune(0.5), pieces.prune(0.5))
+    assert_same(once.prune(0.5), pieces.prune(0.5))
