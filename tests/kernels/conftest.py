@@ -175,8 +175,8 @@ def sparse_weight() -> Callable[..., NDArray[np.float32]]:
 
 
 @pytest.fixture(scope="session")
-def agree() -> Callable[..., None]:
-    """Return ``agree(model, feed, ort_session)``: outputs with and without the kernels, within 1e-5."""
+def assert_agree() -> Callable[..., None]:
+    """Return ``assert_agree(model, feed, ort_session)``: with and without the kernels within 1e-5."""
 
     def check(
         model: onnx.ModelProto,

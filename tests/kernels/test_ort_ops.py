@@ -57,7 +57,7 @@ def test_the_library_has_every_op(ops_library: Path) -> None:
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("values", ["same", "fp16"])
 def test_matmul_and_gemm(
-    sparse_model: Any, sparse_weight: Any, ort_session: Any, agree: Any, prefix: str, values: str
+    sparse_model: Any, sparse_weight: Any, ort_session: Any, assert_agree: Any, prefix: str, values: str
 ) -> None:
     for i, op in enumerate(op for op in grammar() if op.prefix == prefix and op.consumer != "Conv"):
         attributes = attributes_of(op)
@@ -67,23 +67,25 @@ def test_matmul_and_gemm(
             weight, x, y = (weight.T.copy() if i % 2 else weight), (7, 40), (7, 24)
         model = sparse_model(op, weight, ["N", *x[1:]], ["N", *y[1:]], values=values, **attributes)
         feed = {"X": random(x), **({"R": random(y)} if op.epilogue.residual else {})}
-        agree(model, feed, ort_session)
+        assert_agree(model, feed, ort_session)
 
 
 @pytest.mark.parametrize("prefix", [*PREFIXES, ""])
-def test_conv(sparse_model: Any, sparse_weight: Any, ort_session: Any, agree: Any, prefix: str) -> None:
+def test_conv(
+    sparse_model: Any, sparse_weight: Any, ort_session: Any, assert_agree: Any, prefix: str
+) -> None:
     for i, op in enumerate(op for op in grammar() if op.prefix == prefix and op.consumer == "Conv"):
         attributes = attributes_of(op) | CONV | {"kernel_shape": [3, 3], "pads": [1, 0, 0, 2]}
         attributes |= {"group": 2, "strides": [1 + i % 2, 1]}
         weight, y = sparse_weight((8, 6, 3, 3), seed=i), (2, 8, 8 if i % 2 == 0 else 4, 10)
         model = sparse_model(op, weight, ["N", 12, 9, 10], ["N", *y[1:]], **attributes)
         feed = {"X": random((2, 12, 9, 10)), **({"R": random(y)} if op.epilogue.residual else {})}
-        agree(model, feed, ort_session)
+        assert_agree(model, feed, ort_session)
 
 
 @pytest.mark.parametrize("prefix", [*PREFIXES, ""])
 def test_conv_of_one_dimension(
-    sparse_model: Any, sparse_weight: Any, ort_session: Any, agree: Any, prefix: str
+    sparse_model: Any, sparse_weight: Any, ort_session: Any, assert_agree: Any, prefix: str
 ) -> None:
     model = sparse_model(
         SparseOp("Conv", prefix, Epilogue(True, "Relu")),
@@ -92,7 +94,7 @@ def test_conv_of_one_dimension(
         ["N", 8, "M"],
         **CONV | {"kernel_shape": [5], "pads": [2, 1], "strides": [2], "dilations": [2]},
     )
-    agree(model, {"X": random((2, 16, 33)), "R": random((2, 8, 14))}, ort_session)
+    assert_agree(model, {"X": random((2, 16, 33)), "R": random((2, 8, 14))}, ort_session)
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -105,7 +107,7 @@ def test_any_weight(
     sparse_model: Any,
     sparse_weight: Any,
     ort_session: Any,
-    agree: Any,
+    assert_agree: Any,
     prefix: str,
     shape: tuple[int, int],
     sparsity: float,
@@ -116,7 +118,7 @@ def test_any_weight(
     model = sparse_model(SparseOp("MatMul", prefix), weight, ["N", shape[0]], ["N", shape[1]])
     x = random((17, shape[0]))
     if not ragged:
-        agree(model, {"X": x}, ort_session, threads=2)
+        assert_agree(model, {"X": x}, ort_session, threads=2)
     found = ort_session(model).run(None, {"X": x})[0]
     bias = onnx.numpy_helper.to_array(model.graph.initializer[-1])
     np.testing.assert_allclose(found, x @ weight + bias, rtol=1e-4, atol=1e-4)
@@ -153,14 +155,14 @@ def test_packed_ops_without_a_kernel_run_as_before(
 
 @pytest.mark.parametrize("x", [(5, 32), (2, 3, 32), (2, 1, 3, 1, 32), (32,), (0, 32), (2, 0, 32), (1, 32)])
 def test_matmul_takes_any_rank(
-    sparse_model: Any, sparse_weight: Any, ort_session: Any, agree: Any, x: tuple[int, ...]
+    sparse_model: Any, sparse_weight: Any, ort_session: Any, assert_agree: Any, x: tuple[int, ...]
 ) -> None:
     model = sparse_model(SparseOp("MatMul", "Gap8"), sparse_weight((32, 16)), [*map(str, x[:-1]), 32], None)
-    assert agree(model, {"X": random(x)}, ort_session, threads=2).shape == (*x[:-1], 16)
+    assert assert_agree(model, {"X": random(x)}, ort_session, threads=2).shape == (*x[:-1], 16)
 
 
 def test_one_session_takes_any_batch_and_size(
-    sparse_model: Any, sparse_weight: Any, ort_session: Any, agree: Any
+    sparse_model: Any, sparse_weight: Any, ort_session: Any, assert_agree: Any
 ) -> None:
     op = SparseOp("MatMul", "Bitmap", Epilogue(True, "Gelu"))
     model = sparse_model(op, sparse_weight((64, 48)), ["N", "S", 64], ["N", "S", 48])
