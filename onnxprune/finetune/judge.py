@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,11 @@ PIECES = 16  # that samples are cut into at least, where they can be: to see how
 SURE = 2.0  # standard errors of a mean difference
 LIKELY = 1.0
 NOISE = 0.1  # of a loss, where there is one piece only
+# Times the logits, of which the best counts. A model that lost much is less sure than its teacher on what it
+# has not seen, and the first that training mends is that. EfficientNet-Lite0 with half of its multiplications,
+# 25 steps at a rate of 0.003: KL on other images 1.36 -> 1.20, at the best factor 0.86 -> 1.16, top-1
+# 64.5 -> 57.0.
+FACTORS = (1.0, 0.5, 0.7, 1.4, 2.0)
 
 
 @dataclass(frozen=True)
@@ -94,14 +100,21 @@ class Judge:
 
     @torch.no_grad()
     def losses(self, batches: Batches) -> Losses:
-        """Return the losses of all samples, in full precision."""
-        values, rows = [], []
+        """Return the losses of all samples, in full precision, at the confidence that is best for all."""
+        factors = FACTORS if self.loss.has_confidence else FACTORS[:1]
+        found, rows = [], []
         for unit in batches.pieces(PIECES):
             feeds, teacher, mask = self._on_device(*batches.get(unit))
-            values.append(float(self.loss(self.view(feeds), teacher, feeds, mask)))
+            student = self.view(feeds)
+            found.append([float(self.loss(self._at(student, f), teacher, feeds, mask)) for f in factors])
             rows.append(max((len(value) for value in feeds.values() if value.ndim), default=1))
-        mean = self.world.agreed(float(np.average(values, weights=rows)))
-        return Losses(np.array(values), np.array(rows, float), mean)
+        values = np.array(found)
+        means = [self.world.agreed(float(mean)) for mean in np.average(values, axis=0, weights=rows)]
+        best = min(range(len(means)), key=lambda k: means[k] if math.isfinite(means[k]) else math.inf)
+        return Losses(values[:, best], np.array(rows, float), means[best])
+
+    def _at(self, student: Mapping[str, Tensor], factor: float) -> Mapping[str, Tensor]:
+        return student if factor == 1 else self.loss.sharpened(student, factor)
 
     def _on_device(
         self, feeds: Tensors, teacher: Tensors, mask: Tensor | None

@@ -25,6 +25,11 @@ from onnxprune.solvers.reconstruct import bias_shift, restore_variance, target_w
 
 Floats = NDArray[np.float32]
 SMALLEST = 2.0**-24  # above 0 in fp16
+# Times the ridge that the noise of H asks for, where a layer makes up for what those before it lost: little
+# of that can be predicted, and what few samples make of the rest is chance. EfficientNet-Lite0 with 70 %
+# zeros, 256 images: KL to the dense model on others 1.46 with 1, 1.27 with 10, 1.26 with 40; MiniLM's error
+# 0.250, 0.233, 0.232 with 1, 10 and 100; ResNet-20 in nine cases, with 1, 10 and 30: no difference.
+CAUTION = 10.0
 
 
 def dense_matrix(model: Model, layer: Layer) -> Floats:
@@ -176,14 +181,15 @@ def aim(job: Job, method: Method, *, repair: bool) -> Aim:
     centre = _centred(job, repair) and method.mixture.solves
     H, G, R = job.moments.centred(job.layer.name, centre)
     wanted = ridge(job.moments, H, method.damping)
+    careful = ridge(job.moments, H, method.damping, CAUTION)
     if repair and job.support is not None:
         kept = np.asarray(job.support.any(axis=1))
-        H, weight, used = target_within(job.W, H, G, R, wanted, kept)
+        H, weight, used = target_within(job.W, H, G, R, wanted, careful, kept)
         return Aim(H, weight, wanted, used)
     if not repair or (G is H and R is None):
         return Aim(H, job.W, wanted, wanted)
-    weight, used = target_weight(job.W, H, G, R, wanted)
-    return Aim(H, weight, wanted, used)
+    weight, used = target_weight(job.W, H, G, R, careful)
+    return Aim(H, weight, wanted, wanted * used / careful)
 
 
 def solve_layer(
@@ -239,14 +245,14 @@ def _seed(layer: Layer, method: Method) -> int | None:
     return None if method.seed is None else method.seed * 2**32 + zlib.crc32(layer.name.encode())
 
 
-def ridge(moments: Moments, H: NDArray[np.float64], least: float) -> float:
-    """Return the ridge for ``H``, as a share of its mean diagonal: what its noise asks for, or ``least``.
+def ridge(moments: Moments, H: NDArray[np.float64], least: float, times: float = 1.0) -> float:
+    """Return the ridge for ``H``, as a share of its mean diagonal: ``times`` its noise, or ``least``.
 
     Of 256 images a classifier sees 256 rows: without the ridge its weights would fit them whatever is pruned.
     """
     share = moments.uncertainty()
     varies = moments.variance() / np.maximum(np.einsum("gii->g", H), 1e-300)  # the rest of H are the means
-    return max(least, share / (1 - share) * min(1.0, float(np.median(varies))))
+    return max(least, times * share / (1 - share) * min(1.0, float(np.median(varies))))
 
 
 def fill_kept(W: Floats, mask: Mask, dtype: np.dtype[np.generic]) -> Floats:

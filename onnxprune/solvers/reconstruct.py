@@ -28,11 +28,19 @@ def target_weight(
         damping: l as a share of the mean diagonal of H.
     """
     # As W + (W (G - H) + R) (H + l I)^-1: what differs is small, so float32 is enough for the product.
-    missing = np.zeros(W.shape) if R is None else R
-    if G is not H:
-        missing = missing + multiply(W, (G - H).astype(np.float32))
-    change, used = solve_damped(H, damping, missing)
+    missing = _missing(W, H, G, R)
+    change, used = solve_damped(H, damping, np.zeros(W.shape) if missing is None else missing)
     return (W + change).astype(np.float32), used
+
+
+def _missing(
+    W: Floats, H: NDArray[np.float64], G: NDArray[np.float64], R: NDArray[np.float64] | None
+) -> NDArray[np.float64] | None:
+    """Return ``W (G - H) + R``; None where both streams are equal."""
+    if G is H:
+        return R
+    moved = multiply(W, (G - H).astype(np.float32)).astype(np.float64)
+    return moved if R is None else moved + R
 
 
 def target_within(
@@ -41,6 +49,7 @@ def target_within(
     G: NDArray[np.float64],
     R: NDArray[np.float64] | None,
     damping: float,
+    careful: float,
     kept: NDArray[np.bool_],
 ) -> tuple[NDArray[np.float64], Floats, float]:
     """Return H and W* as :func:`target_weight` has it, with columns of W* only where ``kept`` is True.
@@ -53,7 +62,8 @@ def target_within(
         H: (groups, in, in) moments of the pruned inputs.
         G: (groups, in, in) cross moments, dense by pruned; H itself where the inputs are equal.
         R: (groups, out, in) cross moments of the residual difference, or None.
-        damping: l as a share of the mean diagonal of what is kept of H.
+        damping: l for what is removed, as a share of the mean diagonal of what is kept of H.
+        careful: the same for what else the dense outputs differ by.
         kept: (groups, in).
 
     Returns:
@@ -61,15 +71,15 @@ def target_within(
     """
     K = kept[:, None, :]
     start = np.where(K, W, np.float32(0))
-    missing = multiply(W - start, H.astype(np.float32)).astype(np.float64)
-    missing += 0.0 if R is None else R
-    if G is not H:
-        missing += multiply(W, (G - H).astype(np.float32))
+    removed = multiply(W - start, H.astype(np.float32)).astype(np.float64)
     within = np.where(K & kept[:, :, None], H, 0.0)
     diagonal = np.einsum("gii->gi", within)
     mean = diagonal.sum(1, keepdims=True) / np.maximum(kept.sum(1, keepdims=True), 1)
     diagonal += np.where(kept, 0.0, mean)
-    change, used = solve_damped(within, damping, np.where(K, missing, 0.0))
+    change, used = solve_damped(within, damping, np.where(K, removed, 0.0))
+    other = _missing(W, H, G, R)
+    if other is not None:
+        change = change + solve_damped(within, careful, np.where(K, other, 0.0))[0]
     return within, (start + change).astype(np.float32), used
 
 

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from onnxprune.errors import ModelError
 from onnxprune.finetune.batches import Batches
-from onnxprune.finetune.judge import LIKELY, NOISE, PIECES, SURE, Judge, Losses, quick_form
+from onnxprune.finetune.judge import FACTORS, LIKELY, NOISE, PIECES, SURE, Judge, Losses, quick_form
 from onnxprune.finetune.losses import Loss
 from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.world import World
-from onnxprune.outputs import FEATURES, OutputKind
+from onnxprune.outputs import FEATURES, LOGITS, OutputKind
 from tests.unit.finetune.networks import parse
 
 TEXT = "g (float t, float[N, 8] x) => (float[N, 6] y) { a = MatMul(x, w) y = Mul(a, t) }"
@@ -50,6 +50,20 @@ def test_samples_are_judged_in_pieces_of_few_rows() -> None:
     assert len(found.values) >= PIECES and found.rows.sum() == 40
     assert found.mean == pytest.approx(np.arange(40).mean(), rel=1e-5)
     assert found.values[0] < 1 and found.values[-1] > 38
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_what_is_only_less_sure_than_the_teacher_is_no_worse(factor: float) -> None:
+    """A student whose logits are the teacher's, all smaller or larger, makes the same choices."""
+    x = np.random.default_rng(1).normal(size=(32, 8)).astype(np.float32)
+    kind = OutputKind(LOGITS, 1)
+    view = TorchView(parse("g (float[N, 8] x) => (float[N, 6] y) { y = MatMul(x, w) }", {"w": W}))
+    data = Batches(range(1), lambda n: {"x": x}, lambda n: {"y": factor * (x @ W)})
+    assert Judge(view, Loss({"y": kind}), World()).losses(data).mean < 1e-5
+    other = Judge(view, Loss({"y": kind}, form="mse"), World()).losses(data).mean  # there it counts
+    assert (other > 0.05) == (factor != 1)
+    shuffled = Batches(range(1), lambda n: {"x": x}, lambda n: {"y": factor * (x @ W)[:, ::-1]})
+    assert Judge(view, Loss({"y": kind}), World()).losses(shuffled).mean > 0.1
 
 
 def losses(values: NDArray[np.float64], rows: NDArray[np.float64] | None = None) -> Losses:

@@ -33,6 +33,19 @@ def test_divergence_is_that_of_the_report(shape: tuple[int, ...], axis: int, fam
     assert float(divergence(student, teacher, kind)) == pytest.approx(wanted, rel=1e-4)
 
 
+@pytest.mark.parametrize("family", [LOGITS, PROBABILITIES])
+def test_sharpened_outputs_are_the_softmax_of_larger_logits(family: str) -> None:
+    logits, other = pair(3, 5, 4)
+    kinds = {"y": OutputKind(family, 1), "z": OutputKind(FEATURES)}
+    values = {"y": logits.softmax(1) if family == PROBABILITIES else logits, "z": other}
+    found = Loss(kinds).sharpened(values, 2.0)
+    chances = found["y"] if family == PROBABILITIES else found["y"].softmax(1)
+    torch.testing.assert_close(chances, (2 * logits).softmax(1))
+    assert found["z"] is other
+    for loss in (Loss(kinds, form="mse"), Loss(kinds, custom=lambda *values: other.sum())):
+        assert not loss.has_confidence and loss.sharpened(values, 2.0)["y"] is values["y"]
+
+
 def test_padded_tokens_do_not_count() -> None:
     student, teacher = pair(2, 3, 5)
     mask = torch.tensor([[True, True, False], [True, False, False]])

@@ -15,6 +15,7 @@ from onnxprune.model import Model
 from onnxprune.parallel import workers
 from onnxprune.solvers import admm
 from onnxprune.solvers.layer import (
+    CAUTION,
     Job,
     Solution,
     aim,
@@ -26,6 +27,7 @@ from onnxprune.solvers.layer import (
 )
 from onnxprune.solvers.patterns import Pattern
 from onnxprune.solvers.prune import Method
+from onnxprune.solvers.reconstruct import target_weight
 
 TEXT = """<ir_version: 8, opset_import: ["": 17]>
 g (float[N, 20] x) => (float[N, 12] y, float[N, 8] z) {
@@ -76,6 +78,19 @@ def test_layers_without_a_bias_are_aimed_at_the_raw_moments(jobs: list[Job]) -> 
     assert not np.allclose(biased.weight, jobs[0].W)  # what the pruned inputs ask for
     alone = aim(jobs[0], Method(), repair=False)
     assert alone.weight is jobs[0].W and alone.used == alone.wanted
+
+
+def test_what_earlier_layers_lost_is_made_up_for_with_more_caution(jobs: list[Job]) -> None:
+    job = jobs[0]
+    found = aim(job, Method(damping=1e-6), repair=True)
+    H, G, R = job.moments.centred(job.layer.name, True)
+    share = ridge(job.moments, H, 1e-6)
+    assert found.used == found.wanted == share > 1e-6  # the zeros are chosen with what the noise asks for
+    careful, _ = target_weight(job.W, H, G, R, CAUTION * share)
+    np.testing.assert_allclose(found.weight, careful, rtol=1e-5)
+    bold, _ = target_weight(job.W, H, G, R, share)
+    assert np.linalg.norm(careful - job.W) < 0.9 * np.linalg.norm(bold - job.W)
+    assert ridge(job.moments, H, 0.5, CAUTION) == max(0.5, CAUTION * share)
 
 
 def test_an_inverse_is_made_once_for_all_that_share_it(

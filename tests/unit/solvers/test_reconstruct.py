@@ -176,9 +176,24 @@ def test_within_columns_is_least_squares_on_them(groups: int, moved: bool, resid
     H, G = H.astype(np.float64), G.astype(np.float64)
     kept = np.ones((groups, 6), bool)
     kept[:, [1, 4]] = False
-    _, found, _ = target_within(W, H, G if moved else H, R, 1e-8, kept)
+    _, found, _ = target_within(W, H, G if moved else H, R, 1e-8, 1e-8, kept)
     for g in range(groups):
         wanted = dense[g] @ W[g].T + (r[g] if residual else 0)
         best = np.linalg.lstsq(pruned[g][:, kept[g]], wanted, rcond=None)[0].T
         np.testing.assert_allclose(found[g][:, kept[g]], best, atol=2e-3)
         assert not found[g][:, ~kept[g]].any()
+
+
+def test_what_is_removed_is_made_up_for_whatever_the_caution() -> None:
+    dense = rows(1, 400, 6)
+    pruned = dense + 0.3 * rows(1, 400, 6)
+    W = RNG.normal(size=(1, 3, 6)).astype(np.float32)
+    H = (pruned.swapaxes(1, 2) @ pruned / 400).astype(np.float64)
+    G = (dense.swapaxes(1, 2) @ pruned / 400).astype(np.float64)
+    kept = np.ones((1, 6), bool)
+    kept[:, [1, 4]] = False
+    _, alone, _ = target_within(W, H, H, None, 1e-8, 1e-8, kept)
+    _, careful, _ = target_within(W, H, G, None, 1e-8, 1e9, kept)
+    _, bold, _ = target_within(W, H, G, None, 1e-8, 1e-8, kept)
+    np.testing.assert_allclose(careful, alone, atol=1e-4)
+    assert not np.allclose(bold, alone, atol=1e-2)
