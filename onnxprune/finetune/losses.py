@@ -115,8 +115,8 @@ class Loss:
 
     @property
     def has_confidence(self) -> bool:
-        """Whether :meth:`sharpened` changes anything."""
-        return any(self._by_kl(name) for name in self.names)
+        """Whether :meth:`sharpened` changes anything that no labels speak of."""
+        return self.task is None and any(self._by_kl(name) for name in self.names)
 
     def _by_kl(self, name: str) -> bool:
         compared = self.custom is None and self.form != "mse" and name in self._outputs

@@ -330,7 +330,7 @@ def test_the_residual_target_is_used() -> None:
     dense = parse(text, {**weights, "bias": np.zeros(12, np.float32)})
     layers = layers_of(dense)
     assert layers[1].sites[0].residual == "s"
-    batches = [{"x": correlated(rng, 300, 12)}]
+    batches = [{"x": correlated(rng, 6000, 12)}]
     zeros = {"w0": 80, "w1": 0}
     with_target, _ = prune(dense, batches, zeros)
     with pytest.MonkeyPatch.context() as patch:
@@ -345,7 +345,7 @@ def test_the_residual_target_is_used_when_the_input_is_that_of_the_dense_model()
         s = MatMul(x, w0)  m = Gemm(x, w1, bias)  y = Add(m, s) }"""
     weights = {n: rng.normal(0, 0.4, (12, 12)).astype(np.float32) for n in ("w0", "w1")}
     dense = parse(text, {**weights, "bias": np.zeros(12, np.float32)})
-    batches = [{"x": correlated(rng, 300, 12)}]
+    batches = [{"x": correlated(rng, 6000, 12)}]
     pruned, _ = prune(dense, batches, {"w0": 80, "w1": 0})
     alone = dense.copy()
     alone.set_array("w0", pruned.array("w0"))
@@ -517,7 +517,7 @@ def test_inputs_far_from_zero(offset: float) -> None:
 
 
 def test_units_that_are_gone_stay_gone_and_the_rest_makes_up_for_them() -> None:
-    model, batches, judged = dense_net()
+    model, batches, judged = dense_net(rows=6400)
     layers, _ = find_layers(model, min_size=1)
     gone = {"w1": (1, [2, 3, 9]), "b1": (0, [2, 3, 9]), "w2": (0, [2, 3, 9])}
     support, masked = {}, model.copy()

@@ -41,7 +41,8 @@ def test_sharpened_outputs_are_the_softmax_of_larger_logits(family: str) -> None
     found = Loss(kinds).sharpened(values, 2.0)
     chances = found["y"] if family == PROBABILITIES else found["y"].softmax(1)
     torch.testing.assert_close(chances, (2 * logits).softmax(1))
-    assert found["z"] is other
+    assert found["z"] is other and Loss(kinds).has_confidence
+    assert not Loss(kinds, task=Task("y", kinds["y"])).has_confidence  # labels say how sure to be
     for loss in (Loss(kinds, form="mse"), Loss(kinds, custom=lambda *values: other.sum())):
         assert not loss.has_confidence and loss.sharpened(values, 2.0)["y"] is values["y"]
 
