@@ -27,7 +27,7 @@ Floats = NDArray[np.float32]
 SMALLEST = 2.0**-24  # above 0 in fp16
 # Times the ridge that the noise of H asks for, where a layer makes up for what those before it lost: little
 # of that can be predicted, and what few samples make of the rest is chance. More in docs/methods.md.
-CAUTION = 10.0
+CAUTION = 4.0
 
 
 def dense_matrix(model: Model, layer: Layer) -> Floats:
