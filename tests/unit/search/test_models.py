@@ -211,7 +211,7 @@ def test_time_of_an_earlier_run_counts(
     clock = [0.0]
 
     def now() -> float:
-        clock[0] += 7.0
+        clock[0] += 10.0
         return clock[0]
 
     monkeypatch.setattr(automatic, "now", now)
