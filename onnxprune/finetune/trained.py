@@ -40,7 +40,7 @@ class Trained:
     Attributes:
         steps: updates made.
         best: step whose weights were kept; 0 when training did not help, or not more than by chance.
-        before: held-out loss before.
+        before: held-out loss before, as :meth:`onnxprune.finetune.judge.Judge.losses` has it.
         after: held-out loss of the weights that were kept.
         lr: learning rate that was used.
         skipped: steps without an update, because the gradient was NaN or infinite.

@@ -187,7 +187,7 @@ def aim(job: Job, method: Method, *, repair: bool) -> Aim:
     if not repair or (G is H and R is None):
         return Aim(H, job.W, wanted, wanted)
     weight, used = target_weight(job.W, H, G, R, careful)
-    return Aim(H, weight, wanted, wanted if used == careful else used)
+    return Aim(H, weight, wanted, wanted * (used / careful))
 
 
 def solve_layer(
