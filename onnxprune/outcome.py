@@ -168,8 +168,8 @@ def _warnings(outcome: Outcome, sparsity: float) -> tuple[str, ...]:
     tuned = outcome.finetuning
     if tuned is not None and tuned["best"] == 0:
         found.append(
-            "fine-tuning did not help: the held-out loss is no lower than before, or hardly, so the "
-            "pruned weights were kept; try a lower --lr, or more --samples"
+            "fine-tuning did not help: the held-out loss is likely higher than before, so the pruned "
+            "weights were kept; try a lower --lr, or more --samples"
         )
     if tuned is not None and tuned["skipped"]:
         found.append(

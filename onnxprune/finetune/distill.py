@@ -27,7 +27,7 @@ from onnxprune.finetune.losses import CustomLoss, Loss
 from onnxprune.finetune.memory import fit
 from onnxprune.finetune.parameters import float_weights
 from onnxprune.finetune.parts import compared, find_start, smaller, trainable
-from onnxprune.finetune.rates import FIRST_SMALLER
+from onnxprune.finetune.rates import SMALLER
 from onnxprune.finetune.task import Task, find_task, label_report
 from onnxprune.finetune.train import Trainer
 from onnxprune.finetune.trained import NO_TIME, Settings, Trained, merged
@@ -210,7 +210,7 @@ def _by_model(job: _Job) -> Tuned:
         job.progress.stage("fine-tuning", None if timed else options.settings.steps)
         limits = job.settings(check)
         if smaller(dense, job.result, names):
-            limits = dataclasses.replace(limits, first=FIRST_SMALLER)
+            limits = dataclasses.replace(limits, default=SMALLER)
         trained = Trainer(
             view,
             loss,

@@ -73,12 +73,13 @@ class Judge:
 
     Args:
         view: the student, on the device of ``world``.
-        loss: what is measured.
+        loss: what is minimised; :meth:`losses` measures the part of it that speaks of the outputs.
         world: the processes that train together; all get the same mean from :meth:`losses`.
     """
 
     def __init__(self, view: TorchView, loss: Loss, world: World) -> None:
         self.view, self.loss, self.world, self.device = view, loss, world, world.device
+        self.measured = loss.of_outputs()
 
     def __call__(self, feeds: Tensors, teacher: Tensors, mask: Tensor | None) -> Tensor:
         """Return the loss of one batch, with its gradient, in the precision that training uses.
@@ -101,12 +102,12 @@ class Judge:
     @torch.no_grad()
     def losses(self, batches: Batches) -> Losses:
         """Return the losses of all samples, in full precision, at the confidence that is best for all."""
-        factors = FACTORS if self.loss.has_confidence else FACTORS[:1]
+        factors = FACTORS if self.measured.has_confidence else FACTORS[:1]
         found, rows = [], []
         for unit in batches.pieces(PIECES):
             feeds, teacher, mask = self._on_device(*batches.get(unit))
             student = self.view(feeds)
-            found.append([float(self.loss(self._at(student, f), teacher, feeds, mask)) for f in factors])
+            found.append([float(self.measured(self._at(student, f), teacher, feeds, mask)) for f in factors])
             rows.append(max((len(value) for value in feeds.values() if value.ndim), default=1))
         values = np.array(found)
         means = [self.world.agreed(float(mean)) for mean in np.average(values, axis=0, weights=rows)]
@@ -114,7 +115,7 @@ class Judge:
         return Losses(values[:, best], np.array(rows, float), means[best])
 
     def _at(self, student: Mapping[str, Tensor], factor: float) -> Mapping[str, Tensor]:
-        return student if factor == 1 else self.loss.sharpened(student, factor)
+        return student if factor == 1 else self.measured.sharpened(student, factor)
 
     def _on_device(
         self, feeds: Tensors, teacher: Tensors, mask: Tensor | None

@@ -16,9 +16,10 @@ from onnxprune.errors import ModelError
 from onnxprune.finetune.adam import Adam
 from onnxprune.finetune.batches import Batches, Tensors
 from onnxprune.finetune.checkpoint import Checkpoint
+from onnxprune.finetune.effects import BATCHES, Effects, calmed
 from onnxprune.finetune.judge import LIKELY, NOTHING, Judge, Losses, quick_form
 from onnxprune.finetune.losses import Loss
-from onnxprune.finetune.rates import RATES, best_rate, cycle, learning_scales, trial_steps
+from onnxprune.finetune.rates import cycle, learning_scales
 from onnxprune.finetune.trained import Settings, Trained
 from onnxprune.finetune.view import TorchView
 from onnxprune.finetune.world import World
@@ -26,8 +27,7 @@ from onnxprune.finetune.world import World
 SLOWER, LOWEST_RATE = 0.3, 1e-5  # of a rate that runs away; the lowest that makes way for another
 BETAS = (0.9, 0.99)  # a run has hundreds of steps: the usual 0.999 would not forget the first ones
 EVALUATIONS = 16  # of the held-out loss, in one run
-TRIALS = 0.25  # of the minutes, for all trials of rates
-LITTLE = 0.02  # of the held-out loss: less of a gain is none, unless its scatter is smaller still
+MEASURING = 0.1  # of the minutes, for the effects of steps
 DIVERGED = 4.0  # times the first held-out loss: the rate was too high
 
 
@@ -84,7 +84,7 @@ class Trainer:
         self.changes = np.random.default_rng(settings.seed)  # of the samples
         self.units: list[Any] = []
         self.begin = now()
-        self.prelude = 0.0  # seconds before the cycle: of the trials, of cycles that were broken off
+        self.prelude = 0.0  # seconds before the cycle: of measuring, of cycles that were broken off
         self.passed = 0  # steps before it
         self._restart()
 
@@ -102,8 +102,8 @@ class Trainer:
                     f"the loss before training is {found}: the model or the teacher gives NaN or infinity",
                     "check the data, or choose another --loss",
                 )
-            self.found.lr = self.settings.lr or self._best_rate()
-            self.found.skipped = 0  # in the trials
+            self.found.lr = self.settings.lr or self.settings.default
+            self._calm()
             self.found.seconds = self.prelude = now() - self.begin
         else:
             self.note(f"going on from step {self.found.steps}")
@@ -180,57 +180,25 @@ class Trainer:
         self.changes = np.random.default_rng([self.settings.seed, self.world.rank])
         self.units, self.norm = [], 0.0
 
-    def _best_rate(self) -> float:
-        """Return the rate that short trials, each a whole cycle, speak for; undo the trials."""
-
-        def undo() -> None:
-            self.optimizer.reset()
-            with torch.no_grad():
-                for name, weight in self.weights.items():
-                    weight.copy_(self.start[name])
-
-        if self._late():
-            return RATES[len(RATES) // 2]
-        steps = trial_steps(self.settings.steps, self._affordable())
-        undo()
-
-        def outcome(rate: float) -> Losses:
-            self._restart()
-            self.lr = rate
-            for step in range(steps):
-                if self._late():
-                    return NOTHING  # the first rate is taken if none was tried in time
-                self._step((step + 0.5) / steps)
-            return self._held_out()
-
-        def undone(rate: float) -> Losses:
-            losses = outcome(rate)
-            undo()
-            return losses
-
-        found = best_rate(RATES, self.settings.first, undone, self._worse)
+    def _calm(self) -> None:
+        """Slow down the tensors whose steps would do far more than others' do."""
+        effects = Effects()
+        for _ in range(min(BATCHES, self.settings.steps)):
+            if self._late():
+                break
+            self._gradients(self._next())
+            effects.add({name: w.grad for name, w in self.weights.items() if w.grad is not None})
+        self.scales = calmed(self.scales, effects.sizes(self.scales))
         self._restart()
-        return found
-
-    def _affordable(self) -> float:
-        """Return how many steps a trial may have, so that three end in their share of the time."""
-        if self.settings.minutes is None:
-            return math.inf
-        self.lr = RATES[0]
-        self._step(0.0)  # the first one prepares buffers
-        begin = now()
-        self._step(0.0)
-        seconds = max(self.world.agreed(now() - begin), 1e-9)
-        return TRIALS * 60 * self.settings.minutes / (3 * seconds)
 
     def _late(self) -> bool:
-        """Whether the trials have had their share of the minutes."""
+        """Whether measuring has had its share of the minutes."""
         if self.settings.minutes is None:
             return False
-        return self.world.agreed((now() - self.begin) / (60 * self.settings.minutes)) > TRIALS
+        return self.world.agreed((now() - self.begin) / (60 * self.settings.minutes)) > MEASURING
 
     def _progress(self) -> float:
-        """Return the share of the run that is done: of the steps, or of the time that the trials left.
+        """Return the share of the run that is done: of the steps, or of the time that is left for the cycle.
 
         With both limits it is the larger one.
         """
@@ -241,15 +209,7 @@ class Trainer:
         return max(steps, self.world.agreed((self.found.seconds - self.prelude) / left))
 
     def _step(self, progress: float) -> float:
-        batch = self._next()
-        for weight in self.weights.values():
-            weight.grad = None
-        loss = self.judge(*batch)
-        torch.autograd.backward(loss)
-        self._average_gradients()
-        for name, chosen in self.masks.items():
-            if (gradient := self.weights[name].grad) is not None:
-                gradient.mul_(chosen)
+        loss = self._gradients(self._next())
         norm = float(nn.utils.clip_grad_norm_(self.weights.values(), self._limit()))
         if not math.isfinite(norm):
             self.found.skipped += 1  # nothing is learnt from such a batch; the report says how many
@@ -261,6 +221,18 @@ class Trainer:
             for name, chosen in self.masks.items():
                 self.weights[name].mul_(chosen)
         return float(loss.detach())
+
+    def _gradients(self, batch: tuple[Tensors, Tensors, Tensor | None]) -> Tensor:
+        """Give the weights their gradients of the loss of a batch, zero where they are held; return it."""
+        for weight in self.weights.values():
+            weight.grad = None
+        loss = self.judge(*batch)
+        torch.autograd.backward(loss)
+        self._average_gradients()
+        for name, chosen in self.masks.items():
+            if (gradient := self.weights[name].grad) is not None:
+                gradient.mul_(chosen)
+        return loss
 
     def _average_gradients(self) -> None:
         if self.world.size == 1:
@@ -287,14 +259,13 @@ class Trainer:
         return bool(self.world.agreed(float(held.worse_than(other))))
 
     def _gained(self) -> bool:
-        """Whether what is kept is better than the weights as they came: likely so, or by more than a little.
+        """Whether what is kept is not likely worse than the weights as they came.
 
-        Where pruning did no harm training learns the samples by heart: an OCR model at 2:4 read 97.1 % of new
-        lines before and 96.6 % after, its held-out loss was 0.1265 and 0.1261. A loss that is a tenth lower
-        counts even where 64 samples scatter more than that: most training helps.
+        Few held-out samples say little: of an OCR model the loss on 32 lines was 0.0595 before and 0.0610
+        after training, 0.2 standard errors more, the divergence on 400 other lines 0.125 and 0.091. Training
+        lowered that of other samples wherever 32 did not speak against it by more than one error.
         """
-        likely = self.first.worse_than(self.best, LIKELY)
-        return bool(self.world.agreed(float(likely or self.best.mean < (1 - LITTLE) * self.first.mean)))
+        return not self.world.agreed(float(self.best.worse_than(self.first, LIKELY)))
 
     def _keep(self, held: Losses, *, last: bool) -> None:
         """Keep the weights if their held-out loss is the lowest; the last ones unless they are surely worse.
@@ -318,6 +289,7 @@ class Trainer:
             "found": vars(self.found),
             "best": torch.from_numpy(self.best.values),
             "first": torch.from_numpy(self.first.values),
+            "scales": self.scales,
             "rows": torch.from_numpy(self.best.rows),
             "norm": self.norm,
             "prelude": self.prelude,
@@ -340,6 +312,7 @@ class Trainer:
         self.found = Trained(**state["found"])
         self.best = Losses(state["best"].numpy(), state["rows"].numpy(), self.found.after)
         self.first = Losses(state["first"].numpy(), state["rows"].numpy(), self.found.before)
+        self.scales = state["scales"]
         self.norm, self.prelude, self.passed = state["norm"], state["prelude"], state["passed"]
         self.random.bit_generator.state = state["random"]
         if self.world.rank == 0:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from onnxprune.finetune.rates import FIRST
+from onnxprune.finetune.rates import USUAL
 
 NO_TIME = 1e-9  # minutes that are over at once: there is one step
 
@@ -18,9 +18,8 @@ class Settings:
     Attributes:
         steps: updates of the weights at most.
         minutes: stop after this time at the latest; the learning rate falls with what ends the run first.
-        lr: largest step of a weight, as a share of the root mean square of its tensor; None: the best of
-            some short trials.
-        first: rate that the trials begin with, one of :data:`onnxprune.finetune.rates.RATES`.
+        lr: largest step of a weight, as a share of the root mean square of its tensor; None: ``default``.
+        default: rate to begin with where none was given; it makes way for lower ones when the loss runs away.
         clip: largest norm of the gradient, in units of its running mean.
         seed: of the batches.
     """
@@ -28,7 +27,7 @@ class Settings:
     steps: int = 300
     minutes: float | None = None
     lr: float | None = None
-    first: float = FIRST
+    default: float = USUAL
     clip: float = 2.0
     seed: int = 0
 

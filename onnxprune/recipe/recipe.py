@@ -195,13 +195,13 @@ class Recipe:
     )
     minutes: float | None = _option(
         None,
-        "Fine-tuning: take this time at most, trials of rates and the comparison at the end included; a "
-        "slower machine then learns less.",
+        "Fine-tuning: take this time at most, the comparison at the end included; a slower machine "
+        "then learns less.",
     )
     lr: float | None = _option(
         None,
         "Fine-tuning: largest step of a weight, as a share of its tensor's typical size, such as 0.001 "
-        "(default: the best of some short trials).",
+        "(default: 0.001, 0.003 where units went; lower when the loss runs away).",
     )
     loss: str = _option(
         "auto",

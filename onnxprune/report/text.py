@@ -128,7 +128,7 @@ def _training(found: Mapping[str, Any]) -> str:
     before, after = units.digits(found["before"]), units.digits(found["after"])
     if not found["best"]:
         kept = "the pruned weights were kept, more samples may help"
-        return f"{steps}, held-out loss hardly below {before}: {kept}"
+        return f"{steps}, held-out loss likely above {before}: {kept}"
     lr = found["lr"]
     rate = "" if lr is None or lr != lr else f", lr {lr:.2g}"  # each block has its own
     little = found["after"] > LITTLE * found["before"]

@@ -64,7 +64,7 @@ def test_the_command_trains_a_pruned_model(
         "--data",
         calibration_npz,
         "--steps",
-        "30",
+        "100",
         "--lr",
         "0.01",
     )
@@ -72,8 +72,8 @@ def test_the_command_trains_a_pruned_model(
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     found = report["finetuning"]
-    assert found["steps"] == 30
-    assert found["after"] < 0.95 * found["before"]
+    assert found["steps"] == 100
+    assert found["after"] < 0.85 * found["before"]
     assert found["difference"] < 1e-5
     assert zeros(output) == zeros(pruned)
     assert report["zeros"] == json.loads(pruned.with_suffix(".json").read_text())["zeros"]
