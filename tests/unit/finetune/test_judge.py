@@ -40,6 +40,17 @@ def test_the_mean_is_over_rows() -> None:
     assert judge.losses(batches(1, 3)).mean == pytest.approx((1 * 1 + 3 * 3) / 4, rel=1e-5)
 
 
+def test_values_inside_are_learnt_from_but_not_judged() -> None:
+    text = "g (float[N, 8] x) => (float[N, 6] y) { a = MatMul(x, w) y = Mul(a, t) }"
+    view = TorchView(parse(text, {"w": W, "t": np.ones(6, np.float32)}), outputs=["y", "a"])
+    x = np.ones((4, 8), np.float32)
+    wanted = {"y": x @ W, "a": x @ W + np.arange(4, dtype=np.float32)[:, None]}
+    data = Batches(range(1), lambda n: {"x": x}, lambda n: wanted)
+    judge = Judge(view, Loss({"y": OutputKind(FEATURES)}, features=("a",)), World())
+    assert judge.losses(data).mean == pytest.approx(0, abs=1e-9)
+    assert float(judge(*data.get([(0, row) for row in range(4)])).detach()) > 0.1
+
+
 def test_samples_are_judged_in_pieces_of_few_rows() -> None:
     text = "g (float[N, 8] x) => (float[N, 6] y) { y = MatMul(x, w) }"
     x = np.repeat(np.arange(40, dtype=np.float32)[:, None], 8, 1)

@@ -100,6 +100,22 @@ def test_features_are_weighed_against_the_outputs() -> None:
     assert found == pytest.approx(wanted)
 
 
+def test_the_part_of_the_outputs() -> None:
+    torch.manual_seed(0)
+    teacher = {"scores": torch.randn(4, 3), "inside": torch.randn(4, 5)}
+    student = {name: value + torch.randn_like(value) for name, value in teacher.items()}
+    whole = Loss({"scores": KINDS["scores"]}, features=("inside",))
+    outputs, inside = whole.of_outputs(), relative_error(student["inside"], teacher["inside"])
+    assert outputs.names == ("scores",)
+    assert outputs(student, teacher, {}) == pytest.approx(
+        float(whole(student, teacher, {}) - inside), rel=1e-5
+    )
+    no_outputs = Loss({}, features=("inside",))  # a block's
+    assert no_outputs.of_outputs().names == ("inside",)
+    own = Loss({"ids": KINDS["ids"]}, features=("inside",), custom=lambda s, t, f: s["ids"].sum())
+    assert own.of_outputs().custom is own.custom and own.of_outputs().features == ()
+
+
 def test_attention_maps_are_added() -> None:
     (a, b), (c, d) = pair(4, 5), (value.softmax(-1) for value in pair(4, 2, 3, 3, seed=1))
     student, teacher = {"scores": a, "map": c}, {"scores": b, "map": d}
