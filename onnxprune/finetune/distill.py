@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,9 +146,11 @@ class _Job:
     progress: Progress
     begin: float  # of all this, which the minutes are for
 
-    def settings(self, later: float) -> Settings:
-        """Return the settings with the minutes that are left for training, ``later`` seconds kept free."""
+    def settings(self, later: float, names: Collection[str]) -> Settings:
+        """Return how to train ``names`` in the minutes that are left, ``later`` seconds kept free."""
         settings = self.options.settings
+        if smaller(self.dense, self.result, names):
+            settings = dataclasses.replace(settings, default=SMALLER)
         if settings.minutes is None:
             return settings
         spent = self.world.agreed(now() - self.begin + later)
@@ -208,9 +210,7 @@ def _by_model(job: _Job) -> Tuned:
             checkpoint = Checkpoint(key_of(models, samples, masks, options.custom, *settings))
         timed = options.settings.minutes is not None
         job.progress.stage("fine-tuning", None if timed else options.settings.steps)
-        limits = job.settings(check)
-        if smaller(dense, job.result, names):
-            limits = dataclasses.replace(limits, default=SMALLER)
+        limits = job.settings(check, names)
         trained = Trainer(
             view,
             loss,
@@ -244,7 +244,7 @@ def _by_block(job: _Job) -> Tuned:
         blocks,
         job.data,
         job.held_out,
-        job.settings(0.0),
+        job.settings(0.0, names),
         batch=options.batch,
         threads=options.threads,
         max_memory=options.max_memory,

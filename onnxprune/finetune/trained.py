@@ -38,7 +38,7 @@ class Trained:
 
     Attributes:
         steps: updates made.
-        best: step whose weights were kept; 0 when training did not help, or not more than by chance.
+        best: step whose weights were kept; 0 when all others are likely worse than the first ones.
         before: held-out loss before, as :meth:`onnxprune.finetune.judge.Judge.losses` has it.
         after: held-out loss of the weights that were kept.
         lr: learning rate that was used.

@@ -123,12 +123,13 @@ class Report:
         kernels_note: one sentence about that, "" when there is nothing to say.
         speed: measured on this machine with the library of kernels; empty unless measured.
         finetuning: what training did, None without: steps, best (the step whose weights were kept, 0 when
-            training did not help), before and after (loss on held-out samples), lr, skipped (steps
+            training did not help), before and after (held-out loss of the outputs), lr, skipped (steps
             without a finite gradient), seconds, features (values that were compared), start (where training
             began, "" for the inputs), weights (how many changed), shared (how many were left alone because
             several blocks use them), difference (of the written model from the trained one, relative),
             labels (None without: key, count, output and loss; output and loss are None when ``--loss`` is a
-            function) and curve (step, training loss, held-out loss).
+            function) and curve (step, training loss with that of the values inside, held-out loss of the
+            outputs alone).
         search: what a search for an accuracy tried, None without: dense_metric (of the selection samples),
             metric_bound and agreement_bound (what must be held; None: nothing), own_data (the metric brings
             its own samples, so that it chose the model and judges it too), selection_samples, final_samples,

@@ -131,8 +131,11 @@ def _training(found: Mapping[str, Any]) -> str:
         return f"{steps}, held-out loss likely above {before}: {kept}"
     lr = found["lr"]
     rate = "" if lr is None or lr != lr else f", lr {lr:.2g}"  # each block has its own
-    little = found["after"] > LITTLE * found["before"]
-    more = ": hardly any less, more --minutes or samples may help" if little else ""
+    more = ""
+    if found["after"] >= found["before"]:
+        more = ": no lower, but within the scatter of these samples; more of them may tell"
+    elif found["after"] > LITTLE * found["before"]:
+        more = ": hardly any less, more --minutes or samples may help"
     return f"{steps}, held-out loss {before} -> {after} (step {found['best']}{rate}){more}"
 
 

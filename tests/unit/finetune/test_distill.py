@@ -153,6 +153,8 @@ def test_progress_tells_the_losses_and_the_time_left() -> None:
     finetune(dense, pruned, layers, calibration(dense, 64), calibration(dense, 16), options, told)
     assert told.stages == [("fine-tuning", 32)]
     assert told.steps == 32
+    first, *told.notes = told.notes
+    assert first.startswith("smaller steps for 2 of 12 weights")
     assert len(told.notes) == 16
     assert told.notes[0].startswith("step 2: loss ")
     assert all("held-out" in note for note in told.notes)

@@ -39,6 +39,13 @@ def test_what_has_no_effect_or_no_number_is_left_out() -> None:
     assert effects.sizes({"still": 1.0, "odd": 1.0, "once": 1.0}) == {"odd": pytest.approx(2.0)}
 
 
+def test_gradients_that_adam_does_not_see_are_no_steps() -> None:
+    effects = Effects()
+    effects.add({"w": torch.tensor([1e-24, 1.0])})
+    effects.add({"w": torch.ones(2)})
+    assert effects.sizes({"w": 1.0})["w"] == pytest.approx(1.0, rel=1e-3)
+
+
 @given(st.dictionaries(st.text(max_size=2), st.floats(1e-6, 1e6), min_size=1, max_size=9))
 def test_no_step_does_more_than_the_bound(sizes: dict[str, float]) -> None:
     scales = dict.fromkeys([*sizes, "unknown name"], 0.5)

@@ -176,6 +176,8 @@ class TestTraining:
         assert "the pruned weights were kept" in shown(report(finetuning={**self.FOUND, "best": 0}))
         little = {**self.FOUND, "after": 0.169}
         assert "hardly any less, more --minutes or samples" in shown(report(finetuning=little), 160)
+        higher = shown(report(finetuning={**self.FOUND, "after": 0.18}), 160)
+        assert "no lower, but within the scatter" in higher and "hardly" not in higher
 
     def test_labels(self) -> None:
         labels = {"key": "label", "count": 256, "output": "logits", "loss": "cross entropy"}
