@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from onnxprune.finetune.ops.activation import gelu
 from onnxprune.finetune.ops.common import at
 from onnxprune.finetune.registry import FUSED_DOMAIN, op
 
 
 @op(domain=FUSED_DOMAIN)
 def Gelu(x: Tensor) -> Tensor:
-    return F.gelu(x)
+    return gelu(x)
 
 
 @op(domain=FUSED_DOMAIN)

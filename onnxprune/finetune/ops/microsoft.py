@@ -21,7 +21,7 @@ DOMAIN = "com.microsoft"
 
 @op(1, domain=DOMAIN)
 def Gelu(x: Tensor) -> Tensor:
-    return F.gelu(x)
+    return act.gelu(x)
 
 
 @op(1, domain=DOMAIN)
@@ -31,7 +31,7 @@ def FastGelu(x: Tensor, bias: Tensor | None = None) -> Tensor:
 
 @op(1, domain=DOMAIN)
 def BiasGelu(x: Tensor, bias: Tensor) -> Tensor:
-    return F.gelu(x + bias)
+    return act.gelu(x + bias)
 
 
 @op(1, domain=DOMAIN)

@@ -54,11 +54,13 @@ def check(name: str, opset: int) -> None:
     model, feeds = exported(name, opset)
     assert model.opset == opset
     view = TorchView(model)
-    found = view({n: torch.from_numpy(x) for n, x in feeds.items()})
     wanted = session(model.proto).run(None, feeds)
-    for value, right in zip(found.values(), wanted, strict=True):
-        assert tuple(value.shape) == right.shape
-        assert np.abs(value.detach().numpy() - right).max() <= 1e-5 * max(np.abs(right).max(), 1e-6)
+    for learning in (False, True):
+        with torch.set_grad_enabled(learning):
+            found = view({n: torch.from_numpy(x) for n, x in feeds.items()})
+        for value, right in zip(found.values(), wanted, strict=True):
+            assert tuple(value.shape) == right.shape
+            assert np.abs(value.detach().numpy() - right).max() <= 1e-5 * max(np.abs(right).max(), 1e-6)
     sum((v * torch.linspace(-1, 1, v.numel()).view(v.shape)).sum() for v in found.values()).backward()
     matrices = {n: w for n, w in view.weights.items() if w.ndim > 1 and w.requires_grad}
     assert matrices

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper, parser
 
+from onnxprune.finetune.ops.activation import gelu
 from onnxprune.finetune.view import TorchView
 from onnxprune.model import Model
 from onnxprune.runtime import session
@@ -66,6 +67,16 @@ def test_a_group_runs_as_one(nodes: str) -> None:
     np.testing.assert_allclose(
         values(view), session(written.proto).run(None, {"x": X})[0], rtol=1e-5, atol=1e-6
     )
+
+
+def test_gelu_is_exact_where_no_gradient_is_wanted() -> None:
+    x = torch.linspace(-6, 6, 100_001)
+    right = 0.5 * x.double() * (1 + torch.erf(x.double() * 0.5**0.5))
+    assert (gelu(x) - right).abs().max() < 6e-7
+    learning = x.clone().requires_grad_()
+    torch.testing.assert_close(gelu(learning).detach(), gelu(x), rtol=1e-5, atol=2e-6)
+    with torch.no_grad():
+        assert torch.equal(gelu(learning), gelu(x))
 
 
 @pytest.mark.parametrize("name", ["d", "e", "a", "m"])
