@@ -83,7 +83,8 @@ def main(path: str, data: str | None, samples: int) -> None:
             for a, b in PAIRS:
                 found.setdefault((name, a, b), []).append(distance(runs[a][name], runs[b][name]))
     for (name, a, b), values in found.items():
-        click.echo(f"{name:24s} {f'{a} - {b}':42s} {max(values):8.1e} (median {statistics.median(values):.1e})")
+        middle = statistics.median(values)
+        click.echo(f"{name:24s} {f'{a} - {b}':42s} {max(values):8.1e} (median {middle:.1e})")
     layers, _ = find_layers(model)
     names = sorted({layer.name for layer in layers} & view.weights.keys())
     click.echo(f"gradient reaches {reached(view, names, feeds[:4])} of {len(names)} prunable weights")

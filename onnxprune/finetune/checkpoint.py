@@ -24,7 +24,7 @@ from onnxprune.model import Model
 from onnxprune.userfunction import wrap
 
 EVERY = 30.0  # seconds between two saves
-FORMAT = 6  # of the state: raise it when that changes
+FORMAT = 7  # of the state: raise it when that changes
 OLD = 14 * 24 * 3600.0  # seconds after which nobody comes back for a killed run
 
 

@@ -16,8 +16,9 @@ from onnxprune.errors import ModelError
 from onnxprune.finetune.adam import Adam
 from onnxprune.finetune.batches import Batches, Tensors
 from onnxprune.finetune.checkpoint import Checkpoint
+from onnxprune.finetune.choice import Choice
 from onnxprune.finetune.effects import BATCHES, Effects, calmed
-from onnxprune.finetune.judge import LIKELY, NOTHING, Judge, Losses, quick_form
+from onnxprune.finetune.judge import Judge, Losses, quick_form
 from onnxprune.finetune.losses import Loss
 from onnxprune.finetune.rates import cycle, learning_scales
 from onnxprune.finetune.trained import Settings, Trained
@@ -28,7 +29,6 @@ SLOWER, LOWEST_RATE = 0.3, 1e-5  # of a rate that runs away; the lowest that mak
 BETAS = (0.9, 0.99)  # a run has hundreds of steps: the usual 0.999 would not forget the first ones
 EVALUATIONS = 16  # of the held-out loss, in one run
 MEASURING = 0.1  # of the minutes, for the effects of steps
-MORE = 1.25  # times the first held-out loss is worse, whatever its scatter
 DIVERGED = 4.0  # times the first held-out loss: the rate was too high
 
 
@@ -77,9 +77,7 @@ class Trainer:
         self.optimizer = Adam(self.weights, BETAS)
         self.lr = settings.lr or 0.0
         self.found = Trained()
-        self.first = self.best = NOTHING  # of the weights as they came, and of what is kept
-        self.kept = {name: weight.detach().clone() for name, weight in self.weights.items()}
-        self.start = {name: value.clone() for name, value in self.kept.items()}
+        self.choice = Choice(self.weights, self.world)
         self.norm = 0.0  # running mean of the gradient's norm
         self.random = np.random.default_rng(settings.seed)
         self.changes = np.random.default_rng(settings.seed)  # of the samples
@@ -96,8 +94,8 @@ class Trainer:
             ModelError: when the loss is not a number before the first step, or no weight changes it.
         """
         if not self._resume():
-            self.first = self.best = self._held_out()
-            self.found.before = self.found.after = found = self.best.mean
+            self.choice.begin(self._held_out())
+            self.found.before = self.found.after = found = self.choice.first.mean
             if not math.isfinite(found):
                 raise ModelError(
                     f"the loss before training is {found}: the model or the teacher gives NaN or infinity",
@@ -111,11 +109,8 @@ class Trainer:
         self.lr = self.found.lr
         while not self._cycle() and self._slower():
             self.note(f"the held-out loss ran away: going on with a rate of {self.lr:g}")
-        if not self._gained():
-            self.kept, self.found.best, self.found.after = self.start, 0, self.found.before
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(self.kept[name])
+        if not self.choice.settle():
+            self.found.best, self.found.after = 0, self.found.before
         return self.found
 
     def _cycle(self) -> bool:
@@ -133,7 +128,8 @@ class Trainer:
                 self.found.curve.append((self.found.steps, value, held.mean))
                 if not held.mean < DIVERGED * self.found.before:
                     return False
-                self._keep(held, last=progress >= 1.0)
+                if self.choice.offer(held, last=progress >= 1.0):
+                    self.found.best, self.found.after = self.found.steps, held.mean
             self.tell(self.found.steps, self.found)
             if self.checkpoint is not None and self.world.rank == 0:
                 self.checkpoint.save(self._state)
@@ -150,9 +146,7 @@ class Trainer:
         self.found.lr = self.lr = SLOWER * self.lr
         self.passed, self.prelude, self.norm = self.found.steps, self.found.seconds, 0.0
         self.optimizer.reset()
-        with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(self.kept[name])
+        self.choice.restore()
         return True
 
     def _due(self, before: float, after: float) -> bool:
@@ -258,47 +252,13 @@ class Trainer:
         """Return the losses on the held-out batches (on the training ones when there are none)."""
         return self.judge.losses(self.held_out or self.train)
 
-    def _worse(self, held: Losses, other: Losses) -> bool:
-        """Whether ``held`` is surely worse, in the first process's eyes: all must go the same way."""
-        return bool(self.world.agreed(float(held.worse_than(other))))
-
-    def _gained(self) -> bool:
-        """Whether what is kept is not likely worse than the weights as they came.
-
-        Few held-out samples say little: of an OCR model the loss on 32 lines was 0.0595 before and 0.0610
-        after training, 0.2 standard errors more, the divergence on 400 other lines 0.125 and 0.091. Training
-        lowered that of other samples wherever 32 did not speak against it by more than one error.
-        """
-        return not self._harmed(self.best)
-
-    def _harmed(self, held: Losses) -> bool:
-        likely = held.worse_than(self.first, LIKELY) or not held.mean <= MORE * self.first.mean
-        return bool(self.world.agreed(float(likely)))
-
-    def _keep(self, held: Losses, *, last: bool) -> None:
-        """Keep the weights if their held-out loss is the lowest; the last ones unless that is surely worse.
-
-        The learning rate has come to rest then, while lower losses before, over few samples, are half luck:
-        of an OCR model the accuracy on other lines rose to the last step, the held-out loss went up and down
-        by a fifth.
-        """
-        if self._worse(held, self.best) or self._harmed(held) if last else not held.mean < self.best.mean:
-            return
-        self.best = held
-        self.found.best, self.found.after = self.found.steps, held.mean
-        for name, weight in self.weights.items():
-            self.kept[name].copy_(weight.detach())
-
     def _state(self) -> dict[str, Any]:
         return {
             "weights": {name: weight.detach() for name, weight in self.weights.items()},
-            "kept": self.kept,
+            "choice": self.choice.state(),
             "optimizer": self.optimizer.state(),
             "found": vars(self.found),
-            "best": torch.from_numpy(self.best.values),
-            "first": torch.from_numpy(self.first.values),
             "scales": self.scales,
-            "rows": torch.from_numpy(self.best.rows),
             "norm": self.norm,
             "prelude": self.prelude,
             "passed": self.passed,
@@ -315,11 +275,9 @@ class Trainer:
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(state["weights"][name])
-        self.kept = {name: value.to(self.device) for name, value in state["kept"].items()}
+        self.choice.resume(state["choice"], self.device)
         self.optimizer.restore(state["optimizer"])
         self.found = Trained(**state["found"])
-        self.best = Losses(state["best"].numpy(), state["rows"].numpy(), self.found.after)
-        self.first = Losses(state["first"].numpy(), state["rows"].numpy(), self.found.before)
         self.scales = state["scales"]
         self.norm, self.prelude, self.passed = state["norm"], state["prelude"], state["passed"]
         self.random.bit_generator.state = state["random"]

@@ -89,8 +89,8 @@ def Mish(x: Tensor) -> Tensor:
 def gelu(x: Tensor) -> Tensor:
     """Gelu as ONNX Runtime computes it; the quicker one of torch where gradients are wanted.
 
-    Torch's is off by up to 1e-6 (float32 on a CPU), ten times what this is, which deep models make 1e-5 of; a step
-    of training, which does not see that, is a seventh quicker with it.
+    Torch's is off by up to 1e-6 (float32 on a CPU), more than twice what this is, and by 12 times as much
+    below -3, of which MiniLM makes 1.4e-5; learning, which does not see that, takes half the time with it.
     """
     if torch.is_grad_enabled() and x.requires_grad:
         return F.gelu(x)
