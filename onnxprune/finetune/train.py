@@ -177,9 +177,10 @@ class Trainer:
 
     def _calm(self) -> None:
         """Slow down the tensors whose steps would do far more than others' do."""
-        effects = Effects()
+        effects, begin = Effects(), now()
         for _ in range(min(BATCHES, self.settings.steps)):
-            if self._late():
+            if self._late(begin):
+                self.note("little time: what steps do was measured on few batches")
                 break
             self._gradients(self._next())
             effects.add({name: w.grad for name, w in self.weights.items() if w.grad is not None})
@@ -189,11 +190,11 @@ class Trainer:
             self.note(f"smaller steps for {slowed} of {len(before)} weights: theirs change the outputs most")
         self._restart()
 
-    def _late(self) -> bool:
-        """Whether measuring has had its share of the minutes."""
+    def _late(self, begin: float) -> bool:
+        """Whether measuring since ``begin`` has had its share of the minutes."""
         if self.settings.minutes is None:
             return False
-        return self.world.agreed((now() - self.begin) / (60 * self.settings.minutes)) > MEASURING
+        return self.world.agreed((now() - begin) / (60 * self.settings.minutes)) > MEASURING
 
     def _progress(self) -> float:
         """Return the share of the run that is done: of the steps, or of the time that is left for the cycle.

@@ -239,8 +239,8 @@ def test_gradients_are_zero_where_weights_are_held() -> None:
 
 
 def test_the_minutes_hold_the_measuring_too() -> None:
-    view = TorchView(student())
-    slow = trainer(view, Settings(steps=300, minutes=0.02))
+    view, notes = TorchView(student()), list[str]()
+    slow = trainer(view, Settings(steps=300, minutes=0.02), note=notes.append)
     quick = slow._next
 
     def delayed() -> object:
@@ -250,11 +250,26 @@ def test_the_minutes_hold_the_measuring_too() -> None:
     slow._next = delayed  # type: ignore[method-assign, assignment]
     found = slow.run()
     assert 0 < slow.prelude < 0.35 * 1.2  # all batches of it would take half of the time
+    assert notes[0] == "little time: what steps do was measured on few batches"
     assert 8 < found.steps < 24
     assert found.seconds >= 1.2
     steps = [step for step, *_ in found.curve]
     assert EVALUATIONS // 2 < len(steps) <= EVALUATIONS
     assert steps[-1] == found.steps
+
+
+def test_a_slow_evaluation_takes_nothing_from_the_measuring() -> None:
+    notes: list[str] = []
+    found = trainer(TorchView(steep()), Settings(steps=300, minutes=0.02), note=notes.append)
+    losses = found.judge.losses
+
+    def slow(batches: Batches) -> Losses:
+        time.sleep(0.2)  # a sixth of the minutes
+        return losses(batches)
+
+    found.judge.losses = slow  # type: ignore[method-assign]
+    found.run()
+    assert notes == ["smaller steps for 1 of 4 weights: theirs change the outputs most"]
 
 
 def test_minutes_that_are_over_at_once_still_give_a_step() -> None:
