@@ -70,7 +70,9 @@ def total_divergence(
     value: Sequence[Any],
     mask: NDArray[np.bool_] | None = None,
 ) -> float:
-    """Add up :func:`divergence` over the outputs of a model; only over classes when it has any.
+    """Add up :func:`divergence` over the outputs of a model that count.
+
+    Beside class outputs, the others' are brought to nats first, see :mod:`onnxprune.answers`.
 
     Args:
         kinds: one per output.
@@ -78,13 +80,20 @@ def total_divergence(
         value: the other model's.
         mask: ``(batch, tokens)``, True where a token counts; see ``onnxprune.calibration.mask``.
     """
-    chosen = [i for i, kind in enumerate(kinds) if kind.classes] or range(len(kinds))
-    total = 0.0
-    for i in chosen:
-        if kinds[i].family != NONE:
-            a, kind = without_padding(reference[i], kinds[i], mask)
-            total += divergence(a, without_padding(value[i], kinds[i], mask)[0], kind)
-    return total
+    beside = any(kind.classes for kind in kinds)
+    total = shares = nats = 0.0
+    for kind, first, second in zip(kinds, reference, value, strict=True):
+        if kind.family == NONE or not kind.counts:
+            continue
+        a, own = without_padding(first, kind, mask)
+        moved = divergence(a, without_padding(second, kind, mask)[0], own)
+        if beside and not kind.classes:
+            shares += moved / (max(len(a), 1) if a.ndim else 1)
+            continue
+        total += moved
+        if kind.information:
+            nats += kind.information * a.size / max(a.shape[own.axis], 1)
+    return total + shares * nats
 
 
 def as_floats(value: Array) -> Array:

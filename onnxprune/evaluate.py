@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.agreement import Agreement, AgreementParts
+from onnxprune.answers import output_kinds
 from onnxprune.divergence import divergence, total_divergence
 from onnxprune.errors import DataError
-from onnxprune.outputs import NONE, OutputKind, output_kind
+from onnxprune.outputs import NONE, OutputKind
 from onnxprune.userfunction import load_function, wrap
 from onnxprune.verdict import Verdict, verdict
 
@@ -26,7 +27,7 @@ __all__ = [
     "agreement",
     "divergence",
     "load_function",
-    "output_kind",
+    "output_kinds",
     "run",
     "task_metric",
     "total_divergence",
@@ -69,9 +70,10 @@ def agreement(
         first = run(dense, batch, [a for a, _ in readable], "the reference model")
         second = run(other, batch, [b for _, b in readable], "the other model")
         mask = row_mask(batch)
+        if not sums:
+            kinds = output_kinds({name: a for (name, _), a in zip(readable, first, strict=True)}, model)
+            sums = {name: AgreementParts(name, kind) for name, kind in kinds.items()}
         for (name, _), a, b in zip(readable, first, second, strict=True):
-            if name not in sums:
-                sums[name] = AgreementParts(name, output_kind(name, a, model))
             if sums[name].kind.family != NONE:
                 sums[name].add(a, b, mask)
     if not count:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.answers import output_kinds
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.labels import IGNORED
 from onnxprune.calibration.mask import row_mask
@@ -18,7 +19,7 @@ from onnxprune.finetune.task import Task, find_task
 from onnxprune.metrics import CLASSES, METRICS, TEXT, VALUES, Metric
 from onnxprune.metrics.classes import as_logits
 from onnxprune.model import Model
-from onnxprune.outputs import PROBABILITIES, OutputKind, is_float, output_kind
+from onnxprune.outputs import PROBABILITIES, OutputKind, is_float
 from onnxprune.recipe import Recipe
 
 Array = NDArray[Any]
@@ -111,7 +112,7 @@ class OnLabels:
         names = [item.name for item in session.get_outputs() if item.type.startswith("tensor(")]
         found = dict(zip(names, run(session, feeds, names), strict=True))
         values = {key: value for key, value in found.items() if is_float(value.dtype)}
-        kinds = {key: output_kind(key, value, dense) for key, value in values.items()}
+        kinds = output_kinds(values, dense)
         if self.metric.form == TEXT:
             self.place = _text_place(key, parts[0].labels[0], values, kinds)
         else:

@@ -7,7 +7,7 @@ an initializer, or the output of a ``Constant`` node (old Paddle exports keep al
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -214,3 +214,23 @@ def only_reader(model: Model, value: str) -> onnx.NodeProto | None:
         return None
     reader: onnx.NodeProto = model.graph.node[uses[0].index]
     return reader
+
+
+def needed_nodes(model: Model, feeds: Collection[str], outputs: Iterable[str]) -> tuple[list[int], set[str]]:
+    """Walk back from ``outputs`` and stop at ``feeds``.
+
+    Returns:
+        The positions of the nodes to run, in graph order, and every value name that is read.
+    """
+    producer, nodes = model.index.producer, model.graph.node
+    reads, todo = set(outputs), list(outputs)
+    found: set[int] = set()
+    while todo:
+        position = producer.get(name) if (name := todo.pop()) not in feeds else None
+        if position is None or position in found:
+            continue
+        found.add(position)
+        fresh = set(node_reads(nodes[position])) - reads
+        reads |= fresh
+        todo.extend(fresh)
+    return sorted(found), reads

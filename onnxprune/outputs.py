@@ -70,6 +70,8 @@ class OutputKind:
         cuts: where values of another scale begin, see :mod:`onnxprune.scales`; features only.
         squares: mean square of each part in the batch that showed them: what errors are relative to at least,
             so that a sample without anything in one (an image without objects) does not count for all.
+        counts: False where class outputs speak for it, see :mod:`onnxprune.answers`.
+        information: of class outputs beside others that count, in nats a row.
     """
 
     family: str
@@ -77,6 +79,8 @@ class OutputKind:
     reason: str = ""
     cuts: tuple[int, ...] = ()
     squares: tuple[float, ...] = ()
+    counts: bool = True
+    information: float = 0.0
 
     @property
     def classes(self) -> bool:

@@ -38,8 +38,8 @@ class Verdict(NamedTuple):
 def verdict(agreements: Sequence[Agreement]) -> Verdict:
     """Judge in words whether the second model can still stand in for the first.
 
-    The worst output decides. Where there are classes, features lower the verdict to "degraded" at
-    most: hidden states move long before the answers do. NaN or infinity is always "broken".
+    The worst output decides. Features that class outputs speak for lower the verdict to "degraded" at most:
+    hidden states move long before the answers do. NaN or infinity is always "broken".
     """
     lost = [item.name for item in agreements if not item.finite]
     if lost:
@@ -49,8 +49,7 @@ def verdict(agreements: Sequence[Agreement]) -> Verdict:
     if not judged:
         what = ", ".join(blind) or "they have none in common"
         return Verdict(DEGRADED, f"No output could be compared: {what}. Measure the task itself with --eval.")
-    answers = any(item.kind.classes for item in judged)
-    level, worst = min(((_level(item, answers), item) for item in judged), key=lambda pair: _rank(*pair))
+    level, worst = min(((_level(item), item) for item in judged), key=lambda pair: _rank(*pair))
     words = {
         OK: "the models agree.",
         DEGRADED: "some answers change. Measure the task with --eval, or lower --sparsity.",
@@ -68,16 +67,14 @@ def verdict(agreements: Sequence[Agreement]) -> Verdict:
 def share_that_agrees(agreements: Sequence[Agreement]) -> float | None:
     """Return how far two models agree as one number, 0 to 1: that of the worst output.
 
-    Rows with the same best class, where any output has classes; else the share of equal values, or the mean
-    cosine. None when nothing can be compared, 0 for NaN or infinity.
+    Rows with the same best class, the share of equal values, or the mean cosine; outputs that classes speak
+    for do not count. None when nothing can be compared, 0 for NaN or infinity.
     """
     if any(not item.finite for item in agreements):
         return 0.0
-    shares = [item.top1 for item in agreements if item.top1 is not None]
-    if not shares:
-        both = [item.equal if item.equal is not None else item.cosine for item in agreements]
-        shares = [max(share, 0.0) for share in both if share is not None]
-    return min(shares, default=None)
+    found = [(item.top1, item.equal, item.cosine) for item in agreements if item.kind.counts]
+    shares = [next((share for share in each if share is not None), None) for each in found]
+    return min((max(share, 0.0) for share in shares if share is not None), default=None)
 
 
 def _score(item: Agreement) -> float | None:
@@ -89,14 +86,14 @@ def _score(item: Agreement) -> float | None:
     return item.correlation if item.correlation is not None else item.cosine
 
 
-def _level(item: Agreement, answers: bool) -> str:
+def _level(item: Agreement) -> str:
     score = _score(item)
     assert score is not None
     good, bad = _EXACT if item.kind.family == EXACT else _CLASSES if item.kind.classes else _FEATURES
     level = OK if score >= good else DEGRADED if score >= bad else BROKEN
     if level == OK and _one_class_that_moved(item):
         return DEGRADED
-    return DEGRADED if level == BROKEN and answers and item.kind.family == FEATURES else level
+    return DEGRADED if level == BROKEN and not item.kind.counts and item.kind.family == FEATURES else level
 
 
 def _one_class_that_moved(item: Agreement) -> bool:

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.answers import output_kinds
 from onnxprune.calibration.collect import Stage
 from onnxprune.calibration.streams import DENSE, Streams, run, session_threads
 from onnxprune.divergence import total_divergence
 from onnxprune.layers import Layer
 from onnxprune.model import Model
-from onnxprune.outputs import OutputKind, output_kind
+from onnxprune.outputs import OutputKind
 from onnxprune.parallel import available, map_threads, workers
 from onnxprune.solvers.layer import Solution
 
@@ -121,8 +122,8 @@ class Effects:
             held += sum(output.nbytes for output in self._reference[-1])
             if held > MAX_REFERENCE:
                 break
-        named = zip(self.dense.index.outputs, self._reference[0], strict=True)
-        self._kinds = [output_kind(name, value, self.dense) for name, value in named]
+        named = dict(zip(self.dense.index.outputs, self._reference[0], strict=True))
+        self._kinds = list(output_kinds(named, self.dense).values())
 
     def _measure(
         self, rest: Rest, layers: Sequence[Layer], candidates: Mapping[str, Sequence[Solution]]

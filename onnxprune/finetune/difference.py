@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from onnxprune.errors import VerificationError
 from onnxprune.finetune.batches import Feed, Taps, tensors
-from onnxprune.finetune.parameters import needed_nodes
 from onnxprune.finetune.view import TorchView
-from onnxprune.model import Model
+from onnxprune.model import Model, needed_nodes
 from onnxprune.rounding import NOISE, relative, shaken
 
 TOLERANCE = 1e-3  # largest relative difference of the written model from the trained one that is let through

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from onnxprune.answers import output_kinds
 from onnxprune.calibration import augment
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.store import ArrayStore
@@ -36,7 +37,7 @@ from onnxprune.finetune.world import World
 from onnxprune.finetune.writeback import write_back, zero_masks
 from onnxprune.layers import Layer
 from onnxprune.model import Model
-from onnxprune.outputs import OutputKind, output_kind
+from onnxprune.outputs import OutputKind
 from onnxprune.progress import NullProgress, Progress
 from onnxprune.report.units import seconds
 
@@ -299,7 +300,7 @@ def _kinds_and_task(job: _Job, feeds: Feed) -> tuple[dict[str, OutputKind], Task
     """Return what the outputs mean, and what is to be done with labels."""
     names, key = list(job.dense.index.outputs), job.options.labels
     values = Taps(job.dense, names, feeds, job.options.threads)(feeds)
-    kinds = {name: output_kind(name, values[name], job.dense) for name in names}
+    kinds = output_kinds({name: values[name] for name in names}, job.dense)
     if key is None or job.options.custom is not None:
         return kinds, None
     return kinds, find_task(key, job.data, job.held_out, values, kinds)

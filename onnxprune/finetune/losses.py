@@ -2,7 +2,8 @@
 
 Classes: KL divergence in nats per row (Hinton et al., "Distilling the Knowledge in a Neural Network",
 2015, at temperature 1). Everything else, and values inside the model (Romero et al., "FitNets", 2015):
-squared error relative to the variance of the dense model's values, so that all of them weigh the same.
+squared error relative to the variance of the dense model's values, so that all of them weigh the same;
+outputs beside classes times the information of those, where they count (:mod:`onnxprune.answers`).
 With labels, the loss on them is added, see :mod:`onnxprune.finetune.task`.
 """
 
@@ -58,10 +59,18 @@ class Loss:
         smooth = [name for name, kind in self.kinds.items() if kind.family not in (EXACT, NONE)]
         if self.form == "kl" and not classes:
             raise UsageError("--loss kl needs an output with classes, the model has none", "try --loss mse")
-        chosen = classes if classes and self.form != "mse" else smooth
+        chosen = classes if self.form == "kl" else smooth
+        if self.form == "auto" and classes:
+            chosen = [n for n in smooth if self.kinds[n].classes or (self.kinds[n].counts and self._nats)]
         if not chosen and not self.features and self.custom is None:
             raise UsageError("no output of the model is a float tensor: nothing to fine-tune towards")
         object.__setattr__(self, "_outputs", tuple(chosen))
+
+    @property
+    def _nats(self) -> float:
+        """What an output that holds no classes weighs beside those that do, see :mod:`onnxprune.answers`."""
+        found = [kind.information for kind in self.kinds.values() if kind.classes]
+        return sum(found) / len(found) if found and self.form == "auto" else 1.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -139,7 +148,7 @@ class Loss:
             return divergence(student[name], teacher[name], kind, mask)
         a, b, shape = student[name], teacher[name], tuple(teacher[name].shape)
         parts = zip(kind.parts(shape), kind.floors(shape), strict=True)
-        return _mean([relative_error(a[part], b[part], mask, floor) for part, floor in parts])
+        return self._nats * _mean([relative_error(a[part], b[part], mask, floor) for part, floor in parts])
 
 
 def divergence(student: Tensor, teacher: Tensor, kind: OutputKind, mask: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from onnxprune.finetune import registry
 from onnxprune.finetune.dtypes import FLOATS, torch_tensor
 from onnxprune.finetune.registry import Unsupported, plain
 from onnxprune.finetune.scope import opsets
-from onnxprune.model import Model, node_reads, outer_reads, subgraphs
+from onnxprune.model import Model, needed_nodes, outer_reads, subgraphs
 
 PREFIX = "weight:"  # keeps a weight named like a method of torch.nn.Module apart from it
 BESIDE = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Sum", "Mean", "Where"})
@@ -55,26 +55,6 @@ def constant_of(model: Model, name: str, *, widen: bool) -> torch.Tensor | None:
         return torch_tensor(model.index.tensors[name], widen=widen)
     except Unsupported:
         return None
-
-
-def needed_nodes(model: Model, feeds: Collection[str], outputs: Iterable[str]) -> tuple[list[int], set[str]]:
-    """Walk back from ``outputs`` and stop at ``feeds``.
-
-    Returns:
-        The positions of the nodes to run, in graph order, and every value name that is read.
-    """
-    producer, nodes = model.index.producer, model.graph.node
-    reads, todo = set(outputs), list(outputs)
-    found: set[int] = set()
-    while todo:
-        position = producer.get(name) if (name := todo.pop()) not in feeds else None
-        if position is None or position in found:
-            continue
-        found.add(position)
-        fresh = set(node_reads(nodes[position])) - reads
-        reads |= fresh
-        todo.extend(fresh)
-    return sorted(found), reads
 
 
 def default_trained(

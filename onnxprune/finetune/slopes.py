@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from onnxprune.answers import output_kinds
 from onnxprune.calibration import labels
 from onnxprune.calibration.data import CalibrationData
 from onnxprune.calibration.mask import row_mask
@@ -17,7 +18,6 @@ from onnxprune.finetune.gradients import Gradients, LossOf, collect, own_answers
 from onnxprune.finetune.task import find_task
 from onnxprune.finetune.view import TorchView
 from onnxprune.model import Model
-from onnxprune.outputs import output_kind
 
 
 def slopes(
@@ -66,7 +66,7 @@ def slopes(
 def _loss(model: Model, view: TorchView, data: CalibrationData, key: str | None, seed: int) -> LossOf:
     with torch.no_grad():
         values = {name: value.numpy() for name, value in view(tensors(data.batches[0])).items()}
-    kinds = {name: output_kind(name, value, model) for name, value in values.items()}
+    kinds = output_kinds(values, model)
     if key is None:
         return own_answers(kinds, seed)
     task = find_task(key, data, None, values, kinds)

@@ -78,9 +78,9 @@ def check_labels(
     """
     if recipe.labels is None:
         return None
+    from onnxprune.answers import output_kinds
     from onnxprune.evaluate import run
     from onnxprune.finetune.task import find_task
-    from onnxprune.outputs import output_kind
 
     feeds = data.batches[0]
     augment.make(recipe.augment, {}, data.labels[0])
@@ -88,7 +88,7 @@ def check_labels(
         return None
     names = [item.name for item in session.get_outputs() if item.type in _FLOATS]
     values = dict(zip(names, run(session, feeds, names), strict=True))
-    kinds = {name: output_kind(name, value, dense) for name, value in values.items()}
+    kinds = output_kinds(values, dense)
     task = find_task(recipe.labels, data, held_out, values, kinds)
     labels = data.labels + held_out.labels
     seen = set()  # one batch of each shape tells

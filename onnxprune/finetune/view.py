@@ -17,7 +17,6 @@ from onnxprune.finetune.gaps import Gap
 from onnxprune.finetune.parameters import (
     constant_of,
     float_weights,
-    needed_nodes,
     never_trained,
     onnx_name,
     tensor_of,
@@ -25,7 +24,7 @@ from onnxprune.finetune.parameters import (
     trained_by_default,
 )
 from onnxprune.finetune.plan import HERE, Plan, Value, run
-from onnxprune.model import Model
+from onnxprune.model import Model, needed_nodes
 
 NAMED = 3  # gaps that a message lists
 

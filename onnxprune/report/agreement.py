@@ -16,10 +16,10 @@ MAX_OUTPUTS = 8
 def worst_agreement(agreements: Sequence[Mapping[str, Any]]) -> str:
     """Name the worst value of each measure over the outputs, "" without any.
 
-    Classes speak for the model when it has any, as in the verdict: hidden states beside them move first.
+    Outputs that classes speak for do not count, as in the verdict: hidden states beside them move first.
     """
     classes = [item for item in agreements if item["top1"] is not None]
-    measured = classes or agreements
+    measured = [item for item in agreements if item["kind"].get("counts", True)]
     cosines = [item["cosine"] for item in measured if item["cosine"] is not None]
     equals = [item["equal"] for item in measured if item["equal"] is not None]
     words = [f"cosine {units.closeness(min(cosines))}"] if cosines else []

@@ -10,11 +10,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from onnxprune.answers import output_kinds
 from onnxprune.calibration.streams import run
 from onnxprune.divergence import total_divergence
 from onnxprune.inmemory import session_of
 from onnxprune.model import Model
-from onnxprune.outputs import output_kind
 
 
 def branch_effects(
@@ -41,7 +41,7 @@ def branch_effects(
         feeds = {item.name: batch[item.name] for item in session.get_inputs() if item.name in batch}
         feeds |= {gate: model.array(gate) for gate in gates.values()}
         wanted = run(session, names, feeds)
-        kinds = [output_kind(name, value, model) for name, value in zip(names, wanted, strict=True)]
+        kinds = list(output_kinds(dict(zip(names, wanted, strict=True)), model).values())
         rows += len(wanted[0]) if wanted[0].ndim else 1
         for branch, gate in gates.items():
             found = run(session, names, feeds | {gate: np.zeros_like(feeds[gate])})

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxprune.answers import output_kinds
 from onnxprune.calibration.streams import run
 from onnxprune.divergence import total_divergence
 from onnxprune.inmemory import session_of
 from onnxprune.model import Model
-from onnxprune.outputs import output_kind
 from onnxprune.slim.damage import scaled
 from onnxprune.slim.measure import LEVELS
 from onnxprune.slim.narrowing import FEWEST, Narrowing
@@ -56,7 +56,7 @@ def narrowings_by_size(
         masked = session_of(changed, threads=threads, name=dense.name)
         total = 0.0
         for feed, reference, mask in zip(feeds, wanted, masks, strict=True):
-            kinds = [output_kind(n, value, dense) for n, value in zip(names, reference, strict=True)]
+            kinds = list(output_kinds(dict(zip(names, reference, strict=True)), dense).values())
             total += total_divergence(kinds, reference, run(masked, names, feed), mask)
         return total / max(rows, 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -140,6 +141,22 @@ def test_total_takes_classes_alone() -> None:
     kinds = (FEATURE, LOGIT, OutputKind(NONE))
     assert total_divergence(kinds, [a, a, None], [2 * a, b, None]) == divergence(a, b, LOGIT)
     assert total_divergence(kinds[::2], [a, None], [b, None]) == divergence(a, b, FEATURE)
+
+
+def test_boxes_beside_scores_count_in_nats() -> None:
+    scores, boxes = RNG.normal(size=(2, 4, 9, 3)).astype(np.float32), RNG.normal(size=(2, 4, 9, 4))
+    classes = OutputKind(LOGITS, 2, information=0.7)
+    alone = divergence(*scores, classes)
+    share = divergence(*boxes, FEATURE) / 4  # of one image
+    found = total_divergence([classes, FEATURE], [scores[0], boxes[0]], [scores[1], boxes[1]])
+    assert found == pytest.approx(alone + share * 0.7 * 36)  # 4 images of 9 rows
+    spoken_for = replace(FEATURE, counts=False)
+    assert total_divergence([classes, spoken_for], [scores[0], boxes[0]], [scores[1], boxes[1]]) == alone
+    halves = [
+        total_divergence([classes, FEATURE], [scores[0][i], boxes[0][i]], [scores[0][i], boxes[1][i]])
+        for i in (slice(0, 2), slice(2, 4))
+    ]
+    assert sum(halves) == pytest.approx(share * 0.7 * 36, rel=0.1)  # batches add
 
 
 def test_padded_tokens_do_not_count() -> None:

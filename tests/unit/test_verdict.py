@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from onnxprune.agreement import Agreement
@@ -23,6 +25,12 @@ def features(correlation: float | None, cosine: float = 0.9, **more) -> Agreemen
         relative_error=0.3,
         **more,
     )
+
+
+def spoken_for(correlation: float | None, **more) -> Agreement:
+    """Features beside classes that depend on all of the same weights."""
+    found = features(correlation, **more)
+    return replace(found, kind=replace(found.kind, counts=False))
 
 
 def exact(equal: float) -> Agreement:
@@ -72,10 +80,11 @@ def test_the_worst_output_decides() -> None:
     assert found.level == DEGRADED and "'ids'" in found.sentence
 
 
-def test_features_beside_classes_do_not_break() -> None:
-    found = verdict([features(0.1), classes(0.95)])
+def test_features_that_classes_speak_for_do_not_break() -> None:
+    found = verdict([spoken_for(0.1), classes(0.95)])
     assert found.level == DEGRADED and "'hidden'" in found.sentence
-    assert verdict([features(0.1), classes(0.6)]).sentence.startswith("Output 'logits'")
+    assert verdict([spoken_for(0.1), classes(0.6)]).sentence.startswith("Output 'logits'")
+    assert verdict([features(0.1), classes(0.95)]).level == BROKEN  # boxes beside scores
 
 
 def test_few_rows_and_one_class_are_said() -> None:
@@ -114,7 +123,8 @@ def test_nothing_compared_is_no_all_clear() -> None:
         ([Agreement("x", OutputKind(NONE))], None),
         ([features(0.5, cosine=0.9)], 0.9),
         ([features(0.5, cosine=-0.2)], 0.0),
-        ([features(0.5, cosine=0.1), classes(0.5, top1=0.95)], 0.95),  # classes speak for the model
+        ([spoken_for(0.5, cosine=0.1), classes(0.5, top1=0.95)], 0.95),
+        ([features(0.5, cosine=0.1), classes(0.5, top1=0.95)], 0.1),
         ([classes(0.5, top1=0.95), classes(0.5, top1=0.7)], 0.7),
         ([exact(0.6), features(0.5, cosine=0.8)], 0.6),
         ([classes(0.9, top1=1.0), features(0.9, finite=False)], 0.0),

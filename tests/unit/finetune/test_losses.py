@@ -82,7 +82,11 @@ def test_gradient_leads_to_the_teacher() -> None:
     assert float(loss.detach()) < 1e-4
 
 
-KINDS = {"scores": OutputKind(LOGITS, -1), "state": OutputKind(FEATURES), "ids": OutputKind(EXACT)}
+KINDS = {
+    "scores": OutputKind(LOGITS, -1),
+    "state": OutputKind(FEATURES, counts=False),
+    "ids": OutputKind(EXACT, counts=False),
+}
 
 
 def test_classes_speak_for_the_model() -> None:
@@ -90,6 +94,18 @@ def test_classes_speak_for_the_model() -> None:
     assert Loss(KINDS, form="mse").names == ("scores", "state")
     assert Loss(KINDS, ("state", "inner")).names == ("scores", "state", "inner")
     assert Loss({"state": KINDS["state"], "ids": KINDS["ids"]}).names == ("state",)
+
+
+def test_boxes_beside_scores_are_learnt_too() -> None:
+    (a, b), (c, d) = pair(4, 5), pair(4, 3, seed=1)
+    kinds = {"scores": OutputKind(LOGITS, -1, information=0.3), "boxes": OutputKind(FEATURES)}
+    loss = Loss(kinds)
+    assert loss.names == ("scores", "boxes")
+    wanted = (float(divergence(a, b, kinds["scores"])) + 0.3 * float(relative_error(c, d))) / 2
+    assert float(loss({"scores": a, "boxes": c}, {"scores": b, "boxes": d}, {})) == pytest.approx(wanted)
+    assert Loss(kinds, form="kl").names == ("scores",)
+    squares = float(Loss(kinds, form="mse")({"scores": a, "boxes": c}, {"scores": b, "boxes": d}, {}))
+    assert squares == pytest.approx(float(relative_error(a, b) + relative_error(c, d)) / 2)
 
 
 def test_features_are_weighed_against_the_outputs() -> None:

@@ -24,7 +24,9 @@ class TestWorstAgreement:
 
     def test_classes_speak_for_the_model(self) -> None:
         hidden = agreement(name="hidden", cosine=0.2, top1=None, kl=None)
-        assert module.worst_agreement([agreement(), hidden]) == "cosine 0.987, top-1 96.1 %"
+        spoken_for = {**hidden, "kind": {**hidden["kind"], "counts": False}}
+        assert module.worst_agreement([agreement(), spoken_for]) == "cosine 0.987, top-1 96.1 %"
+        assert module.worst_agreement([agreement(), hidden]) == "cosine 0.200, top-1 96.1 %"
         assert module.worst_agreement([hidden]) == "cosine 0.200"
 
     def test_integers_count_equal_values(self) -> None:
