@@ -20,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxprune.divergence import as_floats, class_rows
+from onnxprune.layers.find import QUANTIZED
+from onnxprune.layers.layer import FLOATS
 from onnxprune.model import Model, needed_nodes
-from onnxprune.outputs import NONE, PROBABILITIES, OutputKind, is_float, output_kind
+from onnxprune.outputs import NONE, PROBABILITIES, OutputKind, output_kind
 
 LEAST = 0.02  # of the information that a class output can have
 
@@ -71,7 +73,8 @@ def information(value: NDArray[Any], kind: OutputKind) -> float:
 
 
 def _weights(model: Model, outputs: Iterable[str]) -> set[str]:
-    """Return the matrices (and larger) of floats that some outputs depend on."""
+    """Return the weights of two axes and more that some outputs depend on."""
     _, reads = needed_nodes(model, (), outputs)
-    matrices = [name for name, tensor in model.index.tensors.items() if len(tensor.dims) > 1]
-    return {name for name in matrices if name in reads and is_float(model.array(name).dtype)}
+    tensors = model.index.tensors
+    found = {name for name in tensors.keys() & reads if len(tensors[name].dims) > 1}
+    return {name for name in found if tensors[name].data_type in FLOATS | QUANTIZED}
