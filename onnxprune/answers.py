@@ -14,30 +14,41 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.divergence import as_floats, class_rows
-from onnxprune.layers.find import QUANTIZED
-from onnxprune.layers.layer import FLOATS
+from onnxprune.divergence import as_floats, class_rows, without_padding
+from onnxprune.layers.find import is_matrix
 from onnxprune.model import Model, needed_nodes
-from onnxprune.outputs import NONE, PROBABILITIES, OutputKind, output_kind
+from onnxprune.outputs import NONE, PROBABILITIES, OutputKind, is_float, output_kind
 
 LEAST = 0.02  # of the information that a class output can have
+ROWS = 256  # that tell the information, of batches as long as there are fewer
+MOST_ROWS = 4096  # of one batch: an image may have thousands of places
+LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+Mask = NDArray[np.bool_] | None
+Batch = tuple[Mapping[str, Any], Mask]  # the dense model's values, and which of their tokens are real
 
 
-def output_kinds(values: Mapping[str, Any], model: Model | None = None) -> dict[str, OutputKind]:
+def output_kinds(
+    values: Mapping[str, Any], model: Model | None = None, *, mask: Mask = None, more: Iterable[Batch] = ()
+) -> dict[str, OutputKind]:
     """Decide how the outputs of a model can be compared, and which of them count.
 
     Args:
         values: what the dense model gave for one batch.
         model: the dense model; without it class outputs speak for all others.
+        mask: ``(batch, tokens)`` of that batch, True where a token is real.
+        more: other batches; looked at only where something counts beside classes.
 
     Returns:
         One entry for each value. Of outputs beside classes ``counts`` says whether they have weights that no
-        class output depends on; where any have, the class outputs get their ``information``.
+        class output depends on (and are finite, and follow from the inputs); where any counts, the class
+        outputs get their ``information``. A weight split between classes and others is not told apart.
     """
     kinds = {name: output_kind(name, value, model) for name, value in values.items()}
     answers = [name for name, kind in kinds.items() if kind.classes]
@@ -46,35 +57,78 @@ def output_kinds(values: Mapping[str, Any], model: Model | None = None) -> dict[
         return kinds
     seen = _weights(model, answers) if model is not None else set()
     for name in others:
-        own = model is not None and not _weights(model, [name]) <= seen
+        own = model is not None and _finite(values[name]) and not _weights(model, [name]) <= seen
         kinds[name] = replace(kinds[name], counts=own)
     if any(kinds[name].counts for name in others):
+        known = _enough(chain([(values, mask)], more), {name: kinds[name] for name in answers})
         for name in answers:
-            kinds[name] = replace(kinds[name], information=information(values[name], kinds[name]))
+            kinds[name] = replace(kinds[name], information=information(known[name]))
     return kinds
 
 
-def information(value: NDArray[Any], kind: OutputKind) -> float:
-    """Return the mean KL divergence of the rows of a class output from their mean, in nats.
+def information(rows: NDArray[np.float64]) -> float:
+    """Return the mean KL divergence of distributions from their mean, in nats.
 
-    At least :data:`LEAST` of the most that it can be, the logarithm of the number of classes: a batch may
-    have one class. All of that for one row, which says nothing.
+    At least :data:`LEAST` of the most that it can be, the logarithm of the number of classes: the samples may
+    be of one class. All of that for fewer than two rows, which say nothing.
+
+    Args:
+        rows: (rows, classes) probabilities.
     """
-    rows = class_rows(as_floats(value), kind.axis).astype(np.float64)
-    if kind.family != PROBABILITIES:
-        rows = np.exp(rows - rows.max(axis=1, keepdims=True))
-    rows = np.maximum(rows, np.finfo(np.float64).tiny)
-    rows /= rows.sum(axis=1, keepdims=True)
     most = math.log(max(rows.shape[1], 2))
     if len(rows) < 2:
         return most
+    rows = np.maximum(rows, np.finfo(np.float64).tiny)
     found = float((rows * (np.log(rows) - np.log(rows.mean(axis=0)))).sum(axis=1).mean())
-    return max(found, LEAST * most) if math.isfinite(found) else most
+    return max(found, LEAST * most)
+
+
+def distributions(value: NDArray[Any], kind: OutputKind, mask: Mask = None) -> NDArray[np.float64]:
+    """Return the probabilities of a class output, (rows, classes), :data:`MOST_ROWS` of them at most.
+
+    Rows that are not finite, and padded tokens, are left out.
+    """
+    value, kind = without_padding(value, kind, mask)
+    rows = class_rows(as_floats(value), kind.axis)
+    rows = rows[:: max(1, -(-len(rows) // MOST_ROWS))].astype(np.float64)
+    if kind.family != PROBABILITIES:
+        with np.errstate(invalid="ignore"):
+            rows = np.exp(rows - rows.max(axis=1, keepdims=True, initial=-np.inf))
+    total = rows.sum(axis=1)
+    good = np.isfinite(total) & (total > 0)
+    return np.asarray(rows[good] / total[good, None])
+
+
+def _enough(batches: Iterable[Batch], kinds: Mapping[str, OutputKind]) -> dict[str, NDArray[np.float64]]:
+    """Gather rows of class outputs from as many batches as :data:`ROWS` takes; classes may be positions."""
+    found: dict[str, list[NDArray[np.float64]]] = {name: [] for name in kinds}
+    for values, mask in batches:
+        for name, rows in found.items():
+            fresh = distributions(values[name], kinds[name], mask)
+            if not rows or fresh.shape[1] == rows[0].shape[1]:
+                rows.append(fresh)
+        if min(sum(map(len, rows)) for rows in found.values()) >= ROWS:
+            break
+    return {name: np.concatenate(rows) for name, rows in found.items()}
+
+
+def _finite(value: Any) -> bool:
+    return not is_float(value.dtype) or bool(np.isfinite(as_floats(value)).all())
 
 
 def _weights(model: Model, outputs: Iterable[str]) -> set[str]:
-    """Return the weights of two axes and more that some outputs depend on."""
+    """Return the matrices that some outputs depend on, if they depend on an input at all.
+
+    A matrix has two axes longer than one, or is what a linear operator multiplies with.
+    """
     _, reads = needed_nodes(model, (), outputs)
-    tensors = model.index.tensors
-    found = {name for name in tensors.keys() & reads if len(tensors[name].dims) > 1}
-    return {name for name in found if tensors[name].data_type in FLOATS | QUANTIZED}
+    index = model.index
+    if reads.isdisjoint(index.inputs.keys() - index.tensors.keys()):
+        return set()
+    nodes = model.graph.node
+    return {
+        name
+        for name in index.tensors.keys() & reads
+        if is_matrix(index.tensors[name])
+        or any(use.slot == 1 and nodes[use.index].op_type in LINEAR for use in index.uses.get(name, ()))
+    }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxprune.outputs import EXACT, NONE, PROBABILITIES, OutputKind
+from onnxprune.outputs import EXACT, NONE, PROBABILITIES, OutputKind, is_float
 
 Array = NDArray[Any]
 
@@ -86,6 +86,8 @@ def total_divergence(
         if kind.family == NONE or not kind.counts:
             continue
         a, own = without_padding(first, kind, mask)
+        if beside and not kind.classes and is_float(a.dtype) and not np.isfinite(as_floats(a)).all():
+            continue  # moving an infinity would outweigh every answer
         moved = divergence(a, without_padding(second, kind, mask)[0], own)
         if beside and not kind.classes:
             shares += moved / (max(len(a), 1) if a.ndim else 1)
@@ -93,7 +95,7 @@ def total_divergence(
         total += moved
         if kind.information:
             nats += kind.information * a.size / max(a.shape[own.axis], 1)
-    return total + shares * nats
+    return total + (shares * nats if shares and nats else 0.0)
 
 
 def as_floats(value: Array) -> Array:

@@ -49,7 +49,8 @@ def verdict(agreements: Sequence[Agreement]) -> Verdict:
     if not judged:
         what = ", ".join(blind) or "they have none in common"
         return Verdict(DEGRADED, f"No output could be compared: {what}. Measure the task itself with --eval.")
-    level, worst = min(((_level(item), item) for item in judged), key=lambda pair: _rank(*pair))
+    answers = any(item.kind.classes for item in judged)
+    level, worst = min(((_level(item, answers), item) for item in judged), key=lambda pair: _rank(*pair))
     words = {
         OK: "the models agree.",
         DEGRADED: "some answers change. Measure the task with --eval, or lower --sparsity.",
@@ -72,7 +73,9 @@ def share_that_agrees(agreements: Sequence[Agreement]) -> float | None:
     """
     if any(not item.finite for item in agreements):
         return 0.0
-    found = [(item.top1, item.equal, item.cosine) for item in agreements if item.kind.counts]
+    answers = any(item.top1 is not None for item in agreements)
+    counted = [item for item in agreements if item.kind.counts or not answers]
+    found = [(item.top1, item.equal, item.cosine) for item in counted]
     shares = [next((share for share in each if share is not None), None) for each in found]
     return min((max(share, 0.0) for share in shares if share is not None), default=None)
 
@@ -86,14 +89,15 @@ def _score(item: Agreement) -> float | None:
     return item.correlation if item.correlation is not None else item.cosine
 
 
-def _level(item: Agreement) -> str:
+def _level(item: Agreement, answers: bool) -> str:
     score = _score(item)
     assert score is not None
     good, bad = _EXACT if item.kind.family == EXACT else _CLASSES if item.kind.classes else _FEATURES
     level = OK if score >= good else DEGRADED if score >= bad else BROKEN
     if level == OK and _one_class_that_moved(item):
         return DEGRADED
-    return DEGRADED if level == BROKEN and not item.kind.counts and item.kind.family == FEATURES else level
+    spoken_for = answers and not item.kind.counts and item.kind.family == FEATURES
+    return DEGRADED if level == BROKEN and spoken_for else level
 
 
 def _one_class_that_moved(item: Agreement) -> bool:

@@ -123,7 +123,13 @@ class Effects:
             if held > MAX_REFERENCE:
                 break
         named = dict(zip(self.dense.index.outputs, self._reference[0], strict=True))
-        self._kinds = list(output_kinds(named, self.dense).values())
+        names = list(named)
+        more = (
+            (dict(zip(names, outputs, strict=True)), self.masks[number])
+            for number, outputs in zip(self.probes[1:], self._reference[1:], strict=False)
+        )
+        kinds = output_kinds(named, self.dense, mask=self.masks[self.probes[0]], more=more)
+        self._kinds = list(kinds.values())
 
     def _measure(
         self, rest: Rest, layers: Sequence[Layer], candidates: Mapping[str, Sequence[Solution]]

@@ -12,11 +12,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from onnxprune.answers import output_kinds
 from onnxprune.calibration import augment
 from onnxprune.calibration.data import CalibrationData
+from onnxprune.calibration.mask import row_mask
 from onnxprune.calibration.store import ArrayStore
 from onnxprune.clock import now
 from onnxprune.errors import UsageError
@@ -299,8 +301,18 @@ class _Maker:
 def _kinds_and_task(job: _Job, feeds: Feed) -> tuple[dict[str, OutputKind], Task | None]:
     """Return what the outputs mean, and what is to be done with labels."""
     names, key = list(job.dense.index.outputs), job.options.labels
-    values = Taps(job.dense, names, feeds, job.options.threads)(feeds)
-    kinds = output_kinds({name: values[name] for name in names}, job.dense)
+    taps = Taps(job.dense, names, feeds, job.options.threads)
+    values = taps(feeds)
+    more = ((taps(batch), row_mask(batch)) for batch in job.data.batches[1:])
+    kinds = output_kinds({name: values[name] for name in names}, job.dense, mask=row_mask(feeds), more=more)
+    kinds = {name: _learnt(kind, values[name], feeds) for name, kind in kinds.items()}
     if key is None or job.options.custom is not None:
         return kinds, None
     return kinds, find_task(key, job.data, job.held_out, values, kinds)
+
+
+def _learnt(kind: OutputKind, value: Any, feeds: Feed) -> OutputKind:
+    """Leave out of the loss what counts beside classes, but has no row for each sample: what was selected."""
+    rows = {len(array) for array in feeds.values() if array.ndim}
+    as_many = isinstance(value, np.ndarray) and value.ndim > 0 and len(value) in rows
+    return kind if kind.classes or as_many else dataclasses.replace(kind, counts=False)

@@ -67,10 +67,16 @@ class Loss:
         object.__setattr__(self, "_outputs", tuple(chosen))
 
     @property
+    def _beside(self) -> list[str]:
+        """Outputs that are compared beside classes."""
+        classes = any(self.kinds[name].classes for name in self._outputs)
+        return [name for name in self._outputs if classes and not self.kinds[name].classes]
+
+    @property
     def _nats(self) -> float:
         """What an output that holds no classes weighs beside those that do, see :mod:`onnxprune.answers`."""
         found = [kind.information for kind in self.kinds.values() if kind.classes]
-        return sum(found) / len(found) if found and self.form == "auto" else 1.0
+        return sum(found) if found and self.form == "auto" else 1.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -92,8 +98,9 @@ class Loss:
             DataError: when a value of the student has another shape than the teacher's, or than the labels.
         """
         labels = teacher.get(LABELS)
+        selected = {n for n in self._beside if student[n].shape != teacher[n].shape}  # by its values
         for name in self.names:
-            if student[name].shape != teacher[name].shape:
+            if student[name].shape != teacher[name].shape and name not in selected:
                 found, wanted = list(student[name].shape), list(teacher[name].shape)
                 raise DataError(f"value {name!r} is {found}, the teacher's {wanted}")
         parts = []
@@ -103,7 +110,8 @@ class Loss:
             theirs = {name: value for name, value in teacher.items() if name != LABELS}
             parts.append(_checked(self.custom(student, theirs, feeds)))
         elif self._outputs:
-            parts.append(_mean([self._output(name, student, teacher, mask) for name in self._outputs]))
+            outputs = [name for name in self._outputs if name not in selected]
+            parts.append(_mean([self._output(name, student, teacher, mask) for name in outputs]))
         if self.features:
             errors = [relative_error(student[name], teacher[name], mask) for name in self.features]
             parts.append(self.weight * _mean(errors))
@@ -178,6 +186,11 @@ def relative_error(
     The divisor is ``floor`` at least.
     """
     a, b = real_rows(teacher.float(), mask), real_rows(student.float(), mask)
+    known = torch.isfinite(a)
+    if not known.all():  # infinities are no aim
+        a, b = a[known], b[known]
+        if not a.numel():
+            return b.sum()
     with torch.no_grad():
         variance = a.var(correction=0)
         scale = torch.where(variance > 0, variance, a.square().mean()).clamp_min(max(floor, _TINY))

@@ -111,7 +111,8 @@ class Recipe:
     min_agreement: float | None = _option(
         None,
         "The same without labels: least agreement with the dense model on samples that pruning has not seen, "
-        "such as 0.98: rows with the same best class, where there are classes, else the mean cosine.",
+        "such as 0.98: of the worst output, the rows with the same best class, else the mean cosine. Hidden "
+        "states that lead to classes do not count.",
     )
     patience: int | None = _option(
         None,

@@ -19,7 +19,8 @@ def worst_agreement(agreements: Sequence[Mapping[str, Any]]) -> str:
     Outputs that classes speak for do not count, as in the verdict: hidden states beside them move first.
     """
     classes = [item for item in agreements if item["top1"] is not None]
-    measured = [item for item in agreements if item["kind"].get("counts", True)]
+    counts = [item["kind"].get("counts", item in classes) for item in agreements]  # old reports do not say
+    measured = [item for item, own in zip(agreements, counts, strict=True) if own or not classes]
     cosines = [item["cosine"] for item in measured if item["cosine"] is not None]
     equals = [item["equal"] for item in measured if item["equal"] is not None]
     words = [f"cosine {units.closeness(min(cosines))}"] if cosines else []

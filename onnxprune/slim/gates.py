@@ -37,11 +37,18 @@ def branch_effects(
     names = list(model.index.outputs)
     gone = {branch: 0.0 for branch in gates}
     rows = 0
+    inputs = {item.name for item in session.get_inputs()}
+    gate_values = {gate: model.array(gate) for gate in gates.values()}
+
+    def answers(batch: Mapping[str, Any]) -> dict[str, Any]:
+        feeds = {name: value for name, value in batch.items() if name in inputs} | gate_values
+        return dict(zip(names, run(session, names, feeds), strict=True))
+
+    more = ((answers(batch), mask) for batch, mask in zip(batches[1:], masks[1:], strict=True))
+    kinds = list(output_kinds(answers(batches[0]), model, mask=masks[0], more=more).values())
     for batch, mask in zip(batches, masks, strict=True):
-        feeds = {item.name: batch[item.name] for item in session.get_inputs() if item.name in batch}
-        feeds |= {gate: model.array(gate) for gate in gates.values()}
+        feeds = {name: value for name, value in batch.items() if name in inputs} | gate_values
         wanted = run(session, names, feeds)
-        kinds = list(output_kinds(dict(zip(names, wanted, strict=True)), model).values())
         rows += len(wanted[0]) if wanted[0].ndim else 1
         for branch, gate in gates.items():
             found = run(session, names, feeds | {gate: np.zeros_like(feeds[gate])})

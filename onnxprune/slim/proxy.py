@@ -52,11 +52,14 @@ def narrowings_by_size(
     wanted = [run(session, names, feed) for feed in feeds]
     rows = sum(len(found[0]) if found[0].ndim else 1 for found in wanted)
 
+    named = [dict(zip(names, found, strict=True)) for found in wanted]
+    more = zip(named[1:], masks[1:], strict=True)
+    kinds = list(output_kinds(named[0], dense, mask=masks[0], more=more).values())
+
     def moved(changed: Model) -> float:
         masked = session_of(changed, threads=threads, name=dense.name)
         total = 0.0
         for feed, reference, mask in zip(feeds, wanted, masks, strict=True):
-            kinds = list(output_kinds(dict(zip(names, reference, strict=True)), dense).values())
             total += total_divergence(kinds, reference, run(masked, names, feed), mask)
         return total / max(rows, 1)
 

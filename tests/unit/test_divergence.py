@@ -152,6 +152,12 @@ def test_boxes_beside_scores_count_in_nats() -> None:
     assert found == pytest.approx(alone + share * 0.7 * 36)  # 4 images of 9 rows
     spoken_for = replace(FEATURE, counts=False)
     assert total_divergence([classes, spoken_for], [scores[0], boxes[0]], [scores[1], boxes[1]]) == alone
+    lost = np.where(boxes[0] > 2, -np.inf, boxes[0])  # dense infinities: no candidate is infinitely bad
+    assert total_divergence([classes, FEATURE], [scores[0], lost], [scores[1], boxes[1]]) == alone
+    broken = np.full_like(boxes[0], np.nan)
+    assert total_divergence([classes, FEATURE], [scores[0], boxes[0]], [scores[1], broken]) == math.inf
+    empty = np.zeros((0, 9, 3), np.float32)
+    assert total_divergence([classes, FEATURE], [empty, boxes[0]], [empty, broken]) == 0
     halves = [
         total_divergence([classes, FEATURE], [scores[0][i], boxes[0][i]], [scores[0][i], boxes[1][i]])
         for i in (slice(0, 2), slice(2, 4))

@@ -85,6 +85,9 @@ def test_features_that_classes_speak_for_do_not_break() -> None:
     assert found.level == DEGRADED and "'hidden'" in found.sentence
     assert verdict([spoken_for(0.1), classes(0.6)]).sentence.startswith("Output 'logits'")
     assert verdict([features(0.1), classes(0.95)]).level == BROKEN  # boxes beside scores
+    unlike = Agreement("logits", OutputKind(LOGITS, 1), note="shape differs")  # nothing speaks
+    assert verdict([spoken_for(0.1), unlike]).level == BROKEN
+    assert share_that_agrees([spoken_for(0.1, cosine=0.3), unlike]) == 0.3
 
 
 def test_few_rows_and_one_class_are_said() -> None:

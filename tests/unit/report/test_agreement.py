@@ -26,7 +26,11 @@ class TestWorstAgreement:
         hidden = agreement(name="hidden", cosine=0.2, top1=None, kl=None)
         spoken_for = {**hidden, "kind": {**hidden["kind"], "counts": False}}
         assert module.worst_agreement([agreement(), spoken_for]) == "cosine 0.987, top-1 96.1 %"
-        assert module.worst_agreement([agreement(), hidden]) == "cosine 0.200, top-1 96.1 %"
+        boxes = {**hidden, "kind": {**hidden["kind"], "counts": True}}
+        assert module.worst_agreement([agreement(), boxes]) == "cosine 0.200, top-1 96.1 %"
+        assert module.worst_agreement([spoken_for]) == "cosine 0.200"
+        old = {key: value for key, value in hidden["kind"].items() if key != "counts"}
+        assert module.worst_agreement([agreement(), {**hidden, "kind": old}]) == "cosine 0.987, top-1 96.1 %"
         assert module.worst_agreement([hidden]) == "cosine 0.200"
 
     def test_integers_count_equal_values(self) -> None:
