@@ -98,9 +98,9 @@ class Loss:
             DataError: when a value of the student has another shape than the teacher's, or than the labels.
         """
         labels = teacher.get(LABELS)
-        selected = {n for n in self._beside if student[n].shape != teacher[n].shape}  # by its values
+        unlike = {n for n in self._beside if not _comparable(student[n], teacher[n])}
         for name in self.names:
-            if student[name].shape != teacher[name].shape and name not in selected:
+            if student[name].shape != teacher[name].shape and name not in unlike:
                 found, wanted = list(student[name].shape), list(teacher[name].shape)
                 raise DataError(f"value {name!r} is {found}, the teacher's {wanted}")
         parts = []
@@ -110,7 +110,7 @@ class Loss:
             theirs = {name: value for name, value in teacher.items() if name != LABELS}
             parts.append(_checked(self.custom(student, theirs, feeds)))
         elif self._outputs:
-            outputs = [name for name in self._outputs if name not in selected]
+            outputs = [name for name in self._outputs if name not in unlike]
             parts.append(_mean([self._output(name, student, teacher, mask) for name in outputs]))
         if self.features:
             errors = [relative_error(student[name], teacher[name], mask) for name in self.features]
@@ -186,11 +186,6 @@ def relative_error(
     The divisor is ``floor`` at least.
     """
     a, b = real_rows(teacher.float(), mask), real_rows(student.float(), mask)
-    known = torch.isfinite(a)
-    if not known.all():  # infinities are no aim
-        a, b = a[known], b[known]
-        if not a.numel():
-            return b.sum()
     with torch.no_grad():
         variance = a.var(correction=0)
         scale = torch.where(variance > 0, variance, a.square().mean()).clamp_min(max(floor, _TINY))
@@ -206,6 +201,11 @@ def real_rows(value: Tensor, mask: Tensor | None) -> Tensor:
     if value.ndim >= 2 and value.shape[0] == mask.numel():
         return value[mask.reshape(-1)]
     return value
+
+
+def _comparable(student: Tensor, teacher: Tensor) -> bool:
+    """Whether an output beside classes can be learnt: one of boxes that were selected, or infinite, cannot."""
+    return student.shape == teacher.shape and bool(torch.isfinite(teacher).all())
 
 
 def _checked(value: object) -> Tensor:
