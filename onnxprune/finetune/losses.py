@@ -204,7 +204,7 @@ def real_rows(value: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _comparable(student: Tensor, teacher: Tensor) -> bool:
-    """Whether an output beside classes can be learnt: one of boxes that were selected, or infinite, cannot."""
+    """Whether an output beside classes can be learnt: boxes that were selected, or are infinite, cannot."""
     return student.shape == teacher.shape and bool(torch.isfinite(teacher).all())
 
 
