@@ -57,8 +57,10 @@ def output_kinds(
         return kinds
     seen = _weights(model, answers) if model is not None else set()
     for name in others:
-        own = model is not None and _finite(values[name]) and not _weights(model, [name]) <= seen
-        kinds[name] = replace(kinds[name], counts=own)
+        own = model is not None and not _weights(model, [name]) <= seen
+        finite = _finite(values[name])
+        why = "" if own and finite else "; not finite, does not count" if own else "; classes speak for it"
+        kinds[name] = replace(kinds[name], counts=own and finite, reason=kinds[name].reason + why)
     if any(kinds[name].counts for name in others):
         known = _enough(chain([(values, mask)], more), {name: kinds[name] for name in answers})
         for name in answers:

@@ -71,7 +71,8 @@ def agreement(
         second = run(other, batch, [b for _, b in readable], "the other model")
         mask = row_mask(batch)
         if not sums:
-            kinds = output_kinds({name: a for (name, _), a in zip(readable, first, strict=True)}, model)
+            values = {name: a for (name, _), a in zip(readable, first, strict=True)}
+            kinds = output_kinds(values, model, mask=mask)
             sums = {name: AgreementParts(name, kind) for name, kind in kinds.items()}
         for (name, _), a, b in zip(readable, first, second, strict=True):
             if sums[name].kind.family != NONE:

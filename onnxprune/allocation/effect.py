@@ -122,14 +122,10 @@ class Effects:
             held += sum(output.nbytes for output in self._reference[-1])
             if held > MAX_REFERENCE:
                 break
-        named = dict(zip(self.dense.index.outputs, self._reference[0], strict=True))
-        names = list(named)
-        more = (
-            (dict(zip(names, outputs, strict=True)), self.masks[number])
-            for number, outputs in zip(self.probes[1:], self._reference[1:], strict=False)
-        )
-        kinds = output_kinds(named, self.dense, mask=self.masks[self.probes[0]], more=more)
-        self._kinds = list(kinds.values())
+        named = [dict(zip(self.dense.index.outputs, values, strict=True)) for values in self._reference]
+        masks = [self.masks[number] for number in self.probes[: len(named)]]
+        more = zip(named[1:], masks[1:], strict=True)
+        self._kinds = list(output_kinds(named[0], self.dense, mask=masks[0], more=more).values())
 
     def _measure(
         self, rest: Rest, layers: Sequence[Layer], candidates: Mapping[str, Sequence[Solution]]

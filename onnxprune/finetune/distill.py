@@ -305,14 +305,17 @@ def _kinds_and_task(job: _Job, feeds: Feed) -> tuple[dict[str, OutputKind], Task
     values = taps(feeds)
     more = ((taps(batch), row_mask(batch)) for batch in job.data.batches[1:])
     kinds = output_kinds({name: values[name] for name in names}, job.dense, mask=row_mask(feeds), more=more)
-    kinds = {name: _learnt(kind, values[name], feeds) for name, kind in kinds.items()}
+    classes = any(kind.classes for kind in kinds.values())
+    for name, kind in kinds.items():
+        if classes and kind.counts and not kind.classes and not _has_rows(values[name], feeds):
+            kinds[name] = dataclasses.replace(kind, counts=False)
+            job.progress.note(f"output {name!r} is not learnt: it has no row for each sample")
     if key is None or job.options.custom is not None:
         return kinds, None
     return kinds, find_task(key, job.data, job.held_out, values, kinds)
 
 
-def _learnt(kind: OutputKind, value: Any, feeds: Feed) -> OutputKind:
-    """Leave out of the loss what counts beside classes, but has no row for each sample: what was selected."""
+def _has_rows(value: Any, feeds: Feed) -> bool:
+    """Whether an output has one row for each sample; what was selected has as many as there are."""
     rows = {len(array) for array in feeds.values() if array.ndim}
-    as_many = isinstance(value, np.ndarray) and value.ndim > 0 and len(value) in rows
-    return kind if kind.classes or as_many else dataclasses.replace(kind, counts=False)
+    return isinstance(value, np.ndarray) and value.ndim > 0 and len(value) in rows

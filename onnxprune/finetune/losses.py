@@ -69,7 +69,7 @@ class Loss:
     @property
     def _beside(self) -> list[str]:
         """Outputs that are compared beside classes."""
-        classes = any(self.kinds[name].classes for name in self._outputs)
+        classes = self.custom is None and any(self.kinds[name].classes for name in self._outputs)
         return [name for name in self._outputs if classes and not self.kinds[name].classes]
 
     @property

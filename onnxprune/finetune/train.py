@@ -44,7 +44,7 @@ class Trainer:
         settings: how long and how fast; the minutes begin now.
         world: the processes that train together.
         checkpoint: where to continue from and to save to.
-        note: told when a killed run goes on.
+        note: told what the user should know: that a killed run goes on, that steps are smaller.
         tell: called after each step with what was done of ``settings.steps`` and the held-out loss.
     """
 
@@ -178,9 +178,9 @@ class Trainer:
     def _calm(self) -> None:
         """Slow down the tensors whose steps would do far more than others' do."""
         effects, begin = Effects(), now()
-        for _ in range(min(BATCHES, self.settings.steps)):
+        for count in range(min(BATCHES, self.settings.steps)):
             if self._late(begin):
-                self.note("little time: what steps do was measured on few batches")
+                self.note(f"little time: what steps do was measured on {count} of {BATCHES} batches")
                 break
             self._gradients(self._next())
             effects.add({name: w.grad for name, w in self.weights.items() if w.grad is not None})

@@ -15,7 +15,7 @@ from onnxprune.layers.layer import FLOATS, Layer, RefusalError, Skip
 from onnxprune.layers.views import BUILDERS
 from onnxprune.model import Model, Use, constant_tensor, label, subgraphs
 
-QUANTIZED = {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4}
+_QUANTIZED = {TensorProto.INT8, TensorProto.UINT8, TensorProto.INT4, TensorProto.UINT4}
 
 
 def find_layers(
@@ -79,7 +79,7 @@ def _worth_naming(tensor: TensorProto, size: int) -> bool:
 
 def is_matrix(tensor: TensorProto) -> bool:
     """Whether a stored tensor is numbers with two axes at least, of which the globs decide on their own."""
-    return sum(dim > 1 for dim in tensor.dims) >= 2 and tensor.data_type in FLOATS | QUANTIZED
+    return sum(dim > 1 for dim in tensor.dims) >= 2 and tensor.data_type in FLOATS | _QUANTIZED
 
 
 def why_left_alone(names: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> str:
@@ -116,7 +116,7 @@ def _check_selected(name: str, nodes: Sequence[str], include: Sequence[str], exc
 
 def _build(model: Model, name: str, tensor: TensorProto) -> Layer:
     """Build the layer of weight ``name``; every one of its uses must give the same matrix view."""
-    if tensor.data_type in QUANTIZED:
+    if tensor.data_type in _QUANTIZED:
         raise RefusalError("quantized")
     uses = model.index.uses.get(name, [])
     if not uses:

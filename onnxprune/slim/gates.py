@@ -36,23 +36,19 @@ def branch_effects(
     session = session_of(_with_inputs(model, set(gates.values())), threads=threads, name=model.name)
     names = list(model.index.outputs)
     gone = {branch: 0.0 for branch in gates}
-    rows = 0
     inputs = {item.name for item in session.get_inputs()}
-    gate_values = {gate: model.array(gate) for gate in gates.values()}
-
-    def answers(batch: Mapping[str, Any]) -> dict[str, Any]:
-        feeds = {name: value for name, value in batch.items() if name in inputs} | gate_values
-        return dict(zip(names, run(session, names, feeds), strict=True))
-
-    more = ((answers(batch), mask) for batch, mask in zip(batches[1:], masks[1:], strict=True))
-    kinds = list(output_kinds(answers(batches[0]), model, mask=masks[0], more=more).values())
-    for batch, mask in zip(batches, masks, strict=True):
-        feeds = {name: value for name, value in batch.items() if name in inputs} | gate_values
-        wanted = run(session, names, feeds)
-        rows += len(wanted[0]) if wanted[0].ndim else 1
+    open_gates = {gate: model.array(gate) for gate in gates.values()}
+    fed = [{n: value for n, value in batch.items() if n in inputs} | open_gates for batch in batches]
+    wanted = [dict(zip(names, run(session, names, feeds), strict=True)) for feeds in fed]
+    more = zip(wanted[1:], masks[1:], strict=True)
+    kinds = list(output_kinds(wanted[0], model, mask=masks[0], more=more).values())
+    rows = 0
+    for feeds, right, mask in zip(fed, wanted, masks, strict=True):
+        values = list(right.values())
+        rows += len(values[0]) if values[0].ndim else 1
         for branch, gate in gates.items():
             found = run(session, names, feeds | {gate: np.zeros_like(feeds[gate])})
-            gone[branch] += total_divergence(kinds, wanted, found, mask)
+            gone[branch] += total_divergence(kinds, values, found, mask)
     return {branch: distance / max(rows, 1) for branch, distance in gone.items()}
 
 

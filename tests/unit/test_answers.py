@@ -53,7 +53,7 @@ def test_features_with_weights_of_their_own_count() -> None:
 
 def test_features_that_lead_to_classes_do_not() -> None:
     kinds = output_kinds({"scores": SCORES, "state": STATE}, ENCODER)  # a bias of its own is no matrix
-    assert not kinds["state"].counts
+    assert not kinds["state"].counts and kinds["state"].reason.endswith("classes speak for it")
     assert kinds["scores"] == OutputKind(PROBABILITIES, 1, kinds["scores"].reason)
 
 
@@ -73,7 +73,8 @@ def test_what_weights_of_its_own_are(nodes: str, counts: bool) -> None:
 
 def test_infinite_features_do_not_count_beside_classes() -> None:
     boxes = np.where(STATE[:, :4] > 1, -np.inf, STATE[:, :4])
-    assert not output_kinds({"scores": SCORES, "boxes": boxes}, DETECTOR)["boxes"].counts
+    found = output_kinds({"scores": SCORES, "boxes": boxes}, DETECTOR)["boxes"]
+    assert not found.counts and found.reason.endswith("not finite, does not count")
 
 
 def test_without_a_model_classes_speak() -> None:

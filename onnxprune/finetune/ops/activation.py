@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onnxprune.finetune.ops.common import NARROW
 from onnxprune.finetune.registry import op
 
 
@@ -92,7 +93,7 @@ def gelu(x: Tensor) -> Tensor:
     Torch's is off by up to 1e-6 (float32 on a CPU), more than twice what this is, and by 12 times as much
     below -3, of which MiniLM makes 1.4e-5; learning, which does not see that, takes half the time with it.
     """
-    if torch.is_grad_enabled() and x.requires_grad:
+    if x.dtype in NARROW or (torch.is_grad_enabled() and x.requires_grad):
         return F.gelu(x)
     return torch.erf(x * math.sqrt(0.5)).add_(1).mul_(0.5).mul_(x)
 

@@ -50,7 +50,7 @@ def exported(name: str, opset: int) -> tuple[Model, dict[str, np.ndarray]]:
     return model, {n: x.numpy() for n, x in zip(names, inputs, strict=True)}
 
 
-def check(name: str, opset: int) -> None:
+def assert_equal_to_runtime(name: str, opset: int) -> None:
     model, feeds = exported(name, opset)
     assert model.opset == opset
     view = TorchView(model)
@@ -78,10 +78,10 @@ QUICK = [(name, 17) for name in ARCHITECTURES]
 
 @pytest.mark.parametrize(("name", "opset"), QUICK)
 def test_export(name: str, opset: int) -> None:
-    check(name, opset)
+    assert_equal_to_runtime(name, opset)
 
 
 @pytest.mark.slow  # the newer exporter takes seconds for each
 @pytest.mark.parametrize(("name", "opset"), [pair for pair in EVERY if pair not in QUICK])
 def test_export_at_every_opset(name: str, opset: int) -> None:
-    check(name, opset)
+    assert_equal_to_runtime(name, opset)
