@@ -206,8 +206,9 @@ class Recipe:
     )
     loss: str = _option(
         "auto",
-        "Fine-tuning: auto (kl for classes, mse for what they do not speak for), kl, mse, or FILE.py:function "
-        "that gets the student's and the teacher's outputs and the inputs, as dictionaries of torch tensors.",
+        "Fine-tuning: auto (kl for classes, mse for what they do not speak for), kl, mse, or a function "
+        "FILE.py:name that gets the student's and the teacher's outputs and the inputs, as dictionaries of "
+        "torch tensors.",
     )
     labels: str | None = _option(
         None,

@@ -11,7 +11,7 @@ import torch
 from onnx import helper
 
 from onnxprune import runtime
-from onnxprune.calibration.data import from_iterable
+from onnxprune.calibration.data import CalibrationData, from_iterable
 from onnxprune.errors import ModelError, UsageError
 from onnxprune.finetune import distill
 from onnxprune.finetune.distill import Options, Tuned, finetune
@@ -263,3 +263,27 @@ def test_minutes_that_are_over_before_the_training(work_clock: WorkClock) -> Non
     options = dataclasses.replace(OPTIONS, settings=Settings(steps=10**9, minutes=2.0))
     _, found = tuned(dense, magnitude_pruned(dense, NAMES), options)
     assert found.trained.steps == 1 and work_clock.value == 200 + 1 + 2 * 2  # before it and after it
+
+
+@pytest.mark.parametrize(("shape", "perm"), [("[N, 4]", "[0, 1]"), ("[4, N]", "[1, 0]")])
+def test_an_output_beside_classes_without_rows_is_left_out_aloud(shape: str, perm: str) -> None:
+    random = np.random.default_rng(0)
+    sizes = {"trunk": (8, 16), "head": (16, 5), "boxes_w": (16, 4)}
+    dense = parse(
+        f"""g (float[N, 8] x) => (float[N, 5] scores, float{shape} boxes) {{
+            h = MatMul(x, trunk) r = Relu(h) l = MatMul(r, head) scores = Softmax(l)
+            b = MatMul(r, boxes_w) boxes = Transpose<perm={perm}>(b)
+        }}""",
+        {name: random.normal(size=size).astype(np.float32) for name, size in sizes.items()},
+    )
+    pruned, told = magnitude_pruned(dense, list(sizes)), _Told()
+    before = pruned.array("boxes_w").copy()
+    layers, _ = find_layers(pruned, min_size=1)
+    x = [{"x": random.normal(size=(16, 8)).astype(np.float32)} for _ in range(3)]
+    data = CalibrationData(tuple(x[:2]), 32, False, "")
+    held_out = CalibrationData(tuple(x[2:]), 16, False, "")
+    options = dataclasses.replace(OPTIONS, settings=Settings(steps=8, lr=0.01))
+    result, _ = finetune(dense, pruned, layers, data, held_out, options, told)
+    rows = perm == "[0, 1]"
+    assert ("output 'boxes' is not learnt: it has no row for each sample" in told.notes) is not rows
+    assert bool((result.array("boxes_w") != before).any()) is rows
