@@ -105,6 +105,39 @@ def allocate(
     return exact_counts(dict(zip(names, given, strict=True)), int(zeros), curves)
 
 
+def level(
+    curves: Mapping[str, Curve],
+    zeros: Mapping[str, int],
+    share: float,
+    unit: Mapping[str, float] | None = None,
+) -> dict[str, int]:
+    """Return zeros per layer that are nearer to equal sparsities, with the same sum.
+
+    The least sum goes to extremes: effects are those of a few samples and of each layer alone, where later
+    layers do not yet make up for what earlier ones lost, and the least of many numbers with errors is too
+    good to be true. Layers that break the outputs stay as they are.
+
+    Args:
+        curves: layer name -> cost curve.
+        zeros: as :func:`allocate` gave them.
+        share: of the way, 0 to 1.
+        unit: as for :func:`allocate`.
+    """
+    units = {name: 1.0 if unit is None else unit[name] for name in zeros}
+    free = [name for name in zeros if units[name] and np.isfinite(curves[name].cost).all()]
+    whole = sum(units[name] * curves[name].size for name in free)
+    given = sum(units[name] * zeros[name] for name in free)
+    moved = {
+        name: zeros[name] + share * (given / whole * curves[name].size - zeros[name])
+        if name in free
+        else zeros[name]
+        for name in zeros
+    }
+    if unit is not None:
+        return {name: round(amount) for name, amount in moved.items()}
+    return exact_counts(moved, sum(zeros.values()), curves)
+
+
 def exact_counts(wanted: Mapping[str, float], zeros: int, curves: Mapping[str, Curve]) -> dict[str, int]:
     """Round ``wanted`` to whole numbers that sum to ``zeros``: largest remainders first, ties in order."""
     counts = {name: int(value) for name, value in wanted.items()}

@@ -10,7 +10,7 @@ import numpy as np
 
 from onnxprune.allocation import planfile
 from onnxprune.allocation.auto import CANDIDATES, Choice, Choices, fastest, least_damage
-from onnxprune.allocation.budget import GRID, Curve, allocate
+from onnxprune.allocation.budget import GRID, Curve, allocate, level
 from onnxprune.allocation.filesize import rough_bytes, tried_bytes
 from onnxprune.allocation.result import Measured, Plan
 from onnxprune.allocation.rules import RULES, counts
@@ -24,6 +24,8 @@ from onnxprune.recipe import Recipe
 from onnxprune.solvers.patterns import Pattern
 
 HIGHEST = 0.98  # sparsity that a layer gets at most while the whole has less than 95 %
+# Of the way to equal sparsities, see onnxprune.allocation.budget.level
+LEVELLED = 0.25
 _STEPS = 30
 _TRIALS = 4  # of a file's size
 _SPARE = 0.004  # of the size: the zeros will lie elsewhere than in the trial
@@ -73,12 +75,14 @@ def _plan(
         zeros = counts(RULES[recipe.allocation], facts, _zeros(layers, sparsity))
         return Plan(_fit_pattern(zeros, layers, recipe, sparsity), {}, measured.tied, measured.cached)
     sensitivity = {name: values[0] for name, values in found.output.items() if values}
+    unit, amount = None, float(_zeros(layers, sparsity))
     if recipe.budget == "flops":
         assert times is not None
         unit = {layer.name: times.multiplications[layer.name] / layer.size for layer in layers}
-        zeros = allocate(curves, sparsity * sum(times.multiplications.values()), unit)
-    else:
-        zeros = allocate(curves, _zeros(layers, sparsity))
+        amount = sparsity * sum(times.multiplications.values())
+    zeros = allocate(curves, amount, unit)
+    if recipe.allocation == "sensitivity" and recipe.pattern != "auto" and recipe.speedup is None:
+        zeros = level(curves, zeros, LEVELLED, unit)
     plan = Plan(zeros, sensitivity, measured.tied, measured.cached)
     if recipe.pattern != "auto" and recipe.speedup is None:
         costs = {name: curve.cost[0] for name, curve in curves.items()}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxprune.allocation.budget import GRID, Curve, allocate, exact_counts
+from onnxprune.allocation.budget import GRID, Curve, allocate, exact_counts, level
 
 LEVELS = (0.5, 0.7, 0.85)
 
@@ -171,3 +171,40 @@ def test_any_start_is_corrected(zeros: int) -> None:
 
 def test_grid_reaches_every_percent() -> None:
     np.testing.assert_allclose(GRID * 100, np.arange(100))
+
+
+@given(CURVES, st.floats(0, 1), st.floats(0, 1))
+def test_levelled_sparsities_are_nearer_to_the_mean(
+    curves: dict[str, Curve], given_share: float, share: float
+) -> None:
+    curves = {name: Curve(c.size, c.sparsity, c.cost) for name, c in curves.items()}
+    most = sum(int(c.highest * c.size) for c in curves.values())
+    zeros = allocate(curves, round(given_share * most))
+    found = level(curves, zeros, share)
+    mean = sum(zeros.values()) / sum(c.size for c in curves.values())
+    assert sum(found.values()) == sum(zeros.values())
+    for name, c in curves.items():
+        assert 0 <= found[name] <= c.highest * c.size
+        wanted = zeros[name] + share * (mean * c.size - zeros[name])
+        assert found[name] == pytest.approx(wanted, abs=2)
+
+
+def test_levelling_by_hand() -> None:
+    curves = {"a": curve(100), "b": curve(300)}
+    assert level(curves, {"a": 90, "b": 150}, 0.0) == {"a": 90, "b": 150}
+    assert level(curves, {"a": 90, "b": 150}, 0.5) == {"a": 75, "b": 165}
+    assert level(curves, {"a": 90, "b": 150}, 1.0) == {"a": 60, "b": 180}
+
+
+@pytest.mark.parametrize("cost", [np.inf, np.nan])
+def test_levelling_spares_layers_that_break_the_model(cost: float) -> None:
+    curves = {"broken": Curve(1000, LEVELS, (0.5, cost, cost)), "a": curve(1000), "b": curve(1000)}
+    assert level(curves, {"broken": 0, "a": 800, "b": 400}, 0.5) == {"broken": 0, "a": 700, "b": 500}
+    assert level({"broken": curves["broken"]}, {"broken": 7}, 0.5) == {"broken": 7}
+
+
+def test_levelling_keeps_what_the_zeros_count() -> None:
+    curves = {"cheap": curve(1000), "dear": curve(1000), "idle": curve(1000)}
+    unit = {"cheap": 1.0, "dear": 3.0, "idle": 0.0}
+    found = level(curves, {"cheap": 100, "dear": 900, "idle": 0}, 0.5, unit)
+    assert found == {"cheap": 400, "dear": 800, "idle": 0}  # 2,800 before and after

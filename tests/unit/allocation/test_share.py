@@ -12,9 +12,10 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxprune.allocation.budget import allocate
 from onnxprune.allocation.filesize import tried_bytes
 from onnxprune.allocation.result import Measured, Plan
-from onnxprune.allocation.share import highest, share_out
+from onnxprune.allocation.share import curves_of, highest, share_out
 from onnxprune.allocation.speed import layer_times, relative_times
 from onnxprune.calibration.data import CalibrationData, from_iterable
 from onnxprune.errors import ModelError
@@ -100,6 +101,21 @@ def test_multiplications_are_another_budget(
     saved = sum(times.multiplications[layer.name] * found.zeros[layer.name] / layer.size for layer in layers)
     assert saved / sum(times.multiplications.values()) == pytest.approx(0.6, abs=0.005)
     assert found.zeros["w"] < planned(sparsity=0.6).zeros["w"]  # its zeros save next to nothing
+
+
+def test_sparsities_are_a_quarter_nearer_to_their_mean_than_the_least_sum(
+    planned: Callable[..., Plan], layers: tuple[Layer, ...], measured: Measured
+) -> None:
+    recipe = dataclasses.replace(QUICK, sparsity=0.6)
+    least = allocate(curves_of(layers, recipe, measured, 0.6), sum(layer.size for layer in layers) * 0.6)
+    found = planned(sparsity=0.6).zeros
+    assert sum(found.values()) == sum(least.values())
+    for layer in layers:
+        wanted = 0.75 * least[layer.name] + 0.25 * 0.6 * layer.size
+        assert found[layer.name] == pytest.approx(wanted, abs=3)
+    errors = planned(sparsity=0.6, allocation="error").zeros  # as the literature has it
+    curves = curves_of(layers, dataclasses.replace(recipe, allocation="error"), measured, 0.6)
+    assert errors == allocate(curves, sum(errors.values()))
 
 
 @pytest.mark.parametrize(
