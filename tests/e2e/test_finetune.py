@@ -203,7 +203,7 @@ def test_labels_teach(
     for name in ("right", "wrong"):
         words = (
             digits_cnn, "--sparsity", "0.8", "--data", labelled / f"{name}.npz", "--labels", "label",
-            "--finetune", "--steps", "15", "--lr", "0.003", "--eval", f"{labelled}/judge.py:likelihood",
+            "--finetune", "--steps", "25", "--lr", "0.003", "--eval", f"{labelled}/judge.py:likelihood",
             "-o", tmp_path / f"{name}.onnx", "--json", *COMMON,
         )  # fmt: skip
         assert main([str(word) for word in words]) == 0
