@@ -87,7 +87,7 @@ class Runs:
     def run(self, *setting: Any) -> tuple[float, float]:
         """Return task metric and divergence of (criterion, allocation, attention, config, seed)."""
         options = self.options
-        key = json.dumps([options.model, *setting, options.no_refit])
+        key = json.dumps([options.model, *setting, options.no_refit, options.exclude, options.threads])
         if key not in self.known:
             self.known[key] = self._measured(*setting)
             if self.path:

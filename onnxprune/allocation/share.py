@@ -81,10 +81,10 @@ def _plan(
         unit = {layer.name: times.multiplications[layer.name] / layer.size for layer in layers}
         amount = sparsity * sum(times.multiplications.values())
     zeros = allocate(curves, amount, unit)
-    if recipe.allocation == "sensitivity" and recipe.pattern != "auto" and recipe.speedup is None:
-        zeros = level(curves, zeros, LEVELLED, unit)
     plan = Plan(zeros, sensitivity, measured.tied, measured.cached)
     if recipe.pattern != "auto" and recipe.speedup is None:
+        if recipe.allocation == "sensitivity":
+            zeros = level(curves, zeros, LEVELLED, unit)
         costs = {name: curve.cost[0] for name, curve in curves.items()}
         return replace(plan, zeros=_fit_pattern(zeros, layers, recipe, sparsity, costs))
     assert times is not None
